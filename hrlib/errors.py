@@ -1,0 +1,79 @@
+"""Every exception a user can meet.
+
+Each message has the same three parts: what was got, what was expected, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class HRLibError(Exception):
+    """Base of all errors raised on purpose by this library.
+
+    Args:
+        got: what was found, with the value or the file name.
+        expected: what would have been right.
+        do: one sentence that tells the reader how to go on.
+    """
+
+    def __init__(self, got: str, *, expected: str, do: str) -> None:
+        self.got, self.expected, self.do = got, expected, do
+        super().__init__(f"{got}\n  expected: {expected}\n  what to do: {do}")
+
+    def __reduce__(self) -> tuple:  # keyword-only arguments do not survive the default pickling between processes
+        return _rebuild, (type(self), self.got, self.expected, self.do)
+
+
+def _rebuild(kind: type[HRLibError], got: str, expected: str, do: str) -> HRLibError:
+    return kind(got, expected=expected, do=do)
+
+
+class ImageError(HRLibError):
+    """A file is not an image we can read exactly, or a tensor is not in the library's image convention."""
+
+
+class WeightsError(HRLibError):
+    """A weight file is missing, damaged, of another layout, or not allowed."""
+
+
+class MissingWeights(WeightsError):
+    """A catalogued file is not on this machine."""
+
+
+class DamagedFile(WeightsError):
+    """A file's bytes are not those the catalogue or its own header promise."""
+
+
+class LayoutMismatch(WeightsError):
+    """The keys or shapes of a checkpoint are not those of the network it should fill."""
+
+
+class HostileCheckpoint(WeightsError):
+    """A pickle asks for something outside the allow-list; nothing in it was executed."""
+
+
+class ShapeError(HRLibError):
+    """A tensor has the wrong shape, dtype or value range."""
+
+
+class UnknownName(HRLibError):
+    """A name (loss, tap, notebook, parameter, weight) that nothing answers to."""
+
+
+class NonFiniteLoss(HRLibError):
+    """A loss term became NaN or infinite; the best iterate so far is kept."""
+
+
+class StoreError(HRLibError):
+    """A result could not be written, or a path leaves the folder it must stay in."""
+
+
+class BatchError(HRLibError):
+    """A notebook or its outputs failed validation in a batch run."""
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """The valid name closest in spelling to `name`, as a hint for an error message ("" when none is close)."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,29 @@
+"""Networks, one a file; `build` makes one from the name and configuration that a weight file carries."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..errors import UnknownName, nearest
+from .style_inr import StyleINR
+from .stylegan2 import Discriminator, Generator
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "stylegan2": Generator,
+    "stylegan2_discriminator": Discriminator,
+    "style_inr": StyleINR,
+}
+
+
+def build(architecture: str, config: dict) -> nn.Module:
+    """The network named `architecture` with constructor arguments `config`, randomly initialised.
+
+    Weights come in through `hrlib.weights`, which loads them strictly.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UnknownName(
+            f"architecture {architecture!r}",
+            expected=f"one of {sorted(ARCHITECTURES)}",
+            do=nearest(architecture, sorted(ARCHITECTURES)) or "make the file with weights.save_network",
+        )
+    return ARCHITECTURES[architecture](**config)

@@ -1,0 +1,114 @@
+"""Style-INR-GAN (Sec. III-A, Fig. 3b): StyleGAN2's features, read by an implicit neural representation.
+
+What the paper fixes: features of the synthesis network (not RGB) are grid-sampled at (x, y), concatenated with the
+coordinates, and mapped to RGB by a 3-layer MLP. What it leaves open, and we chose:
+
+- the last code, which fed the last toRGB in StyleGAN2, modulates the sampled features before the MLP in the same way,
+  so that all 2 log2(R) - 2 codes stay alive;
+- hidden layers are `inr_hidden` wide with leaky ReLU 0.2;
+- x and y run over [-1, 1] between the outer pixel edges of either axis (the grid_sample convention).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ShapeError
+from .stylegan2 import Generator, Linear, Noise, Synthesis, activate
+
+
+def pixel_grid(size: tuple[int, int], *, device: torch.device | str = "cpu") -> Tensor:
+    """Coordinates (x, y) of the pixel centres of an H x W image: [H, W, 2], the image's edges at -1 and 1."""
+    axes = [(torch.arange(n, device=device) * 2 + 1) / n - 1 for n in size]
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([x, y], dim=-1)
+
+
+class INRHead(nn.Module):
+    """Grid sampling, concatenation with the coordinates, 3-layer MLP to RGB."""
+
+    def __init__(self, n_features: int, w_dim: int, hidden: int):
+        super().__init__()
+        self.affine = Linear(w_dim, n_features, bias_init=1)
+        self.fc0 = Linear(n_features + 2, hidden)
+        self.fc1 = Linear(hidden, hidden)
+        self.fc2 = Linear(hidden, 3)
+
+    def forward(self, features: Tensor, w: Tensor, grid: Tensor | None) -> Tensor:
+        """features [N, C, h, w], w [N, w_dim], grid [H, W, 2] -> RGB [N, 3, H, W] in float32.
+
+        grid None means the features' own pixel centres: bilinear sampling there is the identity, so it is skipped.
+        """
+        n = len(features)
+        # Modulation is linear in the features, so it may come before the sampling.
+        x = features * self.affine(w)[:, :, None, None].to(features.dtype)
+        if grid is None:
+            grid = pixel_grid(x.shape[2:], device=x.device)
+        else:
+            x = F.grid_sample(
+                x, grid.to(x).expand(n, -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
+            )
+        coords = grid.permute(2, 0, 1).to(x).expand(n, -1, -1, -1)  # [N, 2, H, W]
+        x = torch.cat([x, coords], dim=1)
+        for fc in (self.fc0, self.fc1):
+            x = activate(self._pixelwise(fc, x))
+        return self._pixelwise(self.fc2, x).float()
+
+    @staticmethod
+    def _pixelwise(fc: Linear, x: Tensor) -> Tensor:
+        return F.conv2d(x, (fc.weight * fc.gain)[:, :, None, None], fc.bias * fc.lr_mul)
+
+
+class INRSynthesis(Synthesis):
+    """Synthesis features and INR head: an image of any size and aspect ratio."""
+
+    def __init__(
+        self, w_dim: int, resolution: int, channels: dict[int, int], *, hidden: int, conv_clamp: float | None = None
+    ):
+        super().__init__(w_dim, resolution, channels, rgb=False, conv_clamp=conv_clamp)
+        self.inr = INRHead(channels[resolution], w_dim, hidden)
+
+    def forward(
+        self,
+        ws: Tensor,
+        noise: Noise = "const",
+        size: tuple[int, int] | None = None,
+        *,
+        canvas: tuple[int, int] | None = None,
+        grid: Tensor | None = None,
+    ) -> Tensor:
+        """[N, num_ws, w_dim] -> image [N, 3, H, W], nominally in [-1, 1].
+
+        size: (H, W) of the image, by default the native square. canvas: (H, W) of the last features and so of the
+        finest noise maps, by default `size`: ten megapixels of detail need ten million noise values (Sec. IV-F). A
+        canvas of the native size with another `size` only resamples the features. grid: [H, W, 2] coordinates in
+        [-1, 1] to sample instead of the pixel centres of `size` (a part of the picture, say).
+        """
+        if grid is not None and (grid.ndim != 3 or grid.shape[-1] != 2):
+            raise ShapeError(
+                f"grid of shape {tuple(grid.shape)}", expected="[H, W, 2] holding (x, y)", do="see pixel_grid(size)"
+            )
+        size = size or canvas or (self.resolution, self.resolution)
+        canvas = canvas or size
+        for _, features, _ in self.blocks(ws, noise, canvas):
+            pass
+        if grid is None and canvas != size:
+            grid = pixel_grid(size, device=ws.device)
+        return self.inr(features, ws[:, -1], grid)
+
+
+class StyleINR(Generator):
+    """Style-INR-GAN: `mapping` z -> ws, `synthesis(ws, size=(H, W))` -> image. Arguments as `Generator`'s.
+
+    inr_hidden: width of the two hidden layers of the MLP.
+    """
+
+    def __init__(self, *, inr_hidden: int = 64, **config):
+        self._hidden = inr_hidden
+        super().__init__(**config)
+        self.config["inr_hidden"] = inr_hidden
+
+    def _synthesis(self, w_dim: int, resolution: int, channels: dict[int, int], conv_clamp: float | None) -> Synthesis:
+        return INRSynthesis(w_dim, resolution, channels, hidden=self._hidden, conv_clamp=conv_clamp)

@@ -1,0 +1,461 @@
+"""StyleGAN2 (Karras et al. 2020, the paper's [3]) in plain PyTorch: any device, any channel plan, 16 to 1024 pixels.
+
+Parameter names and numerics are those of NVlabs' stylegan2-ada-pytorch checkpoints, so that a converted file loads as
+it is. Two things are done differently for speed, at equal numerics (the parity fixtures decide):
+
+- modulation multiplies the activations and demodulation the result, so one shared convolution serves a whole batch;
+- the FIR filter [1, 3, 3, 1] and the 3x3 kernel beside it are composed into one 6x6 kernel (both are linear and
+  translation invariant), which costs one pass over memory instead of two.
+
+Images are float32 [N, 3, H, W] in [-1, 1], nominally: the generator does not clip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping as MappingABC
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ShapeError, UnknownName, nearest
+
+Noise = str | MappingABC[str, Tensor]
+SQRT2 = math.sqrt(2.0)
+FIR = torch.outer(torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.tensor([1.0, 3.0, 3.0, 1.0])) / 64.0  # sums to one
+
+
+def block_resolutions(resolution: int) -> list[int]:
+    """[4, 8, ..., resolution]; a `ShapeError` unless resolution is a power of two from 16 to 1024."""
+    if resolution not in (16, 32, 64, 128, 256, 512, 1024):
+        raise ShapeError(
+            f"resolution {resolution}", expected="a power of two from 16 to 1024", do="choose the nearest of them"
+        )
+    return [2**k for k in range(2, int(math.log2(resolution)) + 1)]
+
+
+def channel_plan(resolution: int, *, base: int = 32768, most: int = 512) -> dict[int, int]:
+    """Channels per block, min(base // res, most): NVlabs' plan; the defaults are those of its 1024-pixel models."""
+    return {res: min(base // res, most) for res in block_resolutions(resolution)}
+
+
+def blurred_kernel(weight: Tensor, gain: float = 1.0) -> Tensor:
+    """Compose a kernel with the FIR filter: [O, I, k, k] -> [O, I, k + 3, k + 3], their full convolution."""
+    o, i, k, _ = weight.shape
+    fir = FIR.to(weight) * gain
+    return F.conv2d(weight.reshape(o * i, 1, k, k), fir[None, None], padding=3).reshape(o, i, k + 3, k + 3)
+
+
+def upsample_image(x: Tensor) -> Tensor:
+    """FIR up-sampling by two, [N, C, H, W] -> [N, C, 2H, 2W].
+
+    Away from the border [1, 3, 3, 1] is bilinear interpolation; the FIR sees zeros outside, hence the padded border.
+    """
+    return F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")[:, :, 2:-2, 2:-2]
+
+
+def upsample_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """Stride-2 transposed 3x3 convolution, then the FIR filter with gain 4: [N, I, H, W] -> [N, O, 2H, 2W].
+
+    Zero insertion makes each output pixel of one parity see its own 3x3 of the composed 6x6 taps: four ordinary
+    convolutions at the low resolution (one call with 4 O outputs), interleaved by a pixel shuffle.
+    """
+    o, i, _, _ = weight.shape
+    taps = blurred_kernel(weight.flip(2, 3), gain=4.0)  # [O, I, 6, 6]; kernels below correlate, hence the flip
+    phases = taps.reshape(o, i, 3, 2, 3, 2).permute(0, 3, 5, 1, 2, 4)  # [O, 2, 2, I, 3, 3]
+    # Output row 2q + p reads low rows q - 1 .. q + 1 through taps 1 - p + 2 m, m = 0..2: parity 0 takes the odd taps.
+    phases = phases.flip(1, 2).reshape(4 * o, i, 3, 3)
+    return F.pixel_shuffle(F.conv2d(x, phases, padding=1), 2)
+
+
+def downsample_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """The FIR filter, then a stride-2 convolution: [N, I, H, W] -> [N, O, H/2, W/2], in one call."""
+    k = weight.shape[-1]
+    return F.conv2d(x, blurred_kernel(weight), stride=2, padding=(k - 1) // 2 + 1)
+
+
+def activate(x: Tensor, *, gain: float = SQRT2, clamp: float | None = None) -> Tensor:
+    """Leaky ReLU 0.2 times gain; `clamp` bounds the result and scales with the layer gain (gain / sqrt 2)."""
+    x = F.leaky_relu(x, 0.2) * gain
+    return x if clamp is None else x.clamp(-clamp * gain / SQRT2, clamp * gain / SQRT2)
+
+
+class Linear(nn.Module):
+    """Fully connected layer with an equalised learning rate: weight * lr_mul / sqrt(in), bias * lr_mul."""
+
+    def __init__(self, n_in: int, n_out: int, *, lr_mul: float = 1.0, bias_init: float = 0.0, act: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_out, n_in) / lr_mul)
+        self.bias = nn.Parameter(torch.full((n_out,), float(bias_init)))
+        self.gain, self.lr_mul, self.act = lr_mul / math.sqrt(n_in), lr_mul, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in] -> [N, out]."""
+        y = F.linear(x, self.weight * self.gain, self.bias * self.lr_mul)
+        return activate(y) if self.act else y
+
+
+class Mapping(nn.Module):
+    """z -> w: the second moment of z is normalised, then fully connected layers with lr_mul 0.01."""
+
+    def __init__(self, z_dim: int, w_dim: int, num_ws: int, num_layers: int = 8):
+        super().__init__()
+        self.z_dim, self.num_ws, self.num_layers = z_dim, num_ws, num_layers
+        for i in range(num_layers):
+            setattr(self, f"fc{i}", Linear(z_dim if i == 0 else w_dim, w_dim, lr_mul=0.01, act=True))
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def w(self, z: Tensor) -> Tensor:
+        """[N, z_dim] -> [N, w_dim], not truncated."""
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ShapeError(
+                f"z of shape {tuple(z.shape)}", expected=f"[N, {self.z_dim}]", do="draw z with torch.randn(N, G.z_dim)"
+            )
+        x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        for i in range(self.num_layers):
+            x = getattr(self, f"fc{i}")(x)
+        return x
+
+    def forward(self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None) -> Tensor:
+        """[N, z_dim] -> ws [N, num_ws, w_dim]; the first `truncation_cutoff` codes (default: all) are truncated."""
+        ws = self.w(z).unsqueeze(1).repeat(1, self.num_ws, 1)
+        if truncation_psi != 1:
+            cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
+            ws = torch.cat([self.w_avg.lerp(ws[:, :cut], truncation_psi), ws[:, cut:]], dim=1)
+        return ws
+
+
+class ModulatedConv(nn.Module):
+    """Style-modulated 3x3 convolution with noise, bias and leaky ReLU; `up` doubles the resolution."""
+
+    def __init__(self, n_in: int, n_out: int, w_dim: int, resolution: int, *, up: bool, clamp: float | None):
+        super().__init__()
+        self.up, self.clamp = up, clamp
+        self.affine = Linear(w_dim, n_in, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(n_out, n_in, 3, 3))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """x [N, I, h, w], w [N, w_dim], noise None, [H, W] or [N, H, W] -> [N, O, H, W] with size = (H, W)."""
+        style = self.affine(w)  # [N, I]
+        # Demodulation: the norm of the modulated kernel of each output channel.
+        norm2 = style.square() @ self.weight.square().sum((2, 3)).t()  # [N, O]
+        demod = (norm2 + 1e-8).rsqrt()
+        x = x * style[:, :, None, None].to(x.dtype)
+        x = upsample_conv(x, self.weight) if self.up else F.conv2d(x, self.weight, padding=1)
+        if x.shape[2:] != size:  # an odd canvas: ceil(H / 2^k) doubles to one row too many
+            x = x[:, :, : size[0], : size[1]]
+        x = x * demod[:, :, None, None].to(x.dtype)
+        if noise is not None:
+            noise = noise if noise.ndim == 2 else noise[:, None]  # [H, W] or [N, 1, H, W]
+            x = x + (noise * self.noise_strength).to(x.dtype)
+        return activate(x + self.bias[:, None, None].to(x.dtype), clamp=self.clamp)
+
+
+class ToRGB(nn.Module):
+    """1x1 convolution to RGB: modulated, not demodulated; the 1/sqrt(in) gain is on the styles."""
+
+    def __init__(self, n_in: int, w_dim: int, *, clamp: float | None):
+        super().__init__()
+        self.clamp, self.gain = clamp, 1 / math.sqrt(n_in)
+        self.affine = Linear(w_dim, n_in, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(3, n_in, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """[N, I, H, W], [N, w_dim] -> [N, 3, H, W] in float32."""
+        style = self.affine(w) * self.gain
+        y = F.conv2d(x * style[:, :, None, None].to(x.dtype), self.weight).float() + self.bias[:, None, None]
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution of the synthesis network: up-sampling conv0 (absent at 4x4), conv1, toRGB (if any)."""
+
+    def __init__(self, n_in: int, n_out: int, w_dim: int, resolution: int, *, rgb: bool, clamp: float | None):
+        super().__init__()
+        if n_in == 0:
+            self.const = nn.Parameter(torch.randn(n_out, resolution, resolution))
+        else:
+            self.conv0 = ModulatedConv(n_in, n_out, w_dim, resolution, up=True, clamp=clamp)
+        self.conv1 = ModulatedConv(n_out, n_out, w_dim, resolution, up=False, clamp=clamp)
+        if rgb:
+            self.torgb = ToRGB(n_out, w_dim, clamp=clamp)
+
+
+class Synthesis(nn.Module):
+    """ws -> features of every block, and (with `rgb`) an image by skip connections.
+
+    Code i drives layer i of [b4.conv1, b8.conv0, b8.conv1, b16.conv0, ...]; a block's toRGB uses the code after its
+    conv1, which the next block's conv0 uses too. num_ws = 2 log2(R) - 2, the last code being the last toRGB's alone.
+    """
+
+    def __init__(
+        self, w_dim: int, resolution: int, channels: dict[int, int], *, rgb: bool = True, conv_clamp: float | None = None
+    ):
+        super().__init__()
+        self.resolution, self.rgb = resolution, rgb
+        self.resolutions = block_resolutions(resolution)
+        self.num_ws = 2 * len(self.resolutions)
+        n_in = 0
+        for res in self.resolutions:
+            block = SynthesisBlock(n_in, channels[res], w_dim, res, rgb=rgb, clamp=conv_clamp)
+            setattr(self, f"b{res}", block)
+            n_in = channels[res]
+
+    def conv_names(self) -> list[str]:
+        """["b4.conv1", "b8.conv0", "b8.conv1", ...]: the layers that take noise, in the order of their codes."""
+        return [f"b{r}.{c}" for r in self.resolutions for c in ("conv0", "conv1") if (r, c) != (4, "conv0")]
+
+    def canvas(self, size: tuple[int, int] | None) -> dict[int, tuple[int, int]]:
+        """Feature size per block for an image of `size` (default: the native square): ceil(H / 2^k) x ceil(W / 2^k)."""
+        height, width = size or (self.resolution, self.resolution)
+        shrink = {res: self.resolution // res for res in self.resolutions}
+        return {res: (-(-height // s), -(-width // s)) for res, s in shrink.items()}
+
+    def blocks(self, ws: Tensor, noise: Noise = "const", size: tuple[int, int] | None = None):
+        """Yield (resolution, features [N, C, h, w], image or None) block by block.
+
+        ws: [N, num_ws, w_dim]. noise: "const" (the checkpoint's maps), "none", or {layer: map [h, w] or [N, h, w]}.
+        size: (H, W) of the last block; the constant input is resampled to its ceil(H / 2^k) x ceil(W / 2^k).
+        """
+        maps = self._noise(noise, len(ws), size)
+        canvas, x, img, code = self.canvas(size), None, None, 0
+        for res in self.resolutions:
+            block = getattr(self, f"b{res}")
+            if res == 4:
+                x = block.const.unsqueeze(0)
+                if canvas[4] != (4, 4):
+                    x = F.interpolate(x, size=canvas[4], mode="bilinear")
+                x = x.expand(len(ws), -1, -1, -1)
+            else:
+                x = block.conv0(x, ws[:, code], maps.get(f"b{res}.conv0"), canvas[res])
+                code += 1
+            x = block.conv1(x, ws[:, code], maps.get(f"b{res}.conv1"), canvas[res])
+            code += 1
+            if self.rgb:
+                if img is not None:
+                    img = upsample_image(img)[:, :, : canvas[res][0], : canvas[res][1]]
+                rgb = block.torgb(x, ws[:, code])
+                img = rgb if img is None else img + rgb
+            yield res, x, img
+
+    def _noise(self, noise: Noise, batch: int, size: tuple[int, int] | None) -> dict[str, Tensor]:
+        if isinstance(noise, str):
+            if noise not in ("const", "none"):
+                raise UnknownName(
+                    f"noise={noise!r}",
+                    expected='"const", "none" or a dict of noise maps',
+                    do=nearest(noise, ["const", "none"]) or "see G.noise_maps()",
+                )
+            return self.noise_maps(size) if noise == "const" else {}
+        names, canvas = self.conv_names(), self.canvas(size)
+        if set(noise) != set(names):
+            odd = sorted(set(noise) ^ set(names))
+            raise UnknownName(
+                f"noise maps with missing or unknown layers {odd}", expected=f"exactly {names}", do="start from G.noise_maps()"
+            )
+        for name in names:
+            shape, want = tuple(noise[name].shape), canvas[int(name.split(".")[0][1:])]
+            if shape not in (want, (batch, *want)):
+                raise ShapeError(
+                    f"noise map {name} of shape {shape}",
+                    expected=f"{want} or {(batch, *want)}",
+                    do="make the maps with G.noise_maps(size) for the size you synthesise",
+                )
+        return dict(noise)
+
+    def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """One map per conv layer, {"b4.conv1": [h, w], ...}, for an image of `size`.
+
+        The checkpoint's constant maps at the native size; at any other size (or with a seed) unit normal draws, made
+        on the CPU from (seed or 0, layer).
+        """
+        canvas, maps = self.canvas(size), {}
+        for i, name in enumerate(self.conv_names()):
+            shape = canvas[int(name.split(".")[0][1:])]
+            const = self.get_buffer(f"{name}.noise_const")
+            if seed is None and tuple(const.shape) == shape:
+                maps[name] = const
+            else:
+                g = torch.Generator().manual_seed(1_000_003 * (seed or 0) + i)
+                maps[name] = torch.randn(shape, generator=g).to(const)
+        return maps
+
+    def forward(self, ws: Tensor, noise: Noise = "const", size: tuple[int, int] | None = None) -> Tensor:
+        """[N, num_ws, w_dim] -> image [N, 3, H, W], nominally in [-1, 1]."""
+        for _, _, img in self.blocks(ws, noise, size):
+            pass
+        return img
+
+
+class Generator(nn.Module):
+    """StyleGAN2 generator: `mapping` z -> ws and `synthesis` ws -> image.
+
+    Args:
+        z_dim, w_dim: latent sizes (512 in the paper).
+        resolution: native image side, a power of two from 16 to 1024.
+        channels: {4: C4, 8: C8, ...}, see `channel_plan`.
+        mapping_layers: depth of the mapping network.
+        conv_clamp: bound on the activations (256 in NVlabs' mixed-precision models), None for no bound.
+    """
+
+    rgb = True
+
+    def __init__(
+        self,
+        *,
+        z_dim: int,
+        w_dim: int,
+        resolution: int,
+        channels: dict[int, int],
+        mapping_layers: int = 8,
+        conv_clamp: float | None = None,
+    ):
+        super().__init__()
+        channels = {int(res): int(c) for res, c in channels.items()}  # JSON keys are strings
+        if set(channels) != set(block_resolutions(resolution)):
+            raise ShapeError(
+                f"channel plan for {sorted(channels)}",
+                expected=f"one entry for each of {block_resolutions(resolution)}",
+                do="see channel_plan(resolution)",
+            )
+        self.z_dim, self.w_dim, self.resolution, self.channels = z_dim, w_dim, resolution, channels
+        self.config = dict(
+            z_dim=z_dim,
+            w_dim=w_dim,
+            resolution=resolution,
+            channels=channels,
+            mapping_layers=mapping_layers,
+            conv_clamp=conv_clamp,
+        )
+        self.synthesis = self._synthesis(w_dim, resolution, channels, conv_clamp)
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = Mapping(z_dim, w_dim, self.num_ws, mapping_layers)
+
+    def _synthesis(self, w_dim: int, resolution: int, channels: dict[int, int], conv_clamp: float | None) -> Synthesis:
+        return Synthesis(w_dim, resolution, channels, conv_clamp=conv_clamp)
+
+    @property
+    def w_avg(self) -> Tensor:
+        """[w_dim]: the running average of w that training tracked."""
+        return self.mapping.w_avg
+
+    def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """See `Synthesis.noise_maps`."""
+        return self.synthesis.noise_maps(size, seed=seed)
+
+    def forward(self, z: Tensor, truncation_psi: float = 1.0, noise: Noise = "const") -> Tensor:
+        """[N, z_dim] -> image [N, 3, R, R]."""
+        return self.synthesis(self.mapping(z, truncation_psi), noise=noise)
+
+
+class Conv(nn.Module):
+    """Discriminator convolution with an equalised learning rate; `down` halves the resolution through the FIR."""
+
+    def __init__(self, n_in: int, n_out: int, k: int, *, down=False, bias=True, act=True, clamp: float | None = None):
+        super().__init__()
+        self.down, self.act, self.clamp = down, act, clamp
+        self.weight = nn.Parameter(torch.randn(n_out, n_in, k, k))
+        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
+        self.weight_gain = 1 / math.sqrt(n_in * k * k)
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """[N, I, H, W] -> [N, O, H, W] (halved when `down`); `gain` scales the output after the activation."""
+        weight = self.weight * self.weight_gain
+        x = downsample_conv(x, weight) if self.down else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        if self.bias is not None:
+            x = x + self.bias[:, None, None].to(x.dtype)
+        if self.act:
+            return activate(x, gain=SQRT2 * gain, clamp=self.clamp)
+        return x * gain
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block: (fromRGB at the top), conv0, conv1 with halving, plus a 1x1 skip; both branches * sqrt(1/2)."""
+
+    def __init__(self, n_in: int, n_out: int, *, top: bool, clamp: float | None):
+        super().__init__()
+        if top:
+            self.fromrgb = Conv(3, n_in, 1, clamp=clamp)
+        self.conv0 = Conv(n_in, n_in, 3, clamp=clamp)
+        self.conv1 = Conv(n_in, n_out, 3, down=True, clamp=clamp)
+        self.skip = Conv(n_in, n_out, 1, down=True, bias=False, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, I, H, W] (RGB for the top block) -> [N, O, H/2, W/2]."""
+        if hasattr(self, "fromrgb"):
+            x = self.fromrgb(x)
+        return self.skip(x, gain=math.sqrt(0.5)) + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
+
+
+class Epilogue(nn.Module):
+    """The 4x4 end of the discriminator: minibatch standard deviation, conv, two fully connected layers."""
+
+    def __init__(self, n_in: int, *, group_size: int, clamp: float | None):
+        super().__init__()
+        self.group_size = group_size
+        self.conv = Conv(n_in + 1, n_in, 3, clamp=clamp)
+        self.fc = Linear(n_in * 16, n_in, act=True)
+        self.out = Linear(n_in, 1)
+
+    def minibatch_std(self, x: Tensor) -> Tensor:
+        """Append the mean standard deviation over each (strided) group as one more channel: [N, C + 1, 4, 4]."""
+        n = len(x)
+        groups = min(self.group_size, n)
+        if n % groups:
+            raise ShapeError(
+                f"a batch of {n}", expected=f"a multiple of the group size {groups}", do="drop or add images"
+            )
+        y = x.float().reshape(groups, -1, *x.shape[1:])  # [G, N/G, C, H, W]: a group holds every (N/G)-th image
+        y = (y - y.mean(0)).square().mean(0)
+        y = (y + 1e-8).sqrt().mean((1, 2, 3)).reshape(-1, 1, 1, 1)
+        return torch.cat([x, y.repeat(groups, 1, *x.shape[2:]).to(x.dtype)], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, 4, 4] -> logits [N, 1] in float32."""
+        return self.out(self.fc(self.conv(self.minibatch_std(x)).flatten(1))).float()
+
+
+class Discriminator(nn.Module):
+    """StyleGAN2's residual discriminator, also a perceptual network (Sec. IV-G-a): see `features`."""
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: dict[int, int],
+        mbstd_group_size: int = 4,
+        conv_clamp: float | None = None,
+    ):
+        super().__init__()
+        channels = {int(res): int(c) for res, c in channels.items()}
+        self.resolution, self.channels = resolution, channels
+        self.config = dict(
+            resolution=resolution, channels=channels, mbstd_group_size=mbstd_group_size, conv_clamp=conv_clamp
+        )
+        self.resolutions = block_resolutions(resolution)[:0:-1]  # [R, ..., 8]
+        for res in self.resolutions:
+            block = DiscriminatorBlock(channels[res], channels[res // 2], top=res == resolution, clamp=conv_clamp)
+            setattr(self, f"b{res}", block)
+        self.b4 = Epilogue(channels[4], group_size=mbstd_group_size, clamp=conv_clamp)
+
+    def features(self, x: Tensor) -> dict[str, Tensor]:
+        """{"b128": [N, C, 64, 64], ..., "b8": [N, C, 4, 4]}: the output of each block, for images of any size."""
+        feats = {}
+        for res in self.resolutions:
+            x = feats[f"b{res}"] = getattr(self, f"b{res}")(x)
+        return feats
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, R, R] -> logits [N, 1] (large: real). A logit depends on the batch through the minibatch statistic."""
+        if x.shape[1:] != (3, self.resolution, self.resolution):
+            raise ShapeError(
+                f"images of shape {tuple(x.shape)}",
+                expected=f"[N, 3, {self.resolution}, {self.resolution}]",
+                do="resize them, or use features(), which takes any size",
+            )
+        return self.b4(self.features(x)["b8"])
