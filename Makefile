@@ -1,0 +1,54 @@
+# The environment lives in .venv. It is built once from requirements.lock and built again when the lock changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/lock
+JOBS ?= 1
+PROFILE ?= laptop
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+.PHONY: help setup figures test lab bench lock
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+setup: $(READY) ## build the environment in .venv (two to five minutes, once)
+
+# The copy of the lock inside .venv says what it was built from; a newer time stamp with the same text rebuilds nothing.
+$(READY): requirements.lock pyproject.toml
+	@if cat $^ | cmp -s - $@; then touch $@; exit 0; fi; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }; \
+	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "Python's venv is missing; on Debian: apt install python3-venv"; exit 1; }; \
+	echo "Building $(VENV) from requirements.lock ..."; \
+	$(PYTHON) -m venv --clear $(VENV); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
+	cat $^ > $@
+
+figures: $(READY) ## run every notebook and rewrite every figure and table (PROFILE=laptop, JOBS=1)
+	$(BIN)/hrlab run --profile $(PROFILE) --jobs $(JOBS)
+
+test: $(READY) ## lint, check the format, run the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+
+lab: $(READY) ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks
+
+bench: $(READY) ## run the benchmarks
+	@for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python "$$f"; done
+
+lock: ## compute requirements.lock afresh from pyproject.toml (then run make setup)
+	@mkdir -p build
+	$(PYTHON) -m venv --clear build/lock-venv
+	build/lock-venv/bin/python -m pip install --quiet --upgrade pip
+	build/lock-venv/bin/python -m pip install --quiet --dry-run --ignore-installed --report build/lock.json -e '.[dev]'
+	build/lock-venv/bin/python .ci/lock.py < build/lock.json > build/requirements.lock
+	mv build/requirements.lock requirements.lock
+	rm -rf build/lock-venv build/lock.json
