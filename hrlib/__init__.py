@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import sys
 
-def heal_torchvision() -> bool:
-    """Make `import torchvision` work beside a CPU build of torch; returns True when that took a repair.
+
+class _TorchvisionHealer(importlib.abc.MetaPathFinder):
+    """Make `import torchvision` work beside a CPU build of torch, whoever imports it (timm and lpips do).
 
     There is no CPU wheel of torchvision on every index, and the compiled part of the CUDA wheel cannot load beside a
     CPU torch; the import then fails with "operator torchvision::nms does not exist". We, timm and lpips use only its
     Python part, so declaring the two missing operator schemas is enough. Nothing can call them: they have no kernel.
+
+    The declaration must come after torchvision has tried to load its compiled part and before it registers things for
+    those operators, hence a hook on that import. It finds no module itself; it costs nothing until torchvision loads.
     """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError as e:
-        if "torchvision::" not in str(e):
-            raise
-    else:
-        return False
 
-    import sys
+    library = None  # dropping the object would withdraw the definitions
 
-    import torch
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name not in ("torchvision._autograd_registrations", "torchvision._meta_registrations"):
+            return
+        if self.library is None and not sys.modules["torchvision.extension"]._has_ops():
+            import torch
 
-    for name in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
-        del sys.modules[name]  # the half-imported package
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _keep.append(library)  # dropping the object would withdraw the definitions
+            self.library = torch.library.Library("torchvision", "FRAGMENT")
+            self.library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            self.library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+_healer = _TorchvisionHealer()
+sys.meta_path.insert(0, _healer)
+
+
+def torchvision_was_healed() -> bool:
+    """Whether torchvision's compiled part did not load and its Python part was made to work without (see above)."""
     import torchvision  # noqa: F401
 
-    return True
-
-
-_keep: list = []
-heal_torchvision()
+    return _healer.library is not None
