@@ -1,0 +1,216 @@
+"""Files <-> tensors, and the one image convention of the library: float32 [N, 3, H, W], RGB (sRGB), in [-1, 1].
+
+Reading is exact: the camera's orientation is applied, 16-bit files keep their levels, transparency is laid on a
+background that the caller names, and colours of another embedded ICC profile are converted to sRGB. Anything that
+cannot be read exactly is refused with one `ImageError`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ._decode import MAX_PIXELS, decode, load_bytes
+from .errors import ImageError, UnknownName, nearest
+from .store import atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A real photograph that ships inside the scikit-image package, with its origin and licence."""
+
+    file: str
+    title: str
+    licence: str
+    origin: str
+
+
+_SKIMAGE = "https://scikit-image.org/docs/stable/api/skimage.data.html"
+SAMPLES = {
+    "astronaut": Sample(
+        "astronaut.png", "Eileen Collins", "public domain", "NASA Great Images, https://flic.kr/p/r9qvLn"
+    ),
+    "chelsea": Sample("chelsea.png", "Chelsea the cat", "CC0", f"Stefan van der Walt, {_SKIMAGE}"),
+    "coffee": Sample("coffee.png", "a cup of coffee", "CC0", f"Rachel Michetti, {_SKIMAGE}"),
+    "rocket": Sample("rocket.jpg", "launch of a Falcon 9", "public domain", f"SpaceX, {_SKIMAGE}"),
+    "camera": Sample("camera.png", "a cameraman (grey)", "CC0", f"Lav Varshney, {_SKIMAGE}"),
+    "hubble": Sample("hubble_deep_field.jpg", "Hubble eXtreme Deep Field", "public domain", f"NASA, {_SKIMAGE}"),
+    "brick": Sample("brick.png", "a brick wall (grey)", "CC0", f"CC0Textures, {_SKIMAGE}"),
+    "grass": Sample("grass.png", "grass (grey)", "CC0", f"linolafett, {_SKIMAGE}"),
+    "gravel": Sample("gravel.png", "gravel (grey)", "CC0", f"CC0Textures, {_SKIMAGE}"),
+}
+
+
+# --- files -> tensors -------------------------------------------------------------------------------------------------
+
+
+def read(
+    source: str | os.PathLike | bytes,
+    size: int | tuple[int, int] | None = None,
+    *,
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    max_pixels: int = MAX_PIXELS,
+) -> Tensor:
+    """Read one picture as a tensor [1, 3, H, W], float32 RGB in [-1, 1].
+
+    Args:
+        source: a file, or the bytes of one. PNG, JPEG, WebP, TIFF or BMP, of 8 or 16 bits a channel.
+        size: None keeps the picture's own size; an int s or (H, W) takes the largest centred part of that aspect ratio
+            and resamples it with LANCZOS, as the authors' projector does (bit for bit, for 8-bit pictures).
+        background: RGB in [-1, 1] behind transparent pixels; white unless told.
+        max_pixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        ImageError: missing, not a picture of the formats above, truncated, animated, too large, or of a kind with no
+            defined range (floating point, 32 bits).
+    """
+    raster = decode(*load_bytes(source), max_pixels=max_pixels)
+    colour = raster.colour
+    if raster.alpha is not None and (raster.alpha < _top(raster.alpha)).any():
+        opacity = _unit(raster.alpha)[..., None]
+        behind = (np.asarray(background, np.float32) + 1) / 2
+        colour = _unit(colour) * opacity + behind * (1 - opacity)
+    if size is not None:
+        colour = _fit(colour, _pair(size))
+    return torch.from_numpy(_unit(colour) * 2 - 1).permute(2, 0, 1)[None].contiguous()
+
+
+def sample(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
+    """A real photograph from `SAMPLES`, which need no download, as `read` returns it: [1, 3, H, W] in [-1, 1]."""
+    if name not in SAMPLES:
+        hint = nearest(name, list(SAMPLES))
+        raise UnknownName(
+            f"no sample photograph {name!r}", expected=f"one of {', '.join(SAMPLES)}", do=hint or "choose one of these"
+        )
+    import skimage
+
+    return read(Path(skimage.__file__).parent / "data" / SAMPLES[name].file, size)
+
+
+# --- sizes and depths -------------------------------------------------------------------------------------------------
+
+
+def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """The largest centred part of x [N, 3, H, W] with the aspect ratio of `size` (int: a square), LANCZOS-resampled.
+
+    Computed in float32 without gradients (losses have their own, differentiable, down-sampling); LANCZOS overshoots at
+    edges, so the result is clamped to [-1, 1].
+    """
+    images = check(x).detach().cpu().permute(0, 2, 3, 1).numpy()
+    fitted = np.stack([_fit((image + 1) / 2, _pair(size)) for image in images])
+    return torch.from_numpy(fitted * 2 - 1).permute(0, 3, 1, 2).contiguous().to(x.device)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+        raise ImageError(f"size {size!r}", expected="a positive int or (H, W)", do="give the size in pixels")
+    return pair
+
+
+def _fit(colour: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Centre-crop [H, W, 3] to the aspect ratio of `size` and resample: 8 bits stay 8, the rest is float in [0, 1]."""
+    (height, width), (out_height, out_width) = colour.shape[:2], size
+    crop_height = min(height, max(1, round(width * out_height / out_width)))
+    crop_width = min(width, max(1, round(height * out_width / out_height)))
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    colour = colour[top : top + crop_height, left : left + crop_width]
+    if colour.shape[:2] == size:
+        return colour
+    if colour.dtype == np.uint8:
+        return np.asarray(Image.fromarray(colour).resize((out_width, out_height), Image.Resampling.LANCZOS))
+    planes = [
+        Image.fromarray(plane).resize((out_width, out_height), Image.Resampling.LANCZOS)  # mode "F": float32
+        for plane in np.ascontiguousarray(np.moveaxis(_unit(colour), -1, 0))
+    ]
+    return np.clip(np.stack([np.asarray(plane) for plane in planes], axis=-1), 0, 1)
+
+
+def _top(array: np.ndarray) -> int:
+    return np.iinfo(array.dtype).max
+
+
+def _unit(array: np.ndarray) -> np.ndarray:
+    """float32 in [0, 1] from uint8, uint16 or float that is there already."""
+    if array.dtype.kind == "f":
+        return array.astype(np.float32, copy=False)
+    return (array / np.float64(_top(array))).astype(np.float32)
+
+
+# --- tensors -> files -------------------------------------------------------------------------------------------------
+
+
+def check(x: Tensor) -> Tensor:
+    """Return x if it is [N, 3, H, W] of finite floats, else raise `ImageError`."""
+    if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+        got = f"{x.dtype} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
+        raise ImageError(
+            f"an image tensor {got}", expected="floats [N, 3, H, W] in [-1, 1]", do="use image.read or image.from_uint8"
+        )
+    if not torch.isfinite(x).all():
+        raise ImageError(
+            "an image tensor with NaN or infinite values", expected="finite values", do="find the step that made them"
+        )
+    return x
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """uint8 [N, H, W, 3] from x [N, 3, H, W]: clamped to [-1, 1], then *rounded*.
+
+    The authors' code truncates, which darkens every picture by half a level on average; so a file written here can be
+    one level brighter than theirs.
+    """
+    levels = (check(x).detach().float().cpu().clamp(-1, 1) + 1) * 127.5
+    return levels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def from_uint8(array: np.ndarray) -> Tensor:
+    """float32 [N, 3, H, W] in [-1, 1] from uint8 [N, H, W, 3] or [H, W, 3]; `to_uint8` gives the same bytes back."""
+    array = np.asarray(array)
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
+        raise ImageError(
+            f"an array {array.dtype} {list(array.shape)}",
+            expected="uint8 [N, H, W, 3] or [H, W, 3]",
+            do="convert it, or use image.read for files",
+        )
+    batch = array if array.ndim == 4 else array[None]
+    return torch.from_numpy(_unit(batch) * 2 - 1).permute(0, 3, 1, 2).contiguous()
+
+
+def to_pil(x: Tensor) -> Image.Image:
+    """A Pillow picture from x [1, 3, H, W] in [-1, 1] (for display in a notebook); rounded as `to_uint8` does."""
+    if len(check(x)) != 1:
+        raise ImageError(f"a batch of {len(x)} images", expected="one image [1, 3, H, W]", do="pass x[i : i + 1]")
+    return Image.fromarray(to_uint8(x)[0])
+
+
+def write(x: Tensor, path: str | os.PathLike) -> Path:
+    """Write x [1, 3, H, W] in [-1, 1] as an 8-bit picture; the suffix names the format; returns the path.
+
+    PNG, WebP, TIFF and BMP are lossless; JPEG is written at quality 95 without chroma subsampling. Values are rounded
+    to the nearest level (see `to_uint8`). The file appears whole or not at all.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ImageError(
+            f"cannot write {path.name!r}: unknown suffix {path.suffix!r}",
+            expected=f"one of {', '.join(SUFFIXES)}",
+            do="change the file's suffix, for instance to .png",
+        )
+    options = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"lossless": True}}
+    picture = to_pil(x)
+    with atomic(path) as temp:
+        picture.save(temp, **options.get(".jpg" if suffix == ".jpeg" else suffix, {}))
+    return path
