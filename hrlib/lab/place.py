@@ -1,0 +1,29 @@
+"""Where things are: the repository and the folders that notebooks write to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import StoreError
+
+
+def root() -> Path:
+    """The repository's root: $HRLAB_ROOT, or the folder that holds `hrlib/` and `notebooks/`."""
+    given = os.environ.get("HRLAB_ROOT")
+    path = Path(given).resolve() if given else Path(__file__).resolve().parents[2]
+    if not (path / "notebooks").is_dir():
+        raise StoreError(
+            f"there is no notebooks folder in {path}",
+            expected="the root of a clone of the repository",
+            do="install with `pip install -e .` inside the clone, or set HRLAB_ROOT to it",
+        )
+    return path
+
+
+def figures_folder(profile: str) -> Path:
+    """Where the outputs of a profile go.
+
+    Only `laptop`, the committed scale, writes to `figures/`; trying something out never overwrites what readers see.
+    """
+    return root() / "figures" if profile == "laptop" else root() / "build" / f"figures-{profile}"

@@ -1,0 +1,242 @@
+"""The look of all figures, and the picture most of this paper's figures are: a strip of images with zoomed insets.
+
+Nothing here uses pyplot: figures are plain objects, so they may be drawn in a worker thread and nothing leaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from ..errors import ShapeError
+
+# Okabe and Ito's palette, which readers of every kind of colour vision can tell apart.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
+_BOX_COLOURS = ["#D55E00", "#56B4E9", "#F0E442", "#009E73"]  # these stand out from skin and hair
+Box = tuple[float, float, float, float]  # x, y, width, height as fractions of the image, from its top left
+
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 8.5,
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same letters
+    "font.size": 8,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",  # text stays text: searchable, selectable, read aloud
+    "svg.hashsalt": "hrlib",  # element names repeat from run to run
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+}
+
+
+def apply_style() -> None:
+    """Set matplotlib's defaults to the house style."""
+    mpl.rcParams.update(_STYLE)
+
+
+def subplots(
+    nrows: int = 1, ncols: int = 1, *, width: float = 7.0, height: float = 2.6, **more: Any
+) -> tuple[Figure, Any]:
+    """A figure of `width` x `height` inches and its axes, as `plt.subplots` would give them (which `more` goes to)."""
+    apply_style()
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, fig.subplots(nrows, ncols, **more)
+
+
+def heat(x: torch.Tensor, *, vmin: float = 0.0, vmax: float | None = None, cmap: str = "magma") -> torch.Tensor:
+    """A map [H, W] as a picture [3, H, W] in [-1, 1] for `image_grid`; `vmax` defaults to the largest value.
+
+    For signed maps take a diverging map around zero: `heat(x, vmin=-v, vmax=v, cmap="RdBu_r")`.
+    """
+    values = x.detach().cpu().float().squeeze().numpy()
+    if values.ndim != 2:
+        raise ShapeError(
+            f"heat() got a map of shape {tuple(x.shape)}", expected="[H, W]", do="reduce the channels first"
+        )
+    top = float(values.max()) if vmax is None else vmax
+    scaled = (values - vmin) / max(top - vmin, 1e-12)
+    rgb = mpl.colormaps[cmap](np.clip(scaled, 0, 1))[..., :3]
+    return torch.from_numpy(rgb * 2 - 1).permute(2, 0, 1).float()
+
+
+def image_grid(
+    images: Sequence[Any],
+    *,
+    titles: Sequence[str] | None = None,
+    captions: Sequence[Any] | None = None,
+    row_labels: Sequence[str] | None = None,
+    insets: Sequence[Box] | Mapping[int, Sequence[Box]] = (),
+    inset_place: str = "below",
+    width: float = 7.0,
+) -> Figure:
+    """Images in rows and columns of equal cells, with magnified insets.
+
+    Args:
+        images: rows of [3, H, W], [1, 3, H, W] or [H, W] tensors in [-1, 1]; a flat list is one row; None is empty.
+        titles: one a column, above the first row.
+        captions: nested like `images`; small text under each image.
+        row_labels: one a row, at the left.
+        insets: boxes (x, y, w, h) as fractions of the image from its top left, for all rows; or {row: boxes}.
+        inset_place: "below" puts the crops in a strip under the image, "corner" the first one into its lower right.
+        width: inches over all; the height follows.
+
+    Returns:
+        a figure. The crops are enlarged by nearest neighbour: what is seen there are the image's own pixels.
+
+    Raises:
+        ShapeError: ragged rows, an image of another layout, or a box that leaves the image.
+    """
+    apply_style()
+    if inset_place not in ("below", "corner"):
+        raise ShapeError(f"inset_place {inset_place!r}", expected="'below' or 'corner'", do="use one of the two")
+    rows = [[_pixels(x) for x in row] for row in _nested(images)]
+    texts = _nested(captions) if captions is not None else [[""] * len(row) for row in rows]
+    columns = len(rows[0])
+    _same_length("rows of images", [len(r) for r in rows], columns)
+    _same_length("captions", [len(r) for r in texts] + [columns] * (len(texts) != len(rows)), columns)
+    _same_length("titles", [len(titles)] if titles else [], columns)
+    _same_length("row labels", [len(row_labels)] if row_labels else [], len(rows))
+    boxes = [list(insets.get(i, ())) if isinstance(insets, Mapping) else list(insets) for i in range(len(rows))]
+    return _draw(rows, titles, texts, row_labels, boxes, inset_place, width)
+
+
+_GAP, _STRIP_GAP, _LINE, _EDGE = 0.06, 0.035, 0.15, 0.01  # inches: between cells, around crops, a line of text, margin
+
+
+def _draw(rows, titles, texts, row_labels, boxes, place, width) -> Figure:
+    columns = len(rows[0])
+    left = 0.2 if row_labels else _EDGE
+    cell = (width - left - _EDGE - _GAP * (columns - 1)) / columns
+    head = _LINE * max(t.count("\n") + 1 for t in titles) + 0.04 if titles else 0.0
+    # First the heights, because matplotlib counts from the bottom.
+    pictures, strips, feet = [], [], []
+    for row, text, around in zip(rows, texts, boxes, strict=True):
+        shapes = [x.shape for x in row if x is not None]
+        pictures.append(max((cell * h / w for h, w, _ in shapes), default=cell))
+        crops = [b[3] * h / (b[2] * w) for b in around for h, w, _ in shapes]
+        small = (cell - _STRIP_GAP * (len(around) - 1)) / max(len(around), 1)
+        strips.append(small * max(crops) + _STRIP_GAP if crops and place == "below" else 0.0)
+        feet.append(_LINE * max(t.count("\n") + 1 for t in text) if any(text) else 0.0)
+    height = head + sum(pictures) + sum(strips) + sum(feet) + _GAP * (len(rows) - 1) + 2 * _EDGE
+    fig = Figure(figsize=(width, height))
+
+    def axes(x: float, top: float, w: float, h: float) -> Axes:
+        ax = fig.add_axes((x / width, 1 - (top + h) / height, w / width, h / height))
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        return ax
+
+    top = head + _EDGE
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            x = left + j * (cell + _GAP)
+            ax = axes(x, top, cell, pictures[i])
+            if i == 0 and titles:
+                ax.set_title(titles[j], fontsize=8, pad=3)
+            if j == 0 and row_labels:
+                ax.set_ylabel(row_labels[i], fontsize=8, labelpad=3)
+            if image is not None:
+                ax.imshow(image)
+                crops = [_crop(image, box) for box in boxes[i]]
+                _frames(ax, image, boxes[i][: 1 if place == "corner" else None])
+                if place == "corner":
+                    crops = crops[:1]
+                for k, crop in enumerate(crops):
+                    if place == "below":
+                        small = (cell - _STRIP_GAP * (len(crops) - 1)) / len(crops)
+                        y = top + pictures[i] + _STRIP_GAP
+                        inner = axes(x + k * (small + _STRIP_GAP), y, small, strips[i] - _STRIP_GAP)
+                    else:
+                        small = 0.42 * cell
+                        tall = small * crop.shape[0] / crop.shape[1]
+                        inner = axes(x + cell - small, top + pictures[i] - tall, small, tall)
+                    inner.imshow(crop, interpolation="nearest")
+                    inner.spines[:].set(visible=True, color=_BOX_COLOURS[k % 4], linewidth=1.2)
+            if texts[i][j]:
+                y = 1 - (top + pictures[i] + strips[i] + 0.03) / height
+                fig.text((x + cell / 2) / width, y, texts[i][j], ha="center", va="top", fontsize=7)
+        top += pictures[i] + strips[i] + feet[i] + _GAP
+    return fig
+
+
+def _frames(ax: Axes, image: np.ndarray, boxes: Sequence[Box]) -> None:
+    for k, box in enumerate(boxes):
+        y0, y1, x0, x1 = _bounds(image, box)
+        frame = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, lw=1.1, ec=_BOX_COLOURS[k % 4])
+        frame.set_path_effects([withStroke(linewidth=2.0, foreground="#00000088")])  # seen on any ground
+        ax.add_patch(frame)
+
+
+def _bounds(image: np.ndarray, box: Box) -> tuple[int, int, int, int]:
+    """Rows y0:y1 and columns x0:x1 of a box; at least two pixels each way."""
+    x, y, w, h = box
+    if min(box) < 0 or w <= 0 or h <= 0 or x + w > 1 or y + h > 1:
+        raise ShapeError(
+            f"inset box {box}", expected="(x, y, w, h) as fractions within the image", do="keep x + w and y + h below 1"
+        )
+    rows, columns = image.shape[:2]
+    y0, x0 = round(y * rows), round(x * columns)
+    return y0, min(rows, y0 + max(2, round(h * rows))), x0, min(columns, x0 + max(2, round(w * columns)))
+
+
+def _crop(image: np.ndarray, box: Box) -> np.ndarray:
+    y0, y1, x0, x1 = _bounds(image, box)
+    return image[y0:y1, x0:x1]
+
+
+def _nested(items: Sequence[Any]) -> list[list[Any]]:
+    """A flat list becomes one row."""
+    if not len(items):
+        raise ShapeError("image_grid() got nothing", expected="at least one image", do="pass a list of tensors")
+    return [list(row) for row in items] if isinstance(items[0], (list, tuple)) else [list(items)]
+
+
+def _same_length(what: str, got: Sequence[int], expected: int) -> None:
+    if any(n != expected for n in got):
+        raise ShapeError(
+            f"image_grid() got {what} of length {list(got)}", expected=f"{expected} each", do="fill with None or ''"
+        )
+
+
+def _pixels(x: torch.Tensor | None) -> np.ndarray | None:
+    """A tensor of the library's image convention -> uint8 [H, W, 3]."""
+    if x is None:
+        return None
+    if not isinstance(x, torch.Tensor):
+        raise ShapeError(f"an image of type {type(x).__name__}", expected="a tensor", do="read it with hrlib.image")
+    t = x.detach().cpu().float()
+    if t.ndim == 4 and len(t) == 1:
+        t = t[0]
+    if t.ndim == 2:
+        t = t.expand(3, -1, -1)
+    if t.ndim != 3 or t.shape[0] != 3 or not torch.isfinite(t).all():
+        raise ShapeError(
+            f"an image of shape {tuple(x.shape)}"
+            + ("" if torch.isfinite(t).all() else " with values that are not finite"),
+            expected="[3, H, W], [1, 3, H, W] or [H, W] in [-1, 1]",
+            do="pass one image a cell",
+        )
+    return ((t.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()

@@ -1,0 +1,211 @@
+"""One notebook's run: its parameters, seeds, device, and the folder its results go to."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .. import store
+from ..errors import BatchError, StoreError, UnknownName, nearest
+from . import figures, plots, records
+from .notebook import Notebook, profile_of, read, validated
+from .place import figures_folder, root
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def is_live() -> bool:
+    """Whether somebody is looking: a kernel of JupyterLab, Jupyter Notebook, VS Code or Colab; papermill's is not.
+
+    $HRLAB_LIVE (0 or 1) decides when it is set.
+    """
+    if "HRLAB_LIVE" in os.environ:
+        return os.environ["HRLAB_LIVE"] == "1"
+    # Jupyter's servers name the notebook in the kernel's environment; papermill and nbclient start theirs without.
+    return "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ or "google.colab" in sys.modules
+
+
+def begin(notebook: str, parameters: Mapping[str, Any]) -> Run:
+    """Start a notebook's run: seed everything, apply the plot style, say where things go.
+
+    Args:
+        notebook: the notebook's file name without `.ipynb`.
+        parameters: usually `globals()`; the names that the notebook's parameters cell assigns are picked out of it.
+
+    Raises:
+        UnknownName: there is no such notebook.
+        BatchError: a parameter is missing or has another JSON type than its default.
+    """
+    path = root() / "notebooks" / f"{notebook}.ipynb"
+    if not path.exists():
+        known = sorted(p.stem for p in path.parent.glob("*.ipynb"))
+        raise UnknownName(
+            f"lab.begin({notebook!r}): there is no {path.name}",
+            expected=f"one of {known}",
+            do=nearest(notebook, known) or "pass the notebook's own file name",
+        )
+    source = read(path)
+    if missing := [name for name in source.parameters if name not in parameters]:
+        raise BatchError(
+            f"{notebook}: parameters {missing} are not set",
+            expected="the parameters cell run before lab.begin",
+            do="run the cells from the top",
+        )
+    values = validated(source, {name: parameters[name] for name in source.parameters})
+    return Run(source, values)
+
+
+class Run:
+    """What `lab.begin` returns.
+
+    Attributes:
+        name: the notebook's name.
+        parameters: name -> value.
+        profile: "laptop", "smoke", "paper", or "custom" when the values are those of none of them.
+        seed: the parameter `seed` (0 without one).
+        device: the parameter `device`; "auto" takes a CUDA GPU when there is one.
+        live: whether a live front end shows the notebook (see `is_live`).
+        out: the folder of this run's results.
+    """
+
+    def __init__(self, source: Notebook, parameters: dict[str, Any]) -> None:
+        self.source, self.parameters = source, parameters
+        self.name = source.name
+        self.seed = int(parameters.get("seed", 0))
+        self.device = _device(parameters.get("device", "auto"))
+        self.live = is_live()
+        self.profile = os.environ.get("HRLAB_PROFILE") or profile_of(source, parameters)
+        given = os.environ.get("HRLAB_OUT")
+        self.out = Path(given).resolve() if given else figures_folder(self.profile) / self.name
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.records = records.Records()
+        self._made: set[str] = set()
+        random.seed(self.seed)
+        np.random.seed(self.seed % 2**32)
+        torch.manual_seed(self.seed)
+        plots.apply_style()
+        print(f"{self.name}: profile {self.profile} · {_describe(self.device)} · seed {self.seed}")
+
+    def figure(self, fig: Figure, name: str, *, alt: str, caption: str) -> None:
+        """Save a figure as NAME.png, NAME.svg and NAME.json and show it.
+
+        Args:
+            fig: a matplotlib figure (of `lab.subplots`, `lab.image_grid`).
+            name: file name without extension; listed in the notebook's metadata under `makes`.
+            alt: what a reader who cannot see the picture needs, 30 characters or more.
+            caption: the text under the picture.
+
+        Raises:
+            BatchError: the alt text is missing, too short, or only repeats the caption.
+        """
+        shown = figures.save(fig, self._path(name), alt=alt, caption=caption, facts=self._facts())
+        self._made.add(name)
+        _display(shown)
+
+    def table(self, df: pd.DataFrame, name: str, *, caption: str, digits: int = 2) -> None:
+        """Save a table as NAME.csv (full precision), NAME.md and NAME.json and show it (`digits` decimals)."""
+        shown = figures.save_table(df, self._path(name), caption=caption, digits=digits, facts=self._facts())
+        self._made.add(name)
+        _display(shown)
+
+    def record(
+        self,
+        key: str,
+        value: float | bool | str,
+        *,
+        unit: str = "",
+        paper: float | str | None = None,
+        n: int = 1,
+        spread: float | None = None,
+    ) -> None:
+        """Record one number under a key such as "psnr/conv/full/portrait0"; see `records.Records.add`."""
+        self.records.add(key, value, unit=unit, paper=paper, n=n, spread=spread)
+
+    def compare(self, prefix: str = "") -> pd.DataFrame:
+        """Show the records whose key starts with `prefix` beside the paper's numbers; returns the table."""
+        frame = self.records.compare(prefix)
+        _display(figures.html_table(frame, caption="", digits=3))
+        return frame
+
+    def file(self, name: str) -> Path:
+        """A path in this run's folder for a file that other notebooks read; write it with `hrlib.store.atomic`."""
+        return store.inside(self.out, name)
+
+    def upstream(self, notebook: str, name: str) -> Path:
+        """A file that another notebook's run left; that notebook must be listed in `needs`.
+
+        Raises:
+            UnknownName: the notebook is not listed.
+            StoreError: it has not made that file yet.
+        """
+        if notebook not in self.source.needs:
+            raise UnknownName(
+                f"{self.name} reads from {notebook!r}",
+                expected=f"one of its metadata's `needs`: {list(self.source.needs)}",
+                do=f"add {notebook!r} to `needs`, so that the batch runs it first",
+            )
+        folder = Path(os.environ.get("HRLAB_UPSTREAM") or figures_folder(self.profile))
+        path = store.inside(folder, notebook, name)
+        if not path.exists():
+            raise StoreError(
+                f"{path} does not exist", expected=f"a file made by {notebook}", do=f"run {notebook} first"
+            )
+        return path
+
+    def finish(self) -> None:
+        """Write records.json, say what was made, and name what the metadata promises and this run did not make."""
+        store.write_json(self.out / records.FILE, self.records.rows())
+        print(f"{len(self._made)} figures and tables and {len(self.records)} numbers in {_short(self.out)}")
+        if missing := [name for name in self.source.makes if name not in self._made]:
+            print(f"not made in this run, though the notebook's metadata lists them: {', '.join(missing)}")
+        if extra := sorted(self._made - set(self.source.makes)):
+            print(f"made, though the notebook's metadata does not list them under `makes`: {', '.join(extra)}")
+
+    def _path(self, name: str) -> Path:
+        return store.inside(self.out, figures.checked_name(name))
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "notebook": self.name,
+            "profile": self.profile,
+            "parameters": self.parameters,
+            "seed": self.seed,
+            "device": str(self.device),
+            "versions": figures.versions(),
+            "commit": figures.commit(),
+        }
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UnknownName("device = 'cuda', and torch sees no GPU", expected="'auto' or 'cpu'", do="see `hrlab doctor`")
+    return device
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
+
+
+def _display(html: str) -> None:
+    from IPython.display import HTML, display
+
+    display(HTML(html))
