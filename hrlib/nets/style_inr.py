@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError
-from .stylegan2 import Generator, Linear, Noise, Synthesis, activate
+from .stylegan2 import Generator, Linear, Noise, Synthesis
 
 
 def pixel_grid(size: tuple[int, int], *, device: torch.device | str = "cpu") -> Tensor:
@@ -32,8 +32,8 @@ class INRHead(nn.Module):
     def __init__(self, n_features: int, w_dim: int, hidden: int):
         super().__init__()
         self.affine = Linear(w_dim, n_features, bias_init=1)
-        self.fc0 = Linear(n_features + 2, hidden)
-        self.fc1 = Linear(hidden, hidden)
+        self.fc0 = Linear(n_features + 2, hidden, act=True)
+        self.fc1 = Linear(hidden, hidden, act=True)
         self.fc2 = Linear(hidden, 3)
 
     def forward(self, features: Tensor, w: Tensor, grid: Tensor | None) -> Tensor:
@@ -50,15 +50,9 @@ class INRHead(nn.Module):
             x = F.grid_sample(
                 x, grid.to(x).expand(n, -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
             )
-        coords = grid.permute(2, 0, 1).to(x).expand(n, -1, -1, -1)  # [N, 2, H, W]
-        x = torch.cat([x, coords], dim=1)
-        for fc in (self.fc0, self.fc1):
-            x = activate(self._pixelwise(fc, x))
-        return self._pixelwise(self.fc2, x).float()
-
-    @staticmethod
-    def _pixelwise(fc: Linear, x: Tensor) -> Tensor:
-        return F.conv2d(x, (fc.weight * fc.gain)[:, :, None, None], fc.bias * fc.lr_mul)
+        x = torch.cat([x.permute(0, 2, 3, 1), grid.to(x).expand(n, -1, -1, -1)], dim=-1)  # [N, H, W, C + 2]
+        x = self.fc2(self.fc1(self.fc0(x)))
+        return x.permute(0, 3, 1, 2).float()
 
 
 class INRSynthesis(Synthesis):

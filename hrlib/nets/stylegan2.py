@@ -91,9 +91,11 @@ class Linear(nn.Module):
         self.gain, self.lr_mul, self.act = lr_mul / math.sqrt(n_in), lr_mul, act
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, in] -> [N, out]."""
-        y = F.linear(x, self.weight * self.gain, self.bias * self.lr_mul)
-        return activate(y) if self.act else y
+        """[..., in] -> [..., out]."""
+        if not self.act:
+            return F.linear(x, self.weight * self.gain, self.bias * self.lr_mul)
+        # lrelu(a) * sqrt 2 = lrelu(a * sqrt 2): the gain rides on the parameters instead of costing a pass over x.
+        return F.leaky_relu(F.linear(x, self.weight * (self.gain * SQRT2), self.bias * (self.lr_mul * SQRT2)), 0.2)
 
 
 class Mapping(nn.Module):
@@ -148,11 +150,13 @@ class ModulatedConv(nn.Module):
         x = upsample_conv(x, self.weight) if self.up else F.conv2d(x, self.weight, padding=1)
         if x.shape[2:] != size:  # an odd canvas: ceil(H / 2^k) doubles to one row too many
             x = x[:, :, : size[0], : size[1]]
-        x = x * demod[:, :, None, None].to(x.dtype)
+        # As in Linear, the gain sqrt 2 rides on the small factors.
+        x = x * (demod * SQRT2)[:, :, None, None].to(x.dtype)
         if noise is not None:
             noise = noise if noise.ndim == 2 else noise[:, None]  # [H, W] or [N, 1, H, W]
-            x = x + (noise * self.noise_strength).to(x.dtype)
-        return activate(x + self.bias[:, None, None].to(x.dtype), clamp=self.clamp)
+            x = x + (noise * (self.noise_strength * SQRT2)).to(x.dtype)
+        x = F.leaky_relu(x + (self.bias * SQRT2)[:, None, None].to(x.dtype), 0.2)
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
 class ToRGB(nn.Module):
@@ -194,7 +198,13 @@ class Synthesis(nn.Module):
     """
 
     def __init__(
-        self, w_dim: int, resolution: int, channels: dict[int, int], *, rgb: bool = True, conv_clamp: float | None = None
+        self,
+        w_dim: int,
+        resolution: int,
+        channels: dict[int, int],
+        *,
+        rgb: bool = True,
+        conv_clamp: float | None = None,
     ):
         super().__init__()
         self.resolution, self.rgb = resolution, rgb
@@ -256,7 +266,9 @@ class Synthesis(nn.Module):
         if set(noise) != set(names):
             odd = sorted(set(noise) ^ set(names))
             raise UnknownName(
-                f"noise maps with missing or unknown layers {odd}", expected=f"exactly {names}", do="start from G.noise_maps()"
+                f"noise maps with missing or unknown layers {odd}",
+                expected=f"exactly {names}",
+                do="start from G.noise_maps()",
             )
         for name in names:
             shape, want = tuple(noise[name].shape), canvas[int(name.split(".")[0][1:])]

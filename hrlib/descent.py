@@ -1,0 +1,247 @@
+"""The one optimisation loop of this library: Adam on named variables, as a generator of iterates.
+
+Plotting, saving, progress bars and cancelling are consumers of the generator. The schedules are pure functions of
+t = step / num_steps; their constants are those of the authors' published projector (which inherits NVlabs').
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import DamagedFile, NonFiniteLoss, StoreError
+from .store import atomic
+
+Variables = dict[str, Tensor]
+
+
+def lr_ramp(t: float, *, ramp_up: float = 0.05, ramp_down: float = 0.25) -> float:
+    """Learning-rate factor in [0, 1]: linear warm-up over the first 5 %, cosine decay over the last 25 %.
+
+    The first step's factor is 0: nothing moves, but Adam's moments start.
+    """
+    down = min(1.0, (1.0 - t) / ramp_down)
+    return (0.5 - 0.5 * math.cos(down * math.pi)) * min(1.0, t / ramp_up)
+
+
+def exploration_scale(t: float, *, w_std: float, initial: float = 0.05, length: float = 0.75) -> float:
+    """Standard deviation of eps in Eq. (1): 0.05 w_std at the start, fading quadratically to 0 at t = 0.75."""
+    return w_std * initial * max(0.0, 1.0 - t / length) ** 2
+
+
+def unit_draw(shape: tuple[int, ...], *, seed: int, step: int) -> Tensor:
+    """A unit normal draw that depends on (seed, step) alone, made on the CPU; step -1 serves initial values."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step + 1)
+    return torch.randn(shape, generator=generator)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The variables with the lowest loss met so far, and that loss."""
+
+    step: int
+    total: float
+    variables: Variables
+
+
+@dataclass(frozen=True)
+class State:
+    """All a descent needs to go on to the bitwise same result (on a CPU): variables, Adam's moments, best, history."""
+
+    step: int
+    variables: Variables
+    moments: dict[str, tuple[Tensor, Tensor]]
+    best: Best | None
+    history: list[dict[str, float]]
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file; config and history travel in its metadata."""
+        tensors = {f"variables/{k}": v for k, v in self.variables.items()}
+        for k, (m, v) in self.moments.items():
+            tensors |= {f"exp_avg/{k}": m, f"exp_avg_sq/{k}": v}
+        if self.best is not None:
+            tensors |= {f"best/{k}": v for k, v in self.best.variables.items()}
+        meta = {
+            "format": "hrlib.descent/1",
+            "step": self.step,
+            "best": None if self.best is None else [self.best.step, self.best.total],
+            "history": self.history,
+            "config": self.config,
+        }
+        with atomic(path) as temp:
+            save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temp, {"state": json.dumps(meta)})
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> State:
+        """Read what `save` wrote; `DamagedFile` for anything else."""
+        try:
+            with safe_open(path, "pt") as f:
+                meta = json.loads(f.metadata()["state"])
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+            if meta["format"] != "hrlib.descent/1":
+                raise KeyError(meta["format"])
+        except FileNotFoundError as e:
+            raise StoreError(f"no file {path}", expected="a saved state", do="check the path") from e
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
+            raise DamagedFile(
+                f"{path} is not a saved descent ({e})",
+                expected="a file written by State.save",
+                do="start the run afresh",
+            ) from e
+        part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+        m, v = part("exp_avg/"), part("exp_avg_sq/")
+        best = None if meta["best"] is None else Best(*meta["best"], part("best/"))
+        moments = {k: (m[k], v[k]) for k in m}
+        return cls(meta["step"], part("variables/"), moments, best, meta["history"], meta["config"])
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """One finished step.
+
+    step: from 0. total, terms: the loss at the variables *before* this step's update. variables: detached copies
+    *after* it. image: what the loss saw, [N, 3, H, W] (eps included). history: one dict a step so far.
+    """
+
+    step: int
+    total: float
+    terms: dict[str, float]
+    variables: Variables
+    image: Tensor
+    best: Best
+    history: list[dict[str, float]]
+    _snapshot: Callable[[int], State] = field(repr=False)
+
+    def state(self) -> State:
+        """What a later run needs to go on from here. Ask before the next iterate: the moments live in the loop."""
+        return self._snapshot(self.step)
+
+
+def require_finite(terms: dict[str, Tensor], *, step: int, best: Best | None) -> Tensor:
+    """Sum of the terms; `NonFiniteLoss` names the terms that are not finite and carries `.step`, `.terms`, `.best`."""
+    values = {name: float(v.detach()) for name, v in terms.items()}
+    bad = [f"{name} = {v}" for name, v in values.items() if not math.isfinite(v)]
+    if bad:
+        error = NonFiniteLoss(
+            f"at step {step} the loss is not finite: {', '.join(bad)} (all terms: {values})",
+            expected="finite loss terms",
+            do="lower lr, check the target for NaN, or use the best iterate, which this error carries as .best",
+        )
+        error.step, error.terms, error.best = step, values, best
+        raise error
+    return sum(terms.values())
+
+
+def descend(
+    variables: Variables,
+    objective: Callable[[int, Variables], tuple[dict[str, Tensor], Tensor]],
+    *,
+    num_steps: int,
+    lr: float = 0.1,
+    lr_schedule: Callable[[float], float] = lr_ramp,
+    after_step: Callable[[Variables], None] | None = None,
+    resume: State | None = None,
+    config: dict[str, Any] | None = None,
+) -> Iterator[Iterate]:
+    """Minimise the sum of `objective(step, variables)[0]` with Adam (betas 0.9, 0.999); yield one Iterate a step.
+
+    Args:
+        variables: initial values by name; copied, the caller's tensors stay as they are.
+        objective: (step, leaves) -> ({term: scalar}, image).
+        after_step: projects the variables in place after each update (noise re-normalisation, say).
+        resume: a state of an equal run; the steps it has done are skipped.
+        config: stored in states; a `resume` with another config is refused (`StoreError`).
+    """
+    config = config or {}
+    if resume is not None and resume.config != config:
+        odd = sorted(k for k in config.keys() | resume.config.keys() if config.get(k) != resume.config.get(k))
+        raise StoreError(
+            f"the saved run differs in {odd}",
+            expected="the configuration it was started with",
+            do="start the run afresh",
+        )
+    source = variables if resume is None else {k: resume.variables[k].to(variables[k]) for k in variables}
+    leaves = {k: v.detach().clone().requires_grad_() for k, v in source.items()}
+    adam = torch.optim.Adam(leaves.values(), lr=lr)
+    if resume is not None:
+        for k, leaf in leaves.items():
+            m, v = resume.moments[k]
+            adam.state[leaf] = {
+                "step": torch.tensor(float(resume.step)),
+                "exp_avg": m.to(leaf).clone(),
+                "exp_avg_sq": v.to(leaf).clone(),
+            }
+    best = resume.best if resume else None
+    history = list(resume.history) if resume else []
+    current = -1
+
+    def snapshot(step: int) -> State:
+        if step != current:
+            raise StoreError(
+                f"state() of step {step} was asked for after step {current} began",
+                expected="a call before the next iterate",
+                do="save the state while the loop waits",
+            )
+        moments = {
+            k: (adam.state[leaf]["exp_avg"].clone(), adam.state[leaf]["exp_avg_sq"].clone())
+            for k, leaf in leaves.items()
+        }
+        return State(step + 1, detached(leaves), moments, best, list(history), config)
+
+    for step in range(resume.step if resume else 0, num_steps):
+        start = time.perf_counter()
+        adam.param_groups[0]["lr"] = lr * lr_schedule(step / num_steps)
+        terms, image = objective(step, leaves)
+        total = require_finite(terms, step=step, best=best)
+        value = float(total.detach())
+        if best is None or value < best.total:
+            best = Best(step, value, detached(leaves))
+        adam.zero_grad(set_to_none=True)
+        total.backward()
+        adam.step()
+        if after_step is not None:
+            with torch.no_grad():
+                after_step(leaves)
+        values = {k: float(v.detach()) for k, v in terms.items()}
+        row = {"step": step, "total": value, **values, "lr": adam.param_groups[0]["lr"]}
+        history.append(row | {"seconds": time.perf_counter() - start})
+        current = step
+        yield Iterate(step, value, values, detached(leaves), image.detach(), best, history, snapshot)
+
+
+def detached(variables: Variables) -> Variables:
+    """Detached copies."""
+    return {k: v.detach().clone() for k, v in variables.items()}
+
+
+def last(iterates: Iterator[Iterate]) -> Iterate:
+    """Run to the end and return the last iterate."""
+    iterate = None
+    for iterate in iterates:
+        pass
+    if iterate is None:
+        raise StoreError("a run without a step", expected="num_steps > the steps already done", do="raise num_steps")
+    return iterate
+
+
+def until_flat(iterates: Iterator[Iterate], *, patience: int = 50, min_gain: float = 1e-3) -> Iterator[Iterate]:
+    """Pass iterates on; stop early once the best loss has not fallen by the fraction `min_gain` for `patience` steps."""
+    mark, since = math.inf, 0
+    for it in iterates:
+        yield it
+        if it.best.total < mark * (1 - min_gain):
+            mark, since = it.best.total, it.step
+        elif it.step - since >= patience:
+            return
