@@ -16,7 +16,7 @@ _HOME = {
     "heat": "plots",
     "image_grid": "plots",
     "subplots": "plots",
-    "progress": "progress",
+    "progress": "loops",
     "Live": "widgets",
     "check": "exercises",
 }
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'hrlib.lab' has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value  # also replaces the submodule of the same name: lab.progress is the function
+    globals()[name] = value
     return value
 
 

@@ -111,7 +111,7 @@ def image_grid(
     apply_style()
     if inset_place not in ("below", "corner"):
         raise ShapeError(f"inset_place {inset_place!r}", expected="'below' or 'corner'", do="use one of the two")
-    rows = [[_pixels(x) for x in row] for row in _nested(images)]
+    rows = [[pixels(x) for x in row] for row in _nested(images)]
     texts = _nested(captions) if captions is not None else [[""] * len(row) for row in rows]
     columns = len(rows[0])
     _same_length("rows of images", [len(r) for r in rows], columns)
@@ -221,7 +221,7 @@ def _same_length(what: str, got: Sequence[int], expected: int) -> None:
         )
 
 
-def _pixels(x: torch.Tensor | None) -> np.ndarray | None:
+def pixels(x: torch.Tensor | None) -> np.ndarray | None:
     """A tensor of the library's image convention -> uint8 [H, W, 3]."""
     if x is None:
         return None

@@ -1,0 +1,185 @@
+"""The command `hrlab`. Everything heavy is imported inside the commands, so that help and errors come at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import HRLibError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run the notebooks of the HRInversion companion, and look after what they need.",
+)
+
+
+class Profile(str, Enum):
+    """The scales of design.md."""
+
+    smoke = "smoke"
+    laptop = "laptop"
+    paper = "paper"
+
+
+Names = Annotated[list[str] | None, typer.Argument(help='Notebooks, e.g. "02" (all by default).', metavar="[NB]...")]
+Scale = Annotated[Profile, typer.Option("--profile", "-p", help="Which values the parameters take.")]
+
+
+@app.command("list")
+def list_() -> None:
+    """List the notebooks: paper section, minutes, what they make."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .lab.notebook import catalogue
+
+    table = Table("notebook", "title", "paper", "minutes", "makes")
+    for nb in catalogue().values():
+        minutes = ", ".join(f"{p} {m:g}" for p, m in nb.minutes.items())
+        table.add_row(nb.name, nb.title, nb.section, minutes, ", ".join(nb.makes))
+    Console().print(table)
+
+
+@app.command()
+def plan(notebooks: Names = None, profile: Scale = Profile.laptop) -> None:
+    """Say what `run` would do, and why, without running anything."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .lab.batch import plan as make_plan
+
+    chosen = make_plan(notebooks or (), profile.value)
+    table = Table("notebook", "needs", "minutes", "what will happen")
+    for name in chosen.order:
+        nb = chosen.known[name]
+        why = chosen.why(name)
+        minutes = nb.minutes.get(profile.value)
+        table.add_row(
+            name, ", ".join(nb.needs), f"{minutes:g}" if minutes else "", f"run ({why})" if why else "up to date"
+        )
+    Console().print(table)
+
+
+@app.command()
+def run(
+    notebooks: Names = None,
+    profile: Scale = Profile.laptop,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="How many notebooks run at a time.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Keep results that are still good, or make all anew.")
+    ] = True,
+    timeout: Annotated[float, typer.Option(help="Minutes a notebook may take; 0 for no limit.", min=0)] = 0,
+) -> None:
+    """Run notebooks and everything they need, and rewrite their figures, tables and numbers."""
+    from .lab import batch, report
+    from .lab.place import root
+
+    chosen = batch.plan(notebooks or (), profile.value)
+    named = [batch.find(n, chosen.known) for n in notebooks] if notebooks else chosen.order
+    outcomes = batch.run(
+        chosen,
+        jobs=jobs,
+        fresh=() if resume else named,
+        timeout=timeout * 60 or None,
+        tell=lambda text: print(text, flush=True),
+    )
+    folder = report.write(chosen, outcomes)
+    executed = root() / "build" / "executed" / profile.value
+    failed = report.failures(chosen, outcomes, executed)
+    good = sum(o.state in ("done", "cached") for o in outcomes)
+    print(f"{good} of {len(outcomes)} notebooks good; see {os.path.relpath(folder / 'index.md')}")
+    if failed:
+        print(f"\n{failed}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def figures(profile: Scale = Profile.laptop) -> None:
+    """List every figure and table with its caption, and whether its files are whole."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .lab import verify
+    from .lab.notebook import catalogue
+    from .lab.place import figures_folder
+
+    table, bad = Table("notebook", "name", "caption"), []
+    for name, nb in catalogue().items():
+        folder = figures_folder(profile.value) / name
+        made = verify.sidecars(folder)
+        for item in nb.makes:
+            table.add_row(name, item, made[item]["caption"] if item in made else "[red]not made[/red]")
+        bad += [f"{name}: {problem}" for problem in verify.problems(folder, nb)]
+    Console().print(table)
+    if bad:
+        print("\n".join(bad), file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="An NVlabs .pkl or a rosinality .pt.", metavar="FILE")],
+    destination: Annotated[
+        Path | None, typer.Argument(help="Default: FILE with .safetensors.", metavar="[DST]")
+    ] = None,
+) -> None:
+    """Convert a foreign checkpoint to .safetensors; nothing in it is executed."""
+    from . import weights
+
+    target = destination or source.with_suffix(".safetensors")
+    weights.convert(source, target)
+    print(f"{target} written")
+
+
+@app.command()
+def doctor(profile: Scale = Profile.laptop) -> None:
+    """Say what is there and what is missing for a profile, and what to do about it."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from .lab.doctor import examine
+
+    console, missing = Console(highlight=False), 0
+    for f in examine(profile.value):
+        mark = "[green]✓[/green]" if f.good else "[red]✗[/red]" if f.needed else "[yellow]○[/yellow]"
+        console.print(f"{mark} {escape(f.what)}: {escape(f.found)}", soft_wrap=True)
+        if not f.good and f.do:
+            console.print(f"    {escape(f.do)}", soft_wrap=True)
+        missing += f.needed and not f.good
+    console.print(f"{missing} needed and missing" if missing else f"ready for profile {profile.value}")
+    if missing:
+        raise typer.Exit(1)
+
+
+@app.command(
+    add_help_option=False,  # `hrlab train --help` is the sub-command's own help
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def train(context: typer.Context) -> None:
+    """Train the networks (see `hrlab train --help`)."""
+    from .training.cli import app as training
+
+    training(args=context.args, prog_name="hrlab train")
+
+
+def main() -> None:
+    """Entry point: errors of ours are messages, not tracebacks."""
+    try:
+        app()
+    except HRLibError as e:
+        print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; `hrlab run` goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
