@@ -1,0 +1,373 @@
+"""The head of the procedural portraits: one star-shaped solid (skin and hair), its bake, and the rays that meet it.
+
+A direction d of the unit sphere around the head's centre is written in Lambert's equal-area chart
+(X, Y) = d.xy / sqrt((1 + d.z) / 2), so the face's middle is (0, 0), one chart unit is about one radian there, and the
+back of the head is the circle of radius 2. The surface is |p| = r(X, Y). Everything smooth (r, normals, occlusion,
+shadow, where hair and beard grow) is evaluated once for each head on a grid over the chart and looked up by the rays.
+
+Head frame: x to the right of the picture, y up, z out of the face; the unit is half the shorter side of the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hrlib.worlds._noise import mix, smooth
+
+EXTENT = 1.96  # the grid covers [-EXTENT, EXTENT]^2 of the chart
+GRID = 192  # grid points a side: about one pixel of a 128-pixel portrait each
+CENTRE_Y = 0.06  # height of the head's centre above the picture's middle in a frontal pose
+EYE_Y, MOUTH_Y, NOSE_TIP_Y = 0.0, -0.56, -0.30  # heights of the features in the chart
+
+
+@lru_cache(maxsize=8)
+def _chart(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Axis coordinates [GRID] and the unit directions dx, dy, dz [1, GRID, GRID] of the grid points."""
+    axis = torch.linspace(-EXTENT, EXTENT, GRID)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    rho2 = (x * x + y * y).clamp(max=3.98)
+    s = (1 - rho2 / 4).sqrt() * (rho2 / (x * x + y * y).clamp(min=1e-9)).sqrt()
+    return axis.to(device), *(t[None].to(device) for t in (x * s, y * s, 1 - rho2 / 2))
+
+
+def to_chart(px: Tensor, py: Tensor, pz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Chart coordinates and distance from the centre of points given relative to the head's centre."""
+    d = (px * px + py * py + pz * pz).sqrt()
+    k = (d * (d + pz) * 0.5).clamp(min=1e-6).rsqrt()
+    return px * k, py * k, d
+
+
+@dataclass(frozen=True)
+class MouthShape:
+    """The mouth's outline in the chart; all fields are [N, 1]."""
+
+    half_width: Tensor
+    y: Tensor
+    curve: Tensor
+    upper: Tensor
+    lower: Tensor
+    gap: Tensor
+
+
+def mouth_shape(p) -> MouthShape:
+    """Where the lips are, from identity and expression."""
+    smile, opened = p["smile"], p["mouth_open"]
+    full = p["lip_fullness"]
+    return MouthShape(
+        half_width=0.235 + 0.03 * p["mouth_width"] + 0.045 * smile.clamp(min=0) - 0.02 * opened,
+        y=MOUTH_Y + 0.015 * p["chin"] + 0.0 * smile,
+        curve=0.012 + 0.075 * smile,
+        upper=0.060 + 0.022 * full - 0.010 * smile.clamp(min=0),
+        lower=0.080 + 0.026 * full - 0.008 * smile.clamp(min=0),
+        gap=0.14 * opened + 0.055 * smile.clamp(min=0) * opened.clamp(max=0.3) / 0.3,
+    )
+
+
+def mouth_curves(m: MouthShape, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Heights, at chart abscissa x, of the four lip edges from the top down, and the taper (1 middle, 0 at the corners)."""
+    q = x.abs() / m.half_width
+    taper = (1 - q * q).clamp(min=0)
+    mid = m.y + m.curve * (q * q).clamp(max=1.6)
+    bow = 1 - 0.22 * torch.exp(-((q / 0.16) ** 2))  # Cupid's bow
+    inner_up = mid + m.gap * 0.35 * taper
+    inner_low = mid - m.gap * 0.65 * taper
+    root = taper.clamp(min=1e-6).sqrt()
+    return inner_up + m.upper * bow * (0.35 * root + 0.65 * taper), inner_up, inner_low, inner_low - m.lower * root, taper
+
+
+def _bumps(p) -> list[tuple]:
+    """Separable bumps of the face: (|X| centre, Y centre, X width, Y width, height in head units)."""
+    age, fem = p["age"].clamp(min=0), p["femininity"]
+    ex = 0.345 + 0.02 * p["eye_spacing"]
+    w = 0.012 * p["nose_width"]
+    smile = p["smile"]
+    thin = (-p["fullness"]).clamp(min=0)
+    full = p["fullness"].clamp(min=0)
+    return [
+        (ex - 0.06, 0.17, 0.26, 0.08, 0.030 - 0.013 * fem),
+        (0.0, 0.13, 0.12, 0.10, 0.012 - 0.006 * fem),
+        (ex, EYE_Y, 0.17, 0.115, -0.062),
+        (ex, EYE_Y + 0.005, 0.125, 0.085, 0.040),
+        (ex, EYE_Y - 0.13, 0.13, 0.045, 0.004 + 0.012 * age),
+        (0.50 + 0.02 * full, -0.26, 0.20, 0.15, 0.030 + 0.014 * p["cheeks"] + 0.014 * smile.clamp(min=0)),
+        (0.36, -0.36, 0.13, 0.12, 0.012 + 0.016 * smile.clamp(min=0)),
+        (0.66, -0.64, 0.22, 0.20, 0.020 * full - 0.036 * thin - 0.012 * age),
+        (0.0, -0.55, 0.30, 0.20, 0.040),
+        (0.11 + w, NOSE_TIP_Y - 0.045, 0.058 + 0.4 * w, 0.052, 0.046 + 0.9 * w),
+        (0.0, -0.44, 0.045, 0.06, -0.010),
+        (0.0, -0.745, 0.17, 0.045, -0.024),
+        (0.0, -0.93, 0.21, 0.14, 0.048 + 0.026 * p["chin"] - 0.006 * fem),
+        (0.0, -1.10, 0.24, 0.12, 0.030 + 0.03 * p["chin"] + 0.02 * full),
+        (0.27 + 0.04 * smile, MOUTH_Y + 0.06 * smile, 0.055, 0.06, -0.014),
+        (0.86, 0.25, 0.24, 0.25, -0.026),
+        (0.98, -0.82, 0.20, 0.20, 0.030 + 0.022 * p["jaw_width"]),
+    ]
+
+
+def skin_radius(p) -> tuple[Tensor, Tensor]:
+    """Radius of the bald head over the chart and the weight of its ears, both [N, GRID, GRID]."""
+    axis, dx, dy, dz = _chart(p.device)
+    img = lambda t: t[:, :, None]  # noqa: E731  [N, 1] -> [N, 1, 1]
+    low = smooth(0.05, 0.95, -dy)
+    a = 0.575 * (1 + 0.055 * img(p["head_width"]) + 0.03 * img(p["fullness"]))
+    a = a * (1 - low * (0.13 - 0.09 * img(p["jaw_width"]) + 0.045 * img(p["femininity"])))
+    b = torch.where(dy > 0, 0.76 + 0.04 * img(p["head_height"]), 0.80 + 0.035 * img(p["chin"]))
+    qy, qz = (dy / b) ** 2, (dz / 0.735) ** 2
+    square = 0.15 + 0.75 * low * smooth(-0.1, 0.3, dz)  # the jaw is boxy in profile, the skull round
+    qyz = mix(qy + qz, (qy * qy + qz * qz).sqrt(), square)
+    qx = (dx / a) ** 2
+    boxy = 0.22 * smooth(-0.2, 0.5, dz)  # a face is flatter than an ellipsoid
+    r = mix(qx + qyz, (qx * qx + qyz * qyz).sqrt(), boxy).rsqrt()
+
+    ax, ay = axis.abs()[None], axis[None]
+    gx, gy = [], []
+    for cx, cy, sx, sy, height in _bumps(p):
+        gx.append((torch.exp(-(((ax - cx) / sx) ** 2)) * height).expand(len(p), -1))
+        gy.append(torch.exp(-(((ay - cy) / sy) ** 2)).expand(len(p), -1))
+    proj, length = p["nose_projection"], 0.02 * p["nose_length"]
+    under = smooth(-0.405 - length, -0.325 - length, ay)
+    for width, top, height in ((0.085, 0.14, 0.075), (0.060, 0.20, 0.035), (0.115, -0.12, 0.075)):
+        gx.append(torch.exp(-((ax / (width + 0.012 * p["nose_width"])) ** 2)) * (height * (1 + 0.22 * proj)))
+        gy.append(smooth(top, NOSE_TIP_Y - 0.02, ay) * under)
+    r = r + torch.einsum("nky,nkx->nyx", torch.stack(gy, 1), torch.stack(gx, 1))
+
+    x, y = axis[None, None, :], axis[None, :, None]
+    m = MouthShape(**{k: img(v) for k, v in vars(mouth_shape(p)).items()})
+    top, up, down, bottom, taper = mouth_curves(m, x)
+    lip = lambda lo, hi: (4 * (y - lo) * (hi - y) / (hi - lo + 1e-3) ** 2).clamp(min=0).sqrt()  # noqa: E731
+    r = r + (0.020 * lip(up, top) + 0.026 * lip(bottom, down)) * taper.sqrt() * (1 + 0.35 * img(p["lip_fullness"]))
+    r = r - 0.05 * lip(down, up) * smooth(0.0, 0.03, up - down)
+
+    # the fold from the nose wing to the mouth's corner, forehead lines: deeper with age and with a smile
+    fold_x = 0.165 + 0.55 * (-0.33 - y).clamp(min=0)
+    fold = torch.exp(-(((x.abs() - fold_x) / 0.035) ** 2)) * smooth(-0.30, -0.38, y) * smooth(-0.74, -0.58, y)
+    r = r - fold * img(0.004 + 0.011 * p["age"].clamp(min=0) + 0.007 * p["smile"].clamp(min=0))
+    lines = torch.cos((y + 0.06 * x * x) * 75) * smooth(0.26, 0.33, y) * smooth(0.62, 0.5, y) * smooth(0.5, 0.3, x.abs())
+    r = r - lines * img(0.0035 * (p["age"] - 0.1).clamp(min=0) + 0.002 * p["brow_raise"].clamp(min=0))
+
+    ear_y = -0.06
+    size = 1 + 0.16 * img(p["ear_size"])
+    t = (y - ear_y) / (0.235 * size)
+    back = 1.44 + 0.06 * t
+    ear = torch.exp(-(((x.abs() - back) / 0.085) ** 2)) * (1 - t**4).clamp(min=0) * smooth(-1.25, 0.1, t)
+    bowl = torch.exp(-(((x.abs() - back + 0.075) / 0.06) ** 2) - ((t + 0.1) / 0.55) ** 2)
+    r = r + 0.125 * size * ear - 0.02 * bowl
+    return r, ear.clamp(0, 1)
+
+
+def hair_cover(p) -> tuple[Tensor, Tensor]:
+    """Signed depth inside the hairy region (chart-like units, > 0 where hair grows) and the hair's thickness.
+
+    Returns:
+        Two [N, GRID, GRID] tensors.
+    """
+    axis, dx, dy, dz = _chart(p.device)
+    img = lambda t: t[:, :, None]  # noqa: E731
+    length, volume = img(p["hair_length"]), img(p["hair_volume"])
+    hairy = smooth(-1.0, -0.82, length)
+    long = smooth(0.0, 0.35, length)
+    fringe = img(p["fringe"].clamp(min=0))
+    part = img(p["hair_part"])
+
+    line = 0.545 + 0.05 * img(p["hairline"]) - 0.10 * dx * dx
+    line = line + 0.10 * img((p["hairline"]).clamp(min=0)) * torch.exp(-(((dx.abs() - 0.33) / 0.16) ** 2))
+    line = line - fringe * (0.36 - 0.06 * part * dx - 0.25 * dx * dx)
+    line = line + 0.05 * torch.exp(-(((dx - 0.35 * part) / 0.12) ** 2)) * part.abs() * (1 - fringe)
+    top = (dy - line) * 1.25
+    slope = 0.20 + 0.30 * long  # cosine of the longitude where the hair begins at the side of the face
+    side = dx.abs() * slope - dz * (1 - slope * slope).sqrt()
+    side = torch.minimum(side, ((dx * dx + dz * dz).sqrt() - 0.30) * 1.5)
+    k = 0.09
+    h = (0.5 + 0.5 * (top - side) / k).clamp(0, 1)
+    inside = mix(side, top, h) + k * h * (1 - h)
+    # short hair stops above the ear in front, at the nape behind
+    nape = -0.12 - 0.50 * smooth(0.02, -0.35, dz)
+    nape = mix(nape, torch.full_like(nape, -3.0), long)
+    inside = torch.minimum(inside, (dy - nape) * 1.3)
+
+    grown = smooth(0.0, 0.30, inside)
+    crown = smooth(-0.15, 0.55, dy)
+    thick = 0.014 + grown * (0.085 + 0.055 * volume) * (0.35 + 0.65 * crown)
+    thick = thick + 0.035 * fringe * smooth(0.0, 0.08, inside) * smooth(0.25, 0.5, dz)
+    afro = img(p["hair_curl"].clamp(min=0)) * volume.clamp(min=0)
+    thick = thick + 0.20 * afro * smooth(0.0, 0.22, inside)
+    bx, by, bz = 0.0, 0.89, -0.456
+    cosine = dx * bx + dy * by + dz * bz
+    bun = smooth(0.0, 0.4, img(p["bun"]))
+    thick = thick * (1 - 0.5 * bun * smooth(0.93, 0.8, cosine)) + 0.20 * bun * smooth(0.925, 0.975, cosine)
+    return torch.where(hairy > 0, inside, torch.full_like(inside, -1.0)), thick * hairy
+
+
+def _long_hair(p, r: Tensor, inside: Tensor) -> Tensor:
+    """r where long hair hangs: a curtain around the head down to the hair's length."""
+    axis, dx, dy, dz = _chart(p.device)
+    img = lambda t: t[:, :, None]  # noqa: E731
+    long = img(smooth(0.0, 0.35, p["hair_length"]))
+    wide = 0.68 + 0.05 * img(p["hair_volume"]) + 0.05 * img(p["hair_curl"].clamp(min=0))
+    column = wide * (dx * dx + 0.85 * dz * dz).clamp(min=1e-4).rsqrt()
+    bottom = (0.35 + 1.0 * img(p["hair_length"])) / (-dy).clamp(min=0.05)
+    hang = torch.minimum(column, bottom).clamp(max=1.9)
+    weight = long * smooth(0.20, -0.35, dy) * smooth(0.0, 0.06, inside)
+    return mix(r, torch.maximum(r, hang), weight)
+
+
+@dataclass(frozen=True)
+class Bake:
+    """Looked-up maps of one batch of heads.
+
+    radius: [N, 1, GRID, GRID]; maps: [N, C, GRID, GRID] with the channels of `MAPS`.
+    """
+
+    radius: Tensor
+    maps: Tensor
+
+
+MAPS = ("nx", "ny", "nz", "occlusion", "shadow", "hair", "beard", "blush", "cavity")
+
+
+def bake(p, light: Tensor) -> Bake:
+    """Evaluate the head over the chart.
+
+    Args:
+        p: resolved parameters.
+        light: [N, 3] unit vector toward the key light in the head frame.
+    """
+    axis, dx, dy, dz = _chart(p.device)
+    skin, ear = skin_radius(p)
+    inside, thick = hair_cover(p)
+    x, y = axis[None, None, :], axis[None, :, None]
+
+    img = lambda t: t[:, :, None]  # noqa: E731
+    m = mouth_shape(p)
+    ax = x.abs()
+    jaw = smooth(-0.30, -0.62, y + 0.50 * (ax - 0.55).clamp(min=0)) * smooth(1.35, 1.15, -y) * smooth(0.16, 0.42, ax - 0.2 * (-0.7 - y))
+    chin = smooth(-0.68, -0.78, y) * smooth(0.5, 0.25, ax) * smooth(-1.35, -1.15, y)
+    side = smooth(0.45, 0.80, ax) * smooth(1.32, 1.22, ax) * smooth(-0.02, -0.30, y) * smooth(-1.3, -1.1, y)
+    lip_top = img(m.y) + 0.06
+    tash = smooth(0.33, 0.20, ax) * smooth(-0.425, -0.455, y + 0.08 * ax) * smooth(lip_top - 0.02 - 0.35 * ax, lip_top + 0.01 - 0.3 * ax, y)
+    around = smooth(0.22, 0.29, ax) * smooth(0.46, 0.36, ax) * smooth(-0.44, -0.52, y) * smooth(-1.1, -0.9, y)
+    beard = img(p["beard"].clamp(min=0)) * torch.maximum(torch.maximum(jaw * smooth(0.2, 0.35, ax), chin), torch.maximum(side, around))
+    beard = torch.maximum(beard, img(p["moustache"].clamp(min=0)) * tash).clamp(0, 1)
+    beard = beard * smooth(0.0, 0.10, dz + 0.35)
+
+    covered = smooth(-0.015, 0.035, inside)
+    ear_out = ear * (1 - img(smooth(0.1, 0.4, p["hair_length"])) )
+    r = skin + covered * thick * (1 - 0.85 * ear_out)
+    r = _long_hair(p, r, inside)
+    r = r + 0.030 * beard * img(p["beard"].clamp(min=0))
+    hair = torch.where(ear_out > 0.25, torch.minimum(inside, -0.3 * ear_out), inside)
+
+    pos = torch.stack((r * dx, r * dy, r * dz), 1)
+    pad = F.pad(pos, (1, 1, 1, 1), mode="replicate")
+    du = pad[:, :, 1:-1, 2:] - pad[:, :, 1:-1, :-2]
+    dv = pad[:, :, 2:, 1:-1] - pad[:, :, :-2, 1:-1]
+    n = F.normalize(torch.linalg.cross(du, dv, dim=1), dim=1)
+
+    one = r[:, None]
+    across = lambda t, k: F.avg_pool2d(F.pad(t, (k, k, 0, 0), mode="replicate"), (1, 2 * k + 1), 1)  # noqa: E731
+    down = lambda t, k: F.avg_pool2d(F.pad(t, (0, 0, k, k), mode="replicate"), (2 * k + 1, 1), 1)  # noqa: E731
+    blur = lambda t, k: down(across(t, k), k)  # noqa: E731
+    near, wide = blur(blur(one, 3), 3), blur(blur(one, 10), 10)
+    cavity = ((near - one) * 22).clamp(-1, 1)
+    occlusion = 1 - ((near - one) * 14).clamp(0, 0.5) - ((wide - one) * 4.0).clamp(0, 0.5)
+
+    # soft self-shadow: walk from each point toward the light over the chart and see what stands above the straight line
+    lx, ly, lz = light[:, 0, None, None], light[:, 1, None, None], light[:, 2, None, None]
+    along = lx * dx + ly * dy + lz * dz
+    tx, ty, tz = lx - along * dx, ly - along * dy, lz - along * dz
+    k = (1 + dz).clamp(min=0.05).mul(0.5).rsqrt()
+    sx, sy = tx * k - x * tz / (2 * (1 + dz).clamp(min=0.1)), ty * k - y * tz / (2 * (1 + dz).clamp(min=0.1))
+    rise = along / (tx * tx + ty * ty + tz * tz).clamp(min=1e-3).sqrt()
+    size = (sx * sx + sy * sy).clamp(min=1e-4).sqrt()
+    shadow = torch.zeros_like(r)
+    for step in (0.05, 0.10, 0.17, 0.26):
+        grid = torch.stack((x + sx / size * step, y + sy / size * step), -1) / EXTENT
+        there = F.grid_sample(one, grid, align_corners=True, padding_mode="border")[:, 0]
+        above = there - r * (1 + rise * step + 0.5 * step * step)
+        shadow = torch.maximum(shadow, smooth(0.0, 0.05, above))
+    shadow = blur(shadow[:, None], 2)
+
+    blush = torch.exp(-(((ax - 0.50) / 0.22) ** 2) - ((y + 0.28) / 0.16) ** 2)
+    blush = blush + 0.9 * torch.exp(-((ax / 0.13) ** 2) - ((y + 0.30) / 0.10) ** 2) + 0.6 * ear
+    blush = blush.expand(len(p), -1, -1)
+    maps = torch.cat((n, occlusion, shadow, hair[:, None], beard[:, None], blush[:, None], cavity), 1)
+    return Bake(one, maps.contiguous())
+
+
+def lookup(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """[N, C, M] values of [N, C, GRID, GRID] maps at the chart points x, y [N, M]."""
+    grid = torch.stack((x, y), -1).mul_(1 / EXTENT)[:, :, None]
+    return F.grid_sample(maps, grid, align_corners=True, padding_mode="border")[..., 0]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """Where rays meet the head: [N, M] each. t is the ray parameter, gap the distance left (> 0: the ray misses)."""
+
+    t: Tensor
+    gap: Tensor
+    px: Tensor
+    py: Tensor
+    pz: Tensor
+    x: Tensor
+    y: Tensor
+
+
+def _march(radius: Tensor, o: Tensor, d: tuple, t: Tensor, steps: int, reach: float) -> tuple[Tensor, Tensor]:
+    """Walk along rays o + t d by the bracketed secant rule.
+
+    Returns:
+        The ray parameter of the first hit or else of the closest approach, and the gap there (0 where the ray hits).
+    """
+    best_t, best = t, torch.full_like(t, 9.0)
+    low, high = t - 0.03 / reach, torch.full_like(t, 9.0)  # outside before `low`, inside at `high`
+    slope = torch.full_like(t, -1.2 * reach)
+    last_t = last = None
+    for _ in range(steps):
+        p = [o[:, i, None] + t * d[i] for i in range(3)]
+        x, y, dist = to_chart(*p)
+        gap = dist - lookup(radius, x, y)[:, 0]
+        inside = gap <= 0
+        high, low = torch.where(inside, t, high), torch.where(inside, low, t)
+        closer = gap < best
+        best_t, best = torch.where(closer, t, best_t), torch.where(closer, gap, best)
+        if last is not None:
+            move = t - last_t
+            slope = ((gap - last) / torch.where(move.abs() < 1e-7, torch.full_like(move, 1e-7), move)).clamp(
+                -2.5 * reach, -0.25 * reach
+            )
+        last_t, last = t, gap
+        ahead = t + (-gap / slope).clamp(-0.05 / reach, 0.12 / reach)
+        width = high - low
+        t = torch.minimum(torch.maximum(ahead, low + 0.15 * width * (high < 8)), low + 0.85 * width)
+    struck = high < 8
+    return torch.where(struck, high, best_t), torch.where(struck, torch.zeros_like(best), best)
+
+
+def intersect(baked: Bake, o: Tensor, coarse: tuple, fine: tuple, shape: tuple[int, int], reach: float) -> Hit:
+    """First meeting of camera rays with the head, on a coarse grid first, refined on the fine one.
+
+    Args:
+        o: [N, 3] the camera relative to the head's centre, in the head frame.
+        coarse, fine: three [N, h, w] direction components of the coarse and of the fine rays; o + d lies on the plane
+            through the picture's pivot.
+        shape: height and width of the fine grid.
+        reach: length of the middle ray's direction.
+    """
+    n, h, w = coarse[0].shape
+    d = tuple(c.reshape(n, -1) for c in coarse)
+    t0 = torch.full_like(d[0], 1 - 1.25 / reach)
+    t, _ = _march(baked.radius, o, d, t0, 24, reach)
+    t = t.view(n, 1, h, w)
+    near = -F.max_pool2d(-t, 3, 1, 1)  # the nearest neighbour, so that no edge is stepped over
+    t = F.interpolate(near, shape, mode="bilinear", align_corners=False).reshape(n, -1) - 0.01 / reach
+    d = tuple(c.reshape(n, -1) for c in fine)
+    t, gap = _march(baked.radius, o, d, t, 6, reach)
+    p = [o[:, i, None] + t * d[i] for i in range(3)]
+    x, y, dist = to_chart(*p)
+    return Hit(t, gap, *p, x, y)
