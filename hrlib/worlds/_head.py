@@ -130,8 +130,8 @@ def skin_radius(p) -> tuple[Tensor, Tensor]:
         gx.append((torch.exp(-(((ax - cx) / sx) ** 2)) * height).expand(len(p), -1))
         gy.append(torch.exp(-(((ay - cy) / sy) ** 2)).expand(len(p), -1))
     proj, length = p["nose_projection"], 0.02 * p["nose_length"]
-    under = smooth(-0.405 - length, -0.325 - length, ay)
-    for width, top, height in ((0.085, 0.14, 0.075), (0.060, 0.20, 0.035), (0.115, -0.12, 0.075)):
+    under = smooth(-0.43 - length, -0.32 - length, ay)
+    for width, top, height in ((0.100, 0.14, 0.072), (0.075, 0.20, 0.034), (0.115, -0.12, 0.082)):
         gx.append(torch.exp(-((ax / (width + 0.012 * p["nose_width"])) ** 2)) * (height * (1 + 0.22 * proj)))
         gy.append(smooth(top, NOSE_TIP_Y - 0.02, ay) * under)
     r = r + torch.einsum("nky,nkx->nyx", torch.stack(gy, 1), torch.stack(gx, 1))
@@ -156,8 +156,9 @@ def skin_radius(p) -> tuple[Tensor, Tensor]:
     back = 1.44 + 0.06 * t
     ear = torch.exp(-(((x.abs() - back) / 0.085) ** 2)) * (1 - t**4).clamp(min=0) * smooth(-1.25, 0.1, t)
     bowl = torch.exp(-(((x.abs() - back + 0.075) / 0.06) ** 2) - ((t + 0.1) / 0.55) ** 2)
-    r = r + 0.125 * size * ear - 0.02 * bowl
-    return r, ear.clamp(0, 1)
+    shown = 1 - img(smooth(0.0, 0.3, p["hair_length"]))
+    r = r + (0.125 * size * ear - 0.02 * bowl) * shown
+    return r, (ear * shown).clamp(0, 1)
 
 
 def hair_cover(p) -> tuple[Tensor, Tensor]:
@@ -191,6 +192,7 @@ def hair_cover(p) -> tuple[Tensor, Tensor]:
     inside = torch.minimum(inside, (dy - nape) * 1.3)
 
     grown = smooth(0.0, 0.30, inside)
+    grown = grown * (1 + 0.16 * torch.sin(7 * dx + 5 * part + 4 * dy) * torch.cos(6 * dz + 3 * dx) + 0.25 * part * dx)
     crown = smooth(-0.15, 0.55, dy)
     thick = 0.014 + grown * (0.085 + 0.055 * volume) * (0.35 + 0.65 * crown)
     thick = thick + 0.035 * fringe * smooth(0.0, 0.08, inside) * smooth(0.25, 0.5, dz)
@@ -227,7 +229,7 @@ class Bake:
     maps: Tensor
 
 
-MAPS = ("nx", "ny", "nz", "occlusion", "shadow", "hair", "beard", "blush", "cavity")
+MAPS = ("nx", "ny", "nz", "occlusion", "shadow", "hair", "beard", "blush", "cavity", "bald")
 
 
 def bake(p, light: Tensor) -> Bake:
@@ -256,11 +258,11 @@ def bake(p, light: Tensor) -> Bake:
     beard = beard * smooth(0.0, 0.10, dz + 0.35)
 
     covered = smooth(-0.015, 0.035, inside)
-    ear_out = ear * (1 - img(smooth(0.1, 0.4, p["hair_length"])) )
-    r = skin + covered * thick * (1 - 0.85 * ear_out)
+    r = skin + covered * thick * (1 - 0.85 * ear)
     r = _long_hair(p, r, inside)
-    r = r + 0.030 * beard * img(p["beard"].clamp(min=0))
-    hair = torch.where(ear_out > 0.25, torch.minimum(inside, -0.3 * ear_out), inside)
+    growth = 0.030 * beard * img(p["beard"].clamp(min=0))
+    r, bald = r + growth, skin + growth
+    hair = torch.where(ear > 0.25, torch.minimum(inside, -0.3 * ear), inside)
 
     pos = torch.stack((r * dx, r * dy, r * dz), 1)
     pad = F.pad(pos, (1, 1, 1, 1), mode="replicate")
@@ -295,7 +297,7 @@ def bake(p, light: Tensor) -> Bake:
     blush = torch.exp(-(((ax - 0.50) / 0.22) ** 2) - ((y + 0.28) / 0.16) ** 2)
     blush = blush + 0.9 * torch.exp(-((ax / 0.13) ** 2) - ((y + 0.30) / 0.10) ** 2) + 0.6 * ear
     blush = blush.expand(len(p), -1, -1)
-    maps = torch.cat((n, occlusion, shadow, hair[:, None], beard[:, None], blush[:, None], cavity), 1)
+    maps = torch.cat((n, occlusion, shadow, hair[:, None], beard[:, None], blush[:, None], cavity, bald[:, None]), 1)
     return Bake(one, maps.contiguous())
 
 

@@ -43,7 +43,7 @@ def hair_colour(p) -> Tensor:
     base = ramp(HAIR, 0.5 + 0.5 * p["hair_tone"])
     red = p["hair_red"].clamp(min=0)[:, :, None]
     base = base * (1 + red * torch.tensor([0.75, -0.12, -0.55], device=base.device)[None, :, None])
-    grey = torch.tensor([0.52, 0.51, 0.50], device=base.device)[None, :, None]
+    grey = torch.tensor([0.40, 0.395, 0.385], device=base.device)[None, :, None]
     return mix(base, grey, p["grey"].clamp(0, 1)[:, :, None])
 
 
@@ -59,8 +59,8 @@ class Shader:
         self.half = half
         warm = p["light_warmth"][:, :, None]
         tint = torch.tensor([0.16, 0.0, -0.20], device=key.device)[None, :, None]
-        self.key_colour = (1 + tint * warm) * (1.12 * torch.exp(0.22 * p["light_strength"]))[:, :, None]
-        self.fill_colour = (1 - 0.6 * tint * warm) * (0.40 + 0.16 * p["light_fill"])[:, :, None]
+        self.key_colour = (1 + tint * warm) * (1.30 * torch.exp(0.22 * p["light_strength"]))[:, :, None]
+        self.fill_colour = (1 - 0.6 * tint * warm) * (0.44 + 0.16 * p["light_fill"])[:, :, None]
         self.skin, self.hair = skin_colour(p), hair_colour(p)
 
     def octaves(self, base: float) -> int:
@@ -109,7 +109,7 @@ def skin(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
 
     # stubble and beard: short strands, darkest at their gaps
     grow = maps["beard"]
-    hairs = noise(x * 60 + 6 * y, y * 24, s.seed, 9) * 0.5 + noise(x * 120, y * 50, s.seed, 10) * 0.5
+    hairs = noise(x * 75 + 9 * y, y * 26, s.seed, 9) * 0.5 + noise(x * 150 - 20 * y, y * 55, s.seed, 10) * 0.6
     cover = smooth(0.10, 0.62, grow + 0.30 * hairs * smooth(0, 0.15, grow))
     beard = s.hair * (0.85 + 0.55 * hairs[:, None]).clamp(min=0.15)
     albedo = mix(albedo, beard, (0.93 * cover)[:, None])
@@ -124,13 +124,13 @@ def skin(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
     out = albedo * light
     n = [nx, ny, nz]
     facing = sum(s.view[:, i, None] * n[i] for i in range(3)).clamp(0, 1)
-    sheen = (s.gloss(n, 5) * 0.20 + s.gloss(n, 3) * 0.10) * (1 + 0.5 * fine) * visible * (1 - cover)
+    sheen = (s.gloss(n, 5) * 0.17 + s.gloss(n, 3) * 0.10) * (1 + 0.22 * fine) * visible * (1 - cover)
     rim = (1 - facing) ** 3 * 0.10
     return out + s.key_colour * sheen[:, None] * 0.55 + s.fill_colour * rim[:, None]
 
 
-def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Light leaving the hair [N, 3, M] and its coverage [N, M].
+def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Light leaving the hair [N, 3, M], its coverage [N, M] and the strands' noise [N, M].
 
     Strands are meridians around an axis through the parting; their brightness is noise stretched along them, summed over
     octaves up to the picture's Nyquist frequency; the highlight is Kajiya and Kay's (SIGGRAPH 1989).
@@ -164,6 +164,8 @@ def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         total = total + noise(across * f, along * f * stretch * 0.7, s.seed, 19 + k) * (0.42 if k < count - 2 else 0.62)
 
     cover = smooth(-0.030, 0.030, maps["hair"] + 0.030 * total + 0.020 * clump)
+    lift = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).sqrt() - maps["bald"]  # the sides of hanging hair
+    cover = torch.maximum(cover, smooth(0.010, 0.030, lift) * smooth(0.0, 0.2, p["hair_length"]))
     nx, ny, nz = maps["nx"], maps["ny"], maps["nz"]
     tn = axis_x * nx + axis_y * ny + axis_z * nz
     wob = (0.30 * clump + 0.16 * total) * (1 + curl)
@@ -187,8 +189,8 @@ def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     light = s.key_colour * (0.95 * diffuse)[:, None] + s.fill_colour * (1.05 * amb)[:, None]
     gloss = front * root * (1 - 0.75 * kink)
     tint = s.hair.sqrt()
-    out = body * light + s.key_colour * (tint * (0.22 * wide * gloss * shade)[:, None] + (0.10 * sharp * gloss)[:, None])
-    return out, cover
+    out = body * light + s.key_colour * (tint * (0.18 * wide * gloss * shade)[:, None] + (0.08 * sharp * gloss)[:, None])
+    return out, cover, total
 
 
 def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, side: float, ball: dict[str, Tensor]) -> Tensor:
@@ -203,8 +205,8 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, side: float, b
     tilt = 0.05 + 0.08 * p["eye_tilt"]
     ex, ey = (side * x - cx) / width, (y - EYE_Y) / width
     ey = ey - tilt * ex
-    open_ = (0.52 + 0.06 * p["eye_size"] + 0.17 * p["lids"] - 0.06 * p["smile"].clamp(min=0) - 0.05 * age).clamp(min=0.03)
-    low = 0.30 - 0.09 * p["smile"].clamp(min=0) + 0.04 * p["lids"]
+    open_ = (0.58 + 0.06 * p["eye_size"] + 0.17 * p["lids"] - 0.06 * p["smile"].clamp(min=0) - 0.05 * age).clamp(min=0.03)
+    low = 0.35 - 0.09 * p["smile"].clamp(min=0) + 0.04 * p["lids"]
     q = (1 - ex * ex).clamp(min=0)
     arch = q.sqrt() * 0.55 + q * 0.45
     upper = open_ * arch * (1 - 0.10 * ex)
@@ -218,13 +220,13 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, side: float, b
     dx, dy, dz = (n[i] - gaze[:, i, None] for i in range(3))
     radius = (dx * dx + dy * dy + dz * dz).sqrt()
     soft = px * 0.55
-    iris_r, pupil_r = 0.60, 0.25
+    iris_r, pupil_r = 0.56, 0.23
     iris = smooth(iris_r + soft * 0.6, iris_r - soft * 0.6, radius)
     pupil = smooth(pupil_r + soft * 0.5, pupil_r - soft * 0.5, radius)
     fibre = noise(torch.atan2(dy, dx) * 7, radius * 4, s.seed, 30 + int(side > 0))
     colour = ramp(IRIS, 0.5 + 0.5 * p["iris_hue"])
-    glow = (0.75 + 0.9 * smooth(0.1, -0.55, dy) + 0.25 * fibre).clamp(min=0.2)
-    ring = smooth(0.42, 0.60, radius)
+    glow = (0.95 + 1.1 * smooth(0.1, -0.55, dy) + 0.25 * fibre).clamp(min=0.2)
+    ring = smooth(0.42, 0.58, radius)
     eye = colour * (1.25 * glow * (1 - 0.72 * ring))[:, None]
     white = torch.tensor([0.80, 0.765, 0.745], device=x.device)[None, :, None]
     veins = 1 - 0.10 * smooth(0.5, 1.0, ex.abs())[:, None] * torch.tensor([0.1, 1.0, 1.0], device=x.device)[None, :, None]
@@ -271,7 +273,7 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, side: float, b
     bx = (side * x - cx) / 0.19
     line = 0.205 + rise + 0.012 * fem + (0.022 + 0.016 * p["brow_arch"]) * (1 - ((bx - 0.25) / 0.9) ** 2)
     line = line - 0.010 * (bx - 0.0) * p["brow_raise"].clamp(max=0) * -3
-    thick = (0.030 + 0.011 * p["brow_thickness"] - 0.006 * fem) * smooth(1.22, -0.2, bx) ** 0.5
+    thick = (0.035 + 0.012 * p["brow_thickness"] - 0.006 * fem) * smooth(1.22, -0.2, bx) ** 0.5
     across = (y - line) / thick.clamp(min=0.004)
     hairs = noise(x * 70 - side * y * 55, y * 30 + side * x * 14, s.seed, 33 + int(side > 0))
     body = smooth(1.25, 0.35, across.abs() + 0.28 * hairs) * smooth(-1.0, -0.72, bx + 0.05 * hairs) * smooth(1.25, 1.0, bx)
@@ -314,8 +316,8 @@ def mouth(s: Shader, x: Tensor, y: Tensor, base: Tensor, maps: dict[str, Tensor]
     seam = torch.exp(-(((y - 0.5 * (up + down)) / (0.010 + px * 0.35)) ** 2)) * smooth(1.12, 0.95, x.abs() / m.half_width)
     out = out * (1 - 0.72 * (seam * (1 - hole))[:, None] * torch.tensor([0.85, 1.0, 1.0], device=x.device)[None, :, None])
     # nostrils
-    nx = (x.abs() - 0.078 - 0.012 * p["nose_width"]) / 0.042
-    ny = (y - NOSE_TIP_Y + 0.088 + 0.02 * p["nose_length"] - 0.02 * nx) / 0.020
+    nx = (x.abs() - 0.078 - 0.012 * p["nose_width"]) / 0.045
+    ny = (y - NOSE_TIP_Y + 0.080 + 0.02 * p["nose_length"] - 0.02 * nx) / 0.026
     hollow = smooth(1.3, 0.4, (nx * nx + ny * ny).sqrt())
     return out * (1 - hollow[:, None] * torch.tensor([0.72, 0.86, 0.88], device=x.device)[None, :, None])
 
@@ -405,7 +407,7 @@ def body(s: Shader, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple
 def backdrop(s: Shader, x: Tensor, y: Tensor) -> Tensor:
     """[N, 3, M] a graded wall with two soft, out-of-focus shapes."""
     p = s.p
-    h, sat, light = p["bg_hue"], 0.04 + 0.30 * p["bg_saturation"] ** 2, 0.22 + 0.60 * p["bg_lightness"]
+    h, sat, light = p["bg_hue"], 0.04 + 0.30 * p["bg_saturation"] ** 2, 0.28 + 0.58 * p["bg_lightness"]
     a = hsl(h, sat, light)
     b = hsl((h + 0.12 * p["bg_shift"]) % 1.0, sat, (light * (0.62 + 0.5 * p["bg_gradient"])).clamp(0.05, 0.95))
     angle = 6.2832 * p["bg_angle"]

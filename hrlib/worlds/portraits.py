@@ -383,12 +383,13 @@ def _draw(people: Portraits, height: int, width: int, supersample: int) -> Truth
     local = {name: _pick(maps[name], at) for name in ("nx", "ny", "nz", "shadow")}
     rgb = _put(rgb, at, _paint.mouth(shader, _pick(hit.x, at), _pick(hit.y, at), _pick(rgb, at), local))
 
-    strands, cover = _paint.hair(shader, hit, maps)
+    strands, cover, fly = _paint.hair(shader, hit, maps)
     rgb = mix(rgb, strands, cover[:, None])
     front = landmarks[:, :2, 2].mean(1, keepdim=True)
     rgb = _paint.glasses(shader, hit, eye, fine, front, rgb)
 
-    alpha = smooth(1.0, -0.6, (hit.gap - 0.004) * half)
+    loose = cover * (0.008 + 0.011 * fly.clamp(min=-0.5))  # single hairs stand off the silhouette
+    alpha = smooth(1.0, -0.6, (hit.gap - 0.004 - loose) * half)
     x, y = wx.reshape(1, -1), wy.reshape(1, -1)
     base = torch.einsum("nij,j->ni", turn, torch.tensor([0.0, -0.55, -0.12], device=device)) + offset
     chin = torch.einsum("nij,nj->ni", turn, landmarks[:, 5]) + offset
