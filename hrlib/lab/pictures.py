@@ -1,0 +1,38 @@
+"""The pictures a notebook works on, by name, so that a parameters cell can say which."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import image
+from ..errors import UnknownName
+from ..worlds import portraits
+from .place import root
+
+KINDS = ("portrait:SEED", "photo:NAME", "file:PATH")
+
+
+def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
+    """One picture [1, 3, H, W] in [-1, 1].
+
+    name: "portrait:7" renders a person drawn with seed 7 (seed 0 drew the training set: use others); "photo:astronaut"
+    is a photograph from `image.SAMPLES`; "file:PATH" reads a file, relative to the project's root. size: side or
+    (H, W), by a centred crop; None keeps a photograph's own size and draws portraits at 128.
+    """
+    kind, _, what = name.partition(":")
+    if kind == "portrait" and what.isdigit():
+        person = portraits.sample(1, seed=int(what))
+        if isinstance(size, tuple):  # portraits are drawn square; the crop keeps the face's proportions
+            return image.resize(portraits.render(person, max(size)), size)
+        return portraits.render(person, size or 128)
+    if kind == "photo":
+        return image.sample(what, size)
+    if kind == "file" and what:
+        return image.read(root() / what, size)
+    raise UnknownName(f"picture {name!r}", expected=f"one of {', '.join(KINDS)}", do='write for instance "portrait:7"')
+
+
+def pictures(names: list[str], size: int | tuple[int, int]) -> Tensor:
+    """Several pictures of one size: [N, 3, H, W]."""
+    return torch.cat([picture(name, size) for name in names])
