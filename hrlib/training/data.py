@@ -1,11 +1,13 @@
 """Rendered portraits as a training set on disk, with the latent that belongs to each picture.
 
-Rendering is deterministic, so the folder is a cache: images.npy (uint8 [n, 3, R, R]) and latents.npy (float32 [n, z_dim])
-can be deleted at any time. An interrupted rendering goes on where it stopped.
+Rendering is deterministic, so the folder is a cache: images.npy (uint8 [n, 3, R, R]) and latents.npy (float32
+[n, z_dim]) can be deleted at any time. An interrupted rendering goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,24 +15,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import image
+from ..errors import StoreError
 from ..store import atomic, read_json, write_json
 from ..worlds import portraits
 
-CHUNK = 32
+CHUNK = 64
+IMAGES, LATENTS, STATUS = "images.npy", "latents.npy", "status.json"
 
 
 @dataclass(frozen=True)
 class PortraitSet:
-    """Rendered portraits and their latents.
+    """Rendered portraits and their latents, possibly still being rendered by another process.
 
-    images: uint8 [n, 3, R, R]; z: float32 [n, z_dim], each coordinate standard normal over the set.
+    images: uint8 [n, 3, R, R], memory-mapped; z: float32 [n, z_dim], each coordinate standard normal over the set.
     """
 
+    folder: Path
     images: np.ndarray
     z: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def wait_for(self, count: int) -> None:
+        """Return once the first `count` pictures are rendered."""
+        while read_json(self.folder / STATUS)["done"] < count:
+            time.sleep(2)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, R, R] in [-1, 1] and latents [B, z_dim] of the given items."""
@@ -38,9 +49,9 @@ class PortraitSet:
         return x, self.z[index]
 
 
-def flatten(params: portraits.Portraits) -> Tensor:
+def explained(people: portraits.Portraits) -> Tensor:
     """The parameters that explain a picture, one row a person: [N, P]. The detail seed explains nothing, by design."""
-    return params.vector()
+    return torch.cat([getattr(people, group) for group in portraits.GROUPS], dim=1)
 
 
 def gaussianise(values: Tensor, z_dim: int, *, seed: int) -> Tensor:
@@ -59,35 +70,32 @@ def gaussianise(values: Tensor, z_dim: int, *, seed: int) -> Tensor:
     return torch.cat([z, torch.randn(n, z_dim - p, generator=g)], dim=1)
 
 
-def render_set(folder: Path, n: int, *, resolution: int, z_dim: int, seed: int = 0):
-    """Render n portraits into `folder`; yields the number finished after each chunk, then use `load_set`.
-
-    Item i is the same whatever n is, so a larger set extends a smaller one.
-    """
+def render_set(folder: Path, n: int, *, resolution: int, z_dim: int, seed: int = 0) -> Iterator[int]:
+    """Render n portraits into `folder`; yields how many are done after each chunk. Item i does not depend on n."""
     folder.mkdir(parents=True, exist_ok=True)
-    params = portraits.sample(n, seed=seed)
-    path, status = folder / "images.npy", folder / "status.json"
+    people = portraits.sample(n, seed=seed)
+    path, status = folder / IMAGES, folder / STATUS
     what = {"seed": seed, "resolution": resolution, "n": n}
-    done = 0
-    if status.exists() and path.exists() and (old := read_json(status)).get("what") == what:
-        done = old["done"]
+    old = read_json(status) if status.exists() and path.exists() else {}
+    if old.get("what") == what:
         images = np.lib.format.open_memmap(path, mode="r+")
     else:
+        with atomic(folder / LATENTS) as temp, open(temp, "wb") as f:
+            np.save(f, gaussianise(explained(people), z_dim, seed=seed).numpy())
         images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, 3, resolution, resolution))
+        old = {"done": 0}
     with torch.inference_mode():
-        for start in range(done, n, CHUNK):
+        for start in range(old["done"], n, CHUNK):
             stop = min(start + CHUNK, n)
-            x = portraits.render(params[start:stop], size=resolution)
-            images[start:stop] = (x * 127.5 + 127.5).round().clamp(0, 255).byte().numpy()
-            if (stop // CHUNK) % 16 == 0 or stop == n:
-                images.flush()
-                write_json(status, {"what": what, "done": stop})
+            images[start:stop] = image.to_uint8(portraits.render(people[start:stop], resolution)).transpose(0, 3, 1, 2)
+            images.flush()
+            write_json(status, {"what": what, "done": stop})
             yield stop
-    with atomic(folder / "latents.npy") as temp, open(temp, "wb") as f:
-        np.save(f, gaussianise(flatten(params), z_dim, seed=seed).numpy())
 
 
 def load_set(folder: Path) -> PortraitSet:
     """The set in `folder`, images memory-mapped."""
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    return PortraitSet(images, torch.from_numpy(np.load(folder / "latents.npy")))
+    if not (folder / STATUS).exists():
+        raise StoreError(f"no rendered portraits in {folder}", expected=STATUS, do="run `hrlab train render` first")
+    images = np.load(folder / IMAGES, mmap_mode="r")
+    return PortraitSet(folder, images, torch.from_numpy(np.load(folder / LATENTS)))

@@ -38,6 +38,7 @@ class Recipe:
     inr_hidden: int = 32
     batch: int = 16
     warm_images: int = 24_000
+    warm_set: int = 4_000  # the warm start draws from the first pictures only, so that rendering can go on beside it
     total_images: int = 120_000
     lr: float = 0.003
     r1_gamma: float = 0.5
@@ -122,7 +123,9 @@ def train(recipe: Recipe, data: PortraitSet, state: State) -> Iterator[dict[str,
         step = state.step
         rng = torch.Generator().manual_seed(recipe.seed * 10_000_019 + step)
         warm = step * B < recipe.warm_images
-        x, z = data.batch(torch.randint(len(data), (B,), generator=rng))
+        count = min(recipe.warm_set, len(data)) if warm else len(data)
+        data.wait_for(count)
+        x, z = data.batch(torch.randint(count, (B,), generator=rng))
         noise = {k: torch.randn(B, *v.shape, generator=rng) for k, v in G.noise_maps().items()}
         mixed = not warm and float(torch.rand([], generator=rng)) < recipe.mixing_prob
 
