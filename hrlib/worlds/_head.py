@@ -264,17 +264,17 @@ def bake(p, light: Tensor) -> Bake:
     r, bald = r + growth, skin + growth
     hair = torch.where(ear > 0.25, torch.minimum(inside, -0.3 * ear), inside)
 
-    pos = torch.stack((r * dx, r * dy, r * dz), 1)
-    pad = F.pad(pos, (1, 1, 1, 1), mode="replicate")
-    du = pad[:, :, 1:-1, 2:] - pad[:, :, 1:-1, :-2]
-    dv = pad[:, :, 2:, 1:-1] - pad[:, :, :-2, 1:-1]
-    n = F.normalize(torch.linalg.cross(du, dv, dim=1), dim=1)
+    pad = [F.pad((r * c)[:, None], (1, 1, 1, 1), mode="replicate")[:, 0] for c in (dx, dy, dz)]
+    (ux, uy, uz), (vx, vy, vz) = ([q[:, 1:-1, 2:] - q[:, 1:-1, :-2] for q in pad], [q[:, 2:, 1:-1] - q[:, :-2, 1:-1] for q in pad])
+    nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+    inv = (nx * nx + ny * ny + nz * nz).clamp(min=1e-20).rsqrt()
 
     one = r[:, None]
     across = lambda t, k: F.avg_pool2d(F.pad(t, (k, k, 0, 0), mode="replicate"), (1, 2 * k + 1), 1)  # noqa: E731
     down = lambda t, k: F.avg_pool2d(F.pad(t, (0, 0, k, k), mode="replicate"), (2 * k + 1, 1), 1)  # noqa: E731
     blur = lambda t, k: down(across(t, k), k)  # noqa: E731
-    near, wide = blur(blur(one, 3), 3), blur(blur(one, 10), 10)
+    near = blur(blur(one, 3), 3)
+    wide = F.interpolate(blur(blur(F.avg_pool2d(one, 4), 2), 3), one.shape[2:], mode="bilinear", align_corners=False)
     cavity = ((near - one) * 22).clamp(-1, 1)
     occlusion = 1 - ((near - one) * 14).clamp(0, 0.5) - ((wide - one) * 4.0).clamp(0, 0.5)
 
@@ -297,8 +297,8 @@ def bake(p, light: Tensor) -> Bake:
     blush = torch.exp(-(((ax - 0.50) / 0.22) ** 2) - ((y + 0.28) / 0.16) ** 2)
     blush = blush + 0.9 * torch.exp(-((ax / 0.13) ** 2) - ((y + 0.30) / 0.10) ** 2) + 0.6 * ear
     blush = blush.expand(len(p), -1, -1)
-    maps = torch.cat((n, occlusion, shadow, hair[:, None], beard[:, None], blush[:, None], cavity, bald[:, None]), 1)
-    return Bake(one, maps.contiguous())
+    maps = torch.stack((nx * inv, ny * inv, nz * inv, occlusion[:, 0], shadow[:, 0], hair, beard, blush, cavity[:, 0], bald), 1)
+    return Bake(one, maps)
 
 
 def lookup(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -364,12 +364,16 @@ def intersect(baked: Bake, o: Tensor, coarse: tuple, fine: tuple, shape: tuple[i
     n, h, w = coarse[0].shape
     d = tuple(c.reshape(n, -1) for c in coarse)
     t0 = torch.full_like(d[0], 1 - 1.25 / reach)
-    t, _ = _march(baked.radius, o, d, t0, 24, reach)
+    t, rough = _march(baked.radius, o, d, t0, 18, reach)
+    # deep inside the silhouette a ray that passes an edge and needs more steps than it gets still belongs to the head
+    deep = -F.max_pool2d(-(rough <= 0).float().view(n, 1, h, w), 3, 1, 1)
+    deep = F.interpolate(deep, shape, mode="nearest").reshape(n, -1)
     t = t.view(n, 1, h, w)
     near = -F.max_pool2d(-t, 3, 1, 1)  # the nearest neighbour, so that no edge is stepped over
     t = F.interpolate(near, shape, mode="bilinear", align_corners=False).reshape(n, -1) - 0.01 / reach
     d = tuple(c.reshape(n, -1) for c in fine)
     t, gap = _march(baked.radius, o, d, t, 6, reach)
+    gap = gap * (1 - deep)
     p = [o[:, i, None] + t * d[i] for i in range(3)]
     x, y, dist = to_chart(*p)
     return Hit(t, gap, *p, x, y)

@@ -26,6 +26,7 @@ def hsl(h: Tensor, s: Tensor, lightness: Tensor) -> Tensor:
     return c.clamp(0, 1).pow(2.2)[:, :, None]
 
 
+NECK_TOP = -0.30  # the neck fades into the head above this height of the picture
 SKIN = [(0.97, 0.83, 0.75), (0.94, 0.76, 0.65), (0.86, 0.65, 0.51), (0.73, 0.51, 0.37), (0.55, 0.36, 0.25), (0.37, 0.235, 0.165)]
 HAIR = [(0.075, 0.06, 0.06), (0.17, 0.11, 0.08), (0.33, 0.21, 0.13), (0.53, 0.36, 0.20), (0.82, 0.66, 0.42)]
 IRIS = [(0.22, 0.12, 0.06), (0.42, 0.25, 0.10), (0.42, 0.42, 0.20), (0.35, 0.50, 0.42), (0.30, 0.48, 0.68)]
@@ -310,7 +311,7 @@ def mouth(s: Shader, x: Tensor, y: Tensor, base: Tensor, maps: dict[str, Tensor]
     tooth = smooth(-0.01, 0.012, y - tooth_low - 0.6 * x * x) * smooth(1.02, 0.55, x.abs() / m.half_width)
     gaps = 1 - 0.16 * torch.exp(-((((x.abs() / 0.052) % 1.0) - 0.5).abs() - 0.5).abs() * 16)
     deep = torch.tensor([0.055, 0.016, 0.016], device=x.device)[None, :, None]
-    white = torch.tensor([0.72, 0.68, 0.62], device=x.device)[None, :, None] * (0.45 + 0.55 * smooth(0.0, 0.03, up - y))[:, None]
+    white = torch.tensor([0.78, 0.71, 0.60], device=x.device)[None, :, None] * (0.45 + 0.55 * smooth(0.0, 0.03, up - y))[:, None]
     lamp = (s.key_colour * 0.62 + s.fill_colour * 0.6) * gaps[:, None]
     out = mix(out, mix(deep, white * lamp, tooth[:, None]), hole[:, None])
     seam = torch.exp(-(((y - 0.5 * (up + down)) / (0.010 + px * 0.35)) ** 2)) * smooth(1.12, 0.95, x.abs() / m.half_width)
@@ -376,7 +377,7 @@ def body(s: Shader, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple
     half = torch.minimum(flare, 1.12 + 0.12 * drop)
     centre = turn * smooth(-1.1, -0.55, y)
     u = (x - centre) / half
-    cover = smooth(0.5, -0.5, (u.abs() - 1) * half / s.pixel) * smooth(-0.30, -0.40, y)
+    cover = smooth(0.5, -0.5, (u.abs() - 1) * half / s.pixel) * smooth(NECK_TOP, NECK_TOP - 0.1, y)
     bulge = (1 - u * u).clamp(min=1e-4).sqrt()
     depth_r = 0.26 + 0.25 * smooth(-0.75, -1.25, y)
     z = -0.16 + depth_r * bulge

@@ -375,8 +375,8 @@ def _draw(people: Portraits, height: int, width: int, supersample: int) -> Truth
         to = (eye - centre)[:, :, None]
         dd, td = (d * d).sum(1), (d * to).sum(1)
         t = (-td - (td * td - dd * ((to * to).sum(1) - ball**2)).clamp(min=0).sqrt()) / dd
-        normal = F.normalize(to + t[:, None] * d, dim=1)
-        local = {"nx": normal[:, 0], "ny": normal[:, 1], "nz": normal[:, 2], "shadow": _pick(maps["shadow"], at)}
+        normal = [(to[:, i] + t * d[:, i]) / ball for i in range(3)]
+        local = {"nx": normal[0], "ny": normal[1], "nz": normal[2], "shadow": _pick(maps["shadow"], at)}
         patch = _paint.brows_and_eyes(shader, _pick(hit.x, at), _pick(hit.y, at), _pick(rgb, at), side, local)
         rgb = _put(rgb, at, patch)
     at = _window(pixels[:, 3:5].mean(1) + torch.tensor([0.0, -0.08 * half], device=device), (0.70, 0.62), fine_h, fine_w, half)
@@ -393,12 +393,13 @@ def _draw(people: Portraits, height: int, width: int, supersample: int) -> Truth
     x, y = wx.reshape(1, -1), wy.reshape(1, -1)
     base = torch.einsum("nij,j->ni", turn, torch.tensor([0.0, -0.55, -0.12], device=device)) + offset
     chin = torch.einsum("nij,nj->ni", turn, landmarks[:, 5]) + offset
-    torso, torso_cover, torso_z = _paint.body(shader, x, y, base[:, 0, None], chin[:, 1, None])
-    rgb_back = mix(_paint.backdrop(shader, x, y), torso, torso_cover[:, None])
     depth = hit.t * reach
-    hidden = torso_cover * smooth(-0.02, 0.02, torso_z - (DISTANCE - depth))
-    alpha = alpha * (1 - hidden)
-    rgb = mix(rgb_back, rgb, alpha[:, None])
+    back = _paint.backdrop(shader, x, y)
+    rows = int((wy[:, 0] > _paint.NECK_TOP).sum()) * fine_w  # the body is below
+    torso, torso_cover, torso_z = _paint.body(shader, x[:, rows:], y[:, rows:], base[:, 0, None], chin[:, 1, None])
+    back[:, :, rows:] = mix(back[:, :, rows:], torso, torso_cover[:, None])
+    alpha[:, rows:] *= 1 - torso_cover * smooth(-0.02, 0.02, torso_z - (DISTANCE - depth[:, rows:]))
+    rgb = mix(back, rgb, alpha[:, None])
 
     def shrink(value: Tensor) -> Tensor:
         value = value.reshape(n, -1, fine_h, fine_w)
