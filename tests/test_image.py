@@ -61,7 +61,7 @@ def assert_same(x, unit, atol=1e-6):
     torch.testing.assert_close(x.double(), expected(unit), rtol=0, atol=atol)
 
 
-# --- depth, grey, palette, alpha, CMYK ---------------------------------------------------------------------------------
+# --- depth, grey, palette, alpha, CMYK --------------------------------------------------------------------------------
 
 
 def test_rgb_of_8_bits(tmp_path):
@@ -188,7 +188,7 @@ def test_cmyk_jpeg_is_not_inverted():
     assert x[..., :6].min() > 0.95 and x[..., 10:].max() < -0.95
 
 
-# --- colour profiles ---------------------------------------------------------------------------------------------------
+# --- colour profiles --------------------------------------------------------------------------------------------------
 
 
 def srgb_of_adobe(unit):
@@ -288,7 +288,7 @@ def test_damaged_and_mismatched_profiles_are_refused():
         image.read(encoded(RGB8, "PNG", icc_profile=imagecodecs.cms_profile("gray", gamma=2.2)))
 
 
-# --- orientation --------------------------------------------------------------------------------------------------------
+# --- orientation ------------------------------------------------------------------------------------------------------
 
 # EXIF 2.32, tag 274: where the stored row 0 and column 0 lie in the upright picture, and hence where the stored
 # corners (top left, top right, bottom left) come to lie in it, as (row, column) with 0 and -1.
@@ -339,7 +339,7 @@ def test_phone_picture_with_a_second_one_behind_it():
     assert_same(image.read(out.getvalue()), smooth() / 255, atol=0.2)
 
 
-# --- size ----------------------------------------------------------------------------------------------------------------
+# --- size -------------------------------------------------------------------------------------------------------------
 
 
 def test_int_size_is_the_reference_projectors_crop_and_lanczos():
@@ -379,7 +379,7 @@ def test_bad_sizes(size):
         image.read(png(RGB8, 2, 8), size=size)
 
 
-# --- refusals ------------------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PNG16", "TIFF16"])
@@ -469,7 +469,7 @@ def test_tiffs_without_a_defined_range_are_refused(dtype):
         image.read(out.getvalue())
 
 
-# --- writing -------------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".tiff", ".bmp", ".PNG"])
@@ -527,7 +527,7 @@ def test_bad_tensors_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# --- sample photographs -----------------------------------------------------------------------------------------------------
+# --- sample photographs -----------------------------------------------------------------------------------------------
 
 
 def test_samples_are_skimages_own_pictures():

@@ -1,0 +1,245 @@
+"""Weight files: strict loading, saving, conversion of foreign checkpoints; the catalogue is `_catalogue.py`.
+
+Our own files are safetensors whose metadata hold "architecture", "config" (JSON) and "card" (a sentence on where the
+numbers come from). Nothing here ever continues on random weights: a missing, damaged, hostile or misfitting file is an
+error that says what to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import _catalogue, _foreign, _pickles, nets, store
+from ._catalogue import Entry, catalogue, entry, fetch, path, status
+from .errors import DamagedFile, HRLibError, LayoutMismatch, UnknownName, WeightsError
+
+__all__ = [
+    "Entry",
+    "catalogue",
+    "convert",
+    "entry",
+    "fetch",
+    "load_discriminator",
+    "load_generator",
+    "load_state",
+    "load_strictly",
+    "path",
+    "register",
+    "save_network",
+    "save_state",
+    "status",
+]
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
+
+
+def register(
+    name: str, file: str | os.PathLike, *, card: str, licence: str = "MIT", origin: str = "trained by this repository"
+) -> Entry:
+    """Enter a finished file of ours, below the data folder, in the catalogue, with its hash and its model card.
+
+    card: Markdown, written to `data/weights/<name>.md`: data, recipe, seeds, time, measured quality, limits.
+    """
+    file = Path(file).resolve()
+    if not file.is_relative_to(_catalogue.DATA):
+        raise WeightsError(
+            f"{file} is outside {_catalogue.DATA}", expected="a shipped file", do="save it under data/weights first"
+        )
+    _, metadata = load_state(file)
+    new = Entry(
+        name=name,
+        kind="network",
+        file=file.relative_to(_catalogue.DATA).as_posix(),
+        licence=licence,
+        origin=origin,
+        profile="laptop",
+        size=file.stat().st_size,
+        sha256=store.sha256(file),
+        architecture=metadata.get("architecture"),
+    )
+    file_of_all = _catalogue.catalogue_file()
+    store.write_bytes(file_of_all.parent / f"{name}.md", card.strip().encode() + b"\n")
+    entries = {**(catalogue() if file_of_all.exists() else {}), name: new}
+    store.write_json(file_of_all, {n: _slim(e) for n, e in entries.items()})
+    return new
+
+
+def _slim(e: Entry) -> dict[str, Any]:
+    """An entry's fields without the name (the key) and without those left at their defaults."""
+    return {f.name: v for f in dataclasses.fields(e) if f.name != "name" and (v := getattr(e, f.name)) != f.default}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_state(name_or_path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(state_dict in float32, metadata) of a safetensors file, or of a torch file that is one plain state_dict.
+
+    Floating point tensors saved in half precision come back as float32.
+    """
+    file = path(name_or_path)
+    if file.suffix.lower() in TORCH_SUFFIXES:
+        state = _pickles.read(file, "torch")
+        if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+            raise LayoutMismatch(
+                f"{file} holds more than one state_dict",
+                expected="a flat state_dict of tensors",
+                do="use load_generator or load_discriminator for a StyleGAN2 checkpoint",
+            )
+        metadata: dict[str, str] = {}
+    elif file.suffix.lower() == ".safetensors":
+        try:
+            with safe_open(file, framework="pt") as f:
+                state = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a dict
+                metadata = f.metadata() or {}
+        except (SafetensorError, OSError) as e:
+            raise DamagedFile(
+                f"{file} cannot be read ({e})", expected="a complete safetensors file", do="copy or download it again"
+            ) from e
+    else:
+        raise LayoutMismatch(
+            f"{file} has the suffix {file.suffix!r}",
+            expected=f".safetensors, {', '.join(TORCH_SUFFIXES)} (or .pkl for load_generator)",
+            do="check that this is a weight file",
+        )
+    return {key: t.float() if t.is_floating_point() else t for key, t in state.items()}, metadata
+
+
+def load_strictly(net: nn.Module, state: dict[str, Tensor], source: str) -> nn.Module:
+    """Fill `net` with `state`; any missing or unexpected key or wrong shape is a `LayoutMismatch` that lists them."""
+    _check_layout(net, state, source)
+    net.load_state_dict(state)
+    return net
+
+
+def _check_layout(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    own = net.state_dict()
+    differ = [k for k in own if k in state and own[k].shape != state[k].shape]
+    found = {
+        "missing": [k for k in own if k not in state],
+        "unexpected": [k for k in state if k not in own],
+        "of wrong shape": [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in differ],
+    }
+    if any(found.values()):
+        lines = [f"{len(v)} {what}: {', '.join(v[:6])}{' ...' if len(v) > 6 else ''}" for what, v in found.items() if v]
+        raise LayoutMismatch(
+            f"{source} does not fit {type(net).__name__}: {'; '.join(lines)}",
+            expected="exactly the network's own keys and shapes",
+            do="check that the file belongs to this network",
+        )
+
+
+def _network(name_or_path: str | os.PathLike, which: str) -> _foreign.Network:
+    """The network in one of our files or of a foreign checkpoint."""
+    file = path(name_or_path)
+    if file.suffix.lower() in (".pkl", *TORCH_SUFFIXES):
+        return _foreign.read(file, which)
+    state, metadata = load_state(file)
+    try:
+        return _foreign.Network(metadata["architecture"], json.loads(metadata["config"]), state, metadata["card"])
+    except (KeyError, ValueError) as e:
+        raise LayoutMismatch(
+            f"{file} does not say which network it belongs to ({type(e).__name__}: {e})",
+            expected='metadata "architecture", "config" and "card"',
+            do="write such files with weights.save_network",
+        ) from e
+
+
+def _assemble(network: _foreign.Network, source: str, expected: tuple[str, ...]) -> nn.Module:
+    if network.architecture not in expected:
+        raise LayoutMismatch(
+            f"{source} holds a {network.architecture}", expected=f"one of {', '.join(expected)}", do="use another file"
+        )
+    state = {key: t.detach().float() if t.is_floating_point() else t for key, t in network.state.items()}
+    try:
+        with torch.device("meta"):  # without memory: a lying configuration is refused before anything is allocated
+            skeleton = nets.build(network.architecture, network.config)
+    except (HRLibError, RuntimeError, TypeError, ValueError) as e:
+        raise LayoutMismatch(
+            f"{source} describes an impossible {network.architecture}: {e}",
+            expected="a configuration that its constructor accepts",
+            do="check that this is the right file, or convert it again",
+        ) from e
+    _check_layout(skeleton, state, source)
+    net = load_strictly(nets.build(network.architecture, network.config), state, source)
+    if network.measure_w_avg:
+        with torch.no_grad():
+            z = torch.randn(10_000, net.z_dim, generator=torch.Generator().manual_seed(0))
+            net.mapping.w_avg.copy_(torch.cat([net.mapping.w(part) for part in z.split(500)]).mean(0))
+    return net.eval().requires_grad_(False)
+
+
+def load_generator(name_or_path: str | os.PathLike, device: str = "cpu", *, which: str = "G_ema") -> nn.Module:
+    """A generator in evaluation mode, without gradients on its parameters.
+
+    Args:
+        name_or_path: catalogue name, our .safetensors, an NVlabs .pkl, or a rosinality .pt.
+        which: "G_ema" (the average that papers show) or "G", for foreign files that hold both.
+    """
+    expected = ("stylegan2", "style_inr")
+    return _assemble(_network(name_or_path, which), str(name_or_path), expected).to(device)
+
+
+def load_discriminator(name_or_path: str | os.PathLike, device: str = "cpu") -> nn.Module:
+    """A discriminator in evaluation mode, without gradients on its parameters; files as for `load_generator`."""
+    expected = ("stylegan2_discriminator",)
+    return _assemble(_network(name_or_path, "D"), str(name_or_path), expected).to(device)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def save_network(net: nn.Module, file: str | os.PathLike, *, card: str = "", half: bool = False) -> Path:
+    """Write a network of `nets.ARCHITECTURES` as safetensors, atomically, so that `load_*` can rebuild it.
+
+    Args:
+        card: one sentence: where the numbers come from.
+        half: store floating point numbers in 16 bits (half the size, about 3 digits).
+    """
+    names = {cls: name for name, cls in nets.ARCHITECTURES.items()}
+    if type(net) not in names:
+        raise WeightsError(
+            f"a {type(net).__name__}", expected=f"one of {', '.join(nets.ARCHITECTURES)}", do="use save_state"
+        )
+    metadata = {"architecture": names[type(net)], "config": json.dumps(net.config), "card": card}
+    state = net.state_dict()
+    if half:
+        state = {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
+    return save_state(state, file, metadata)
+
+
+def save_state(state: dict[str, Tensor], file: str | os.PathLike, metadata: dict[str, Any] | None = None) -> Path:
+    """Write tensors and metadata (text) as safetensors, atomically. Non-finite numbers are refused."""
+    bad = [key for key, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if bad:
+        raise WeightsError(
+            f"non-finite numbers in {', '.join(bad[:6])}", expected="finite weights", do="keep an earlier snapshot"
+        )
+    with store.atomic(file) as temp:
+        save_file({key: t.detach().cpu().contiguous().clone() for key, t in state.items()}, temp, metadata)
+    return Path(file)
+
+
+def convert(
+    src: str | os.PathLike, dst: str | os.PathLike, *, which: str = "G_ema", half: bool = False, card: str = ""
+) -> Path:
+    """Turn network `which` ("G_ema", "G" or "D") of a foreign checkpoint into our safetensors file `dst`.
+
+    Nothing that the checkpoint carries is executed. The numbers are copied as they are. When the checkpoint has no
+    average code (rosinality's training files), w_avg is measured as the mean of 10,000 mapped codes, seed 0.
+    """
+    if which not in _foreign.WHICH:
+        raise UnknownName(f"which={which!r}", expected=f"one of {', '.join(_foreign.WHICH)}", do="choose one of them")
+    network = _network(src, which)
+    net = _assemble(network, str(src), tuple(nets.ARCHITECTURES))
+    measured = "; w_avg measured from 10,000 codes, seed 0" if network.measure_w_avg else ""
+    card = card or f"{network.note}, converted from {Path(src).name} (SHA-256 {store.sha256(path(src))}){measured}"
+    return save_network(net, dst, card=card, half=half)
