@@ -309,15 +309,39 @@ def lookup(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Hit:
-    """Where rays meet the head: [N, M] each. t is the ray parameter, gap the distance left (> 0: the ray misses)."""
+    """Where rays meet the head: [N, K] each.
+
+    t: ray parameter; gap: distance by which the ray misses (0 where it hits); dx, dy, dz: the ray's direction;
+    px, py, pz: the point relative to the head's centre; x, y: its chart coordinates.
+    """
 
     t: Tensor
     gap: Tensor
+    dx: Tensor
+    dy: Tensor
+    dz: Tensor
     px: Tensor
     py: Tensor
     pz: Tensor
     x: Tensor
     y: Tensor
+
+    def pick(self, index: Tensor) -> Hit:
+        """The hits at `index` [N, J] of the second axis."""
+        return Hit(*(v.gather(1, index) for v in vars(self).values()))
+
+
+def compact(mask: Tensor) -> Tensor:
+    """[N, K] positions of the true entries of [N, M] in ascending order, padded with zeros to one common K.
+
+    K is a multiple of 256, so that no kernel's remainder loop rounds an item's numbers differently in another batch.
+    """
+    n, m = mask.shape
+    rank = mask.cumsum(1)
+    k = (int(rank[:, -1].max()) // 256 + 1) * 256
+    index = torch.zeros(n, k + 1, dtype=torch.int64, device=mask.device)
+    index.scatter_(1, torch.where(mask, rank - 1, k), torch.arange(m, device=mask.device).expand(n, m))
+    return index[:, :k].contiguous()
 
 
 def _march(radius: Tensor, o: Tensor, d: tuple, t: Tensor, steps: int, reach: float) -> tuple[Tensor, Tensor]:
@@ -351,29 +375,32 @@ def _march(radius: Tensor, o: Tensor, d: tuple, t: Tensor, steps: int, reach: fl
     return torch.where(struck, high, best_t), torch.where(struck, torch.zeros_like(best), best)
 
 
-def intersect(baked: Bake, o: Tensor, coarse: tuple, fine: tuple, shape: tuple[int, int], reach: float) -> Hit:
-    """First meeting of camera rays with the head, on a coarse grid first, refined on the fine one.
+def intersect(baked: Bake, o: Tensor, coarse: tuple, fine_at, shape: tuple[int, int], reach: float) -> tuple[Hit, Tensor]:
+    """First meeting of camera rays with the head, on a coarse grid first, refined where the head may be.
 
     Args:
         o: [N, 3] the camera relative to the head's centre, in the head frame.
-        coarse, fine: three [N, h, w] direction components of the coarse and of the fine rays; o + d lies on the plane
-            through the picture's pivot.
+        coarse: three [N, h, w] direction components of the coarse rays; o + d lies on the plane of focus.
+        fine_at: gives the direction components [N, K] of the fine rays at flat indices [N, K].
         shape: height and width of the fine grid.
         reach: length of the middle ray's direction.
+
+    Returns:
+        The hits of the K fine rays that come near, and their flat indices [N, K].
     """
     n, h, w = coarse[0].shape
     d = tuple(c.reshape(n, -1) for c in coarse)
     t0 = torch.full_like(d[0], 1 - 1.25 / reach)
-    t, rough = _march(baked.radius, o, d, t0, 18, reach)
+    t, rough = (v.view(n, 1, h, w) for v in _march(baked.radius, o, d, t0, 18, reach))
+    close = F.interpolate(F.max_pool2d((rough < 0.05).float(), 3, 1, 1), shape, mode="nearest")
+    at = compact(close.reshape(n, -1) > 0)
     # deep inside the silhouette a ray that passes an edge and needs more steps than it gets still belongs to the head
-    deep = -F.max_pool2d(-(rough <= 0).float().view(n, 1, h, w), 3, 1, 1)
-    deep = F.interpolate(deep, shape, mode="nearest").reshape(n, -1)
-    t = t.view(n, 1, h, w)
+    struck = F.max_pool2d((rough <= 0).float(), 3, 1, 1)
+    deep = F.interpolate(-F.max_pool2d(-struck, 5, 1, 2), shape, mode="nearest").reshape(n, -1).gather(1, at)
     near = -F.max_pool2d(-t, 3, 1, 1)  # the nearest neighbour, so that no edge is stepped over
-    t = F.interpolate(near, shape, mode="bilinear", align_corners=False).reshape(n, -1) - 0.01 / reach
-    d = tuple(c.reshape(n, -1) for c in fine)
+    t = F.interpolate(near, shape, mode="bilinear", align_corners=False).reshape(n, -1).gather(1, at) - 0.01 / reach
+    d = fine_at(at)
     t, gap = _march(baked.radius, o, d, t, 6, reach)
-    gap = gap * (1 - deep)
     p = [o[:, i, None] + t * d[i] for i in range(3)]
-    x, y, dist = to_chart(*p)
-    return Hit(t, gap, *p, x, y)
+    x, y, _ = to_chart(*p)
+    return Hit(t, gap * (1 - deep), *d, *p, x, y), at

@@ -323,9 +323,10 @@ def mouth(s: Shader, x: Tensor, y: Tensor, base: Tensor, maps: dict[str, Tensor]
     return out * (1 - hollow[:, None] * torch.tensor([0.72, 0.86, 0.88], device=x.device)[None, :, None])
 
 
-def glasses(s: Shader, hit: Hit, o: Tensor, d: tuple, front: Tensor, rgb: Tensor) -> Tensor:
-    """Draw spectacles over `rgb`; o, d, hit: the rays in head coordinates relative to the head's centre; front: bald head's reach."""
+def glasses(s: Shader, hit: Hit, o: Tensor, front: Tensor, rgb: Tensor) -> Tensor:
+    """Draw spectacles over `rgb` [N, 3, M]; o: [N, 3] the camera in the head frame; front: [N, 1] depth of the eyes there."""
     p = s.p
+    d = (hit.dx, hit.dy, hit.dz)
     wear = smooth(0.45, 0.55, p["glasses"])
     z = front + 0.05
     t = (z - o[:, 2, None]) / d[2]

@@ -288,16 +288,6 @@ def _rays(height: int, width: int, aspect: tuple[int, int], device: torch.device
     return x[None].expand(height, width), y[:, None].expand(height, width)
 
 
-def _window(centre: Tensor, extent: tuple[float, float], height: int, width: int, half: float) -> Tensor:
-    """[N, K] flat indices of the fine pixels in a rectangle (extent in head units) around centre [N, 2] (x, y in pixels)."""
-    wh, ww = min(int(extent[1] * half), height), min(int(extent[0] * half), width)
-    x0 = (centre[:, 0] - ww / 2).long().clamp(0, width - ww)
-    y0 = (centre[:, 1] - wh / 2).long().clamp(0, height - wh)
-    rows = y0[:, None] + torch.arange(wh, device=centre.device)
-    cols = x0[:, None] + torch.arange(ww, device=centre.device)
-    return (rows[:, :, None] * width + cols[:, None, :]).flatten(1)
-
-
 def _pick(value: Tensor, index: Tensor) -> Tensor:
     if value.dim() == 2:
         return value.gather(1, index)
@@ -347,59 +337,72 @@ def _draw(people: Portraits, height: int, width: int, supersample: int) -> Truth
         return d, x, y
 
     coarse, _, _ = directions(-(-fine_h // 4), -(-fine_w // 4))
-    fine, wx, wy = directions(fine_h, fine_w)
-    hit = _head.intersect(baked, eye, coarse, fine, (fine_h, fine_w), reach)
-    fine = tuple(c.reshape(n, -1) for c in fine)
-    maps_tensor = _head.lookup(baked.maps, hit.x, hit.y)
-    maps = {name: maps_tensor[:, i] for i, name in enumerate(_head.MAPS)}
+    wx, wy = (c.reshape(1, -1) for c in _rays(fine_h, fine_w, (height, width), device))
 
+    def fine_at(at: Tensor) -> tuple[Tensor, ...]:
+        x, y = wx[0][at], wy[0][at]
+        return tuple(turn[:, 0, i, None] * x + turn[:, 1, i, None] * y - turn[:, 2, i, None] * reach for i in range(3))
+
+    hit, at = _head.intersect(baked, eye, coarse, fine_at, (fine_h, fine_w), reach)
+    found = _head.lookup(baked.maps, hit.x, hit.y)
     view = F.normalize(eye, dim=1)
     shader = _paint.Shader(p, people.detail_seed, key, to_head(axis[1].expand(n, 3)), view, 1 / half)
-    rgb = _paint.skin(shader, hit, maps)
 
-    to_fine = camera(people, (fine_h, fine_w))
+    def some(mask: Tensor) -> tuple[Tensor, _head.Hit, dict[str, Tensor]]:
+        index = _head.compact(mask)
+        values = _pick(found, index)
+        return index, hit.pick(index), {name: values[:, i] for i, name in enumerate(_head.MAPS)}
+
     cx = 0.345 + 0.02 * p["eye_spacing"]
     mouth = _head.mouth_shape(p)
     zero = torch.zeros_like(cx)
-    lx = torch.cat((-cx, cx, zero, -mouth.half_width, mouth.half_width, zero), 1)
     corner = mouth.y + mouth.curve
+    lx = torch.cat((-cx, cx, zero, -mouth.half_width, mouth.half_width, zero), 1)
     ly = torch.cat((zero + _head.EYE_Y, zero + _head.EYE_Y, zero + _head.NOSE_TIP_Y, corner, corner, zero - 0.98), 1)
     landmarks = _on_surface(baked.radius, lx, ly)
-    pixels = _project(to_fine, landmarks)
 
+    # each material is worked out only where it can show
+    hairy, lift = found[:, _head.MAPS.index("hair")], _head.to_chart(hit.px, hit.py, hit.pz)[2] - found[:, _head.MAPS.index("bald")]
+    rgb = torch.zeros(n, 3, at.shape[1], device=device)
+    index, part, maps = some(hairy < 0.25)
+    rgb = _put(rgb, index, _paint.skin(shader, part, maps))
     for side, k in ((-1.0, 0), (1.0, 1)):
-        at = _window(pixels[:, k] - torch.tensor([0.0, 0.07 * half], device=device), (0.56, 0.50), fine_h, fine_w, half)
+        index, part, maps = some(((side * hit.x - 0.35).abs() < 0.30) & ((hit.y - 0.07).abs() < 0.27))
         ball = 0.150
         centre = landmarks[:, k] - torch.tensor([0.0, 0.0, ball * 0.96], device=device)
-        d = torch.stack([_pick(c, at) for c in fine], 1)
         to = (eye - centre)[:, :, None]
-        dd, td = (d * d).sum(1), (d * to).sum(1)
+        d = (part.dx, part.dy, part.dz)
+        dd, td = sum(c * c for c in d), sum(c * to[:, i] for i, c in enumerate(d))
         t = (-td - (td * td - dd * ((to * to).sum(1) - ball**2)).clamp(min=0).sqrt()) / dd
-        normal = [(to[:, i] + t * d[:, i]) / ball for i in range(3)]
-        local = {"nx": normal[0], "ny": normal[1], "nz": normal[2], "shadow": _pick(maps["shadow"], at)}
-        patch = _paint.brows_and_eyes(shader, _pick(hit.x, at), _pick(hit.y, at), _pick(rgb, at), side, local)
-        rgb = _put(rgb, at, patch)
-    at = _window(pixels[:, 3:5].mean(1) + torch.tensor([0.0, -0.08 * half], device=device), (0.70, 0.62), fine_h, fine_w, half)
-    local = {name: _pick(maps[name], at) for name in ("nx", "ny", "nz", "shadow")}
-    rgb = _put(rgb, at, _paint.mouth(shader, _pick(hit.x, at), _pick(hit.y, at), _pick(rgb, at), local))
-
-    strands, cover, fly = _paint.hair(shader, hit, maps)
-    rgb = mix(rgb, strands, cover[:, None])
-    front = landmarks[:, :2, 2].mean(1, keepdim=True)
-    rgb = _paint.glasses(shader, hit, eye, fine, front, rgb)
-
-    loose = cover * (0.008 + 0.011 * fly.clamp(min=-0.5))  # single hairs stand off the silhouette
+        normal = [(to[:, i] + t * d[i]) / ball for i in range(3)]
+        local = {"nx": normal[0], "ny": normal[1], "nz": normal[2], "shadow": maps["shadow"]}
+        rgb = _put(rgb, index, _paint.brows_and_eyes(shader, part.x, part.y, _pick(rgb, index), side, local))
+    index, part, maps = some((hit.x.abs() < 0.38) & ((hit.y + 0.58).abs() < 0.28))
+    rgb = _put(rgb, index, _paint.mouth(shader, part.x, part.y, _pick(rgb, index), maps))
+    index, part, maps = some((hairy > -0.25) | (lift > 0.005))
+    strands, cover, fly = _paint.hair(shader, part, maps)
+    rgb = _put(rgb, index, mix(_pick(rgb, index), strands, cover[:, None]))
+    nowhere = torch.zeros_like(hit.x)
+    loose = nowhere.scatter(1, index, cover * (0.008 + 0.011 * fly.clamp(min=-0.5)))  # hairs stand off the silhouette
+    cover = nowhere.scatter(1, index, cover)
+    if bool((p["glasses"] > 0.45).any()):
+        index, part, _ = some((hit.y.abs() < 0.40) & (hit.x.abs() < 1.6) & (p["glasses"] > 0.45))
+        front = landmarks[:, :2, 2].mean(1, keepdim=True)
+        rgb = _put(rgb, index, _paint.glasses(shader, part, eye, front, _pick(rgb, index)))
     alpha = smooth(1.0, -0.6, (hit.gap - 0.004 - loose) * half)
-    x, y = wx.reshape(1, -1), wy.reshape(1, -1)
+
     base = torch.einsum("nij,j->ni", turn, torch.tensor([0.0, -0.55, -0.12], device=device)) + offset
     chin = torch.einsum("nij,nj->ni", turn, landmarks[:, 5]) + offset
-    depth = hit.t * reach
-    back = _paint.backdrop(shader, x, y)
-    rows = int((wy[:, 0] > _paint.NECK_TOP).sum()) * fine_w  # the body is below
-    torso, torso_cover, torso_z = _paint.body(shader, x[:, rows:], y[:, rows:], base[:, 0, None], chin[:, 1, None])
+    back = _paint.backdrop(shader, wx, wy)
+    rows = int((wy[0] > _paint.NECK_TOP).sum())  # the body is below
+    torso, torso_cover, torso_z = _paint.body(shader, wx[:, rows:], wy[:, rows:], base[:, 0, None], chin[:, 1, None])
     back[:, :, rows:] = mix(back[:, :, rows:], torso, torso_cover[:, None])
-    alpha[:, rows:] *= 1 - torso_cover * smooth(-0.02, 0.02, torso_z - (DISTANCE - depth[:, rows:]))
-    rgb = mix(back, rgb, alpha[:, None])
+    nearer = F.pad(torso_z, (rows, 0), value=-9.0).gather(1, at) - (DISTANCE - hit.t * reach)
+    alpha = alpha * (1 - F.pad(torso_cover, (rows, 0)).gather(1, at) * smooth(-0.02, 0.02, nearer))
+    rgb = _put(back, at, mix(_pick(back, at), rgb, alpha[:, None]))
+    nowhere = torch.zeros_like(back[:, 0])
+    depth, cover = nowhere.scatter(1, at, hit.t * reach), nowhere.scatter(1, at, alpha * cover)
+    alpha = nowhere.scatter(1, at, alpha)
 
     def shrink(value: Tensor) -> Tensor:
         value = value.reshape(n, -1, fine_h, fine_w)
@@ -419,7 +422,7 @@ def _draw(people: Portraits, height: int, width: int, supersample: int) -> Truth
     return Truth(
         image=image,
         head_mask=mask,
-        hair_mask=shrink(alpha * cover),
+        hair_mask=shrink(cover),
         depth=torch.where(mask > 0.5, depth, nothing),
         camera=camera(people, (height, width)),
         landmarks=landmarks,
