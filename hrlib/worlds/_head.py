@@ -175,10 +175,13 @@ def hair_cover(p) -> tuple[Tensor, Tensor]:
     fringe = img(p["fringe"].clamp(min=0))
     part = img(p["hair_part"])
 
-    line = 0.545 + 0.05 * img(p["hairline"]) - 0.10 * dx * dx
-    line = line + 0.10 * img((p["hairline"]).clamp(min=0)) * torch.exp(-(((dx.abs() - 0.33) / 0.16) ** 2))
+    bare = 1 - fringe
+    line = 0.575 + 0.05 * img(p["hairline"]) - 0.10 * dx * dx
+    line = line + 0.10 * img(p["hairline"].clamp(min=0)) * torch.exp(-(((dx.abs() - 0.33) / 0.16) ** 2))
     line = line - fringe * (0.36 - 0.06 * part * dx - 0.25 * dx * dx)
-    line = line + 0.05 * torch.exp(-(((dx - 0.35 * part) / 0.12) ** 2)) * part.abs() * (1 - fringe)
+    # no fringe: short hair is swept to one side, long hair opens at the parting and falls over the temples
+    line = line + bare * (1 - long) * part * dx * 0.16
+    line = line + bare * long * (0.13 * torch.exp(-(((dx - 0.22 * part) / 0.20) ** 2)) - 0.9 * (dx - 0.22 * part) ** 2)
     top = (dy - line) * 1.25
     slope = 0.20 + 0.30 * long  # cosine of the longitude where the hair begins at the side of the face
     side = dx.abs() * slope - dz * (1 - slope * slope).sqrt()

@@ -165,7 +165,7 @@ def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, 
         total = total + noise(across * f, along * f * stretch * 0.7, s.seed, 19 + k) * (0.42 if k < count - 2 else 0.62)
 
     cover = smooth(-0.030, 0.030, maps["hair"] + 0.030 * total + 0.020 * clump)
-    lift = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).sqrt() - maps["bald"]  # the sides of hanging hair
+    lift = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).sqrt() - maps["bald"] - 2 * hit.gap  # the sides of hanging hair
     cover = torch.maximum(cover, smooth(0.010, 0.030, lift) * smooth(0.0, 0.2, p["hair_length"]))
     nx, ny, nz = maps["nx"], maps["ny"], maps["nz"]
     tn = axis_x * nx + axis_y * ny + axis_z * nz

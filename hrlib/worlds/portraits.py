@@ -337,7 +337,8 @@ def _draw(people: Portraits, height: int, width: int, supersample: int) -> Truth
         return d, x, y
 
     coarse, _, _ = directions(-(-fine_h // 4), -(-fine_w // 4))
-    wx, wy = (c.reshape(1, -1) for c in _rays(fine_h, fine_w, (height, width), device))
+    fill = -(fine_h * fine_w) % 256  # whole vector registers: see _head.compact
+    wx, wy = (F.pad(c.reshape(1, -1), (0, fill)) for c in _rays(fine_h, fine_w, (height, width), device))
 
     def fine_at(at: Tensor) -> tuple[Tensor, ...]:
         x, y = wx[0][at], wy[0][at]
@@ -394,7 +395,7 @@ def _draw(people: Portraits, height: int, width: int, supersample: int) -> Truth
     base = torch.einsum("nij,j->ni", turn, torch.tensor([0.0, -0.55, -0.12], device=device)) + offset
     chin = torch.einsum("nij,nj->ni", turn, landmarks[:, 5]) + offset
     back = _paint.backdrop(shader, wx, wy)
-    rows = int((wy[0] > _paint.NECK_TOP).sum())  # the body is below
+    rows = int((wy[0, : fine_h * fine_w] > _paint.NECK_TOP).sum()) // 256 * 256  # the body is below
     torso, torso_cover, torso_z = _paint.body(shader, wx[:, rows:], wy[:, rows:], base[:, 0, None], chin[:, 1, None])
     back[:, :, rows:] = mix(back[:, :, rows:], torso, torso_cover[:, None])
     nearer = F.pad(torso_z, (rows, 0), value=-9.0).gather(1, at) - (DISTANCE - hit.t * reach)
@@ -405,13 +406,13 @@ def _draw(people: Portraits, height: int, width: int, supersample: int) -> Truth
     alpha = nowhere.scatter(1, at, alpha)
 
     def shrink(value: Tensor) -> Tensor:
-        value = value.reshape(n, -1, fine_h, fine_w)
+        value = value.reshape(n, -1, fine_h * fine_w + fill)[:, :, : fine_h * fine_w].reshape(n, -1, fine_h, fine_w)
         return value if supersample == 1 else F.avg_pool2d(value, supersample)
 
     linear = shrink(rgb)
-    grey = linear.clamp(min=0)
+    grey = F.pad(linear.flatten(2).clamp(min=0), (0, -(height * width) % 256))
     toned = grey * (1 + grey * 0.10) / (1 + 0.32 * grey)  # a gentle shoulder
-    image = toned.clamp(min=1e-5).pow(1 / 2.2)
+    image = toned.clamp(min=1e-5).pow(1 / 2.2)[:, :, : height * width].reshape(n, 3, height, width)
     rows, cols = torch.arange(height, device=device), torch.arange(width, device=device)
     s = people.detail_seed[:, None, None]
     grain = hash01(s, rows[:, None], cols) + hash01(s + 77, rows[:, None], cols) - 1
