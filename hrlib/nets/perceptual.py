@@ -73,8 +73,8 @@ class VGG16(nn.Module):
 
 
 def resnet50(*, channels: Sequence[int] = (64, 128, 256, 512), num_classes: int = 0) -> ResNet:
-    """timm's ResNet50 (bottleneck blocks 3, 4, 6, 3); `channels` are the inner widths, the stages give four times
-    those.""" return ResNet(Bottleneck, [3, 4, 6, 3], num_classes=num_classes, channels=tuple(channels))
+    """timm's ResNet50 (bottleneck blocks 3, 4, 6, 3); the stages give four times the inner widths `channels`."""
+    return ResNet(Bottleneck, [3, 4, 6, 3], num_classes=num_classes, channels=tuple(channels))
 
 
 def deit(

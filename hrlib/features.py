@@ -1,0 +1,302 @@
+"""Named feature maps of a frozen network: what the perceptual losses of Sec. III-B compare.
+
+Every `Features` object is called the same way, `f(x, taps) -> {tap: Tensor}` with images x in [-1, 1], whatever network
+is behind it. The ImageNet normalisation happens inside, and so does the optional area down-sampling, because the
+authors' loss resizes *after* normalising. Networks are in evaluation mode and take no gradient; the images do.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import weights as weight_files
+from .errors import LayoutMismatch, ShapeError, UnknownName, nearest
+from .nets import perceptual as nets
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VGG_TAPS = tuple(f"features_{i}" for i in nets.CONV_INDICES)
+CLASSIFIER_KEYS = ("classifier.", "pre_logits.", "head.", "fc.")  # in torchvision's and timm's files; not features
+
+
+def imagenet_normalise(x: Tensor) -> Tensor:
+    """Images [N, 3, H, W] in [-1, 1] -> (x + 1) / 2, minus ImageNet's mean, divided by its standard deviation."""
+    mean, std = (
+        torch.tensor(v, dtype=x.dtype, device=x.device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return ((x + 1) / 2 - mean) / std
+
+
+class Features(nn.Module):
+    """A frozen network with named feature maps.
+
+    Attributes:
+        name: what it is, for tables and captions.
+        taps: every valid tap name, from the finest to the coarsest map.
+        min_size: the smallest edge, in pixels, that it takes (after resizing).
+        natural_size: the edge its network was trained at, or None when it was not trained.
+    """
+
+    def __init__(
+        self, net: nn.Module, *, name: str, taps: Sequence[str], min_size: int, natural_size: int | None
+    ) -> None:
+        super().__init__()
+        self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.name, self.taps, self.min_size, self.natural_size = name, tuple(taps), min_size, natural_size
+
+    def train(self, mode: bool = True) -> Features:
+        """Stays in evaluation mode: the features of a loss must not depend on who switched modes around it."""
+        return super().train(False)
+
+    def forward(
+        self, x: Tensor, taps: Iterable[str] | None = None, *, resize: int | tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
+        """The feature maps of images.
+
+        Args:
+            x: [N, 3, H, W] in [-1, 1].
+            taps: names out of `self.taps`; None means all. The network runs no further than the last one.
+            resize: edge, or (height, width), to which the *normalised* image is brought by area averaging, as the
+                authors' code does; it enlarges smaller images too. None leaves the image at its full size.
+
+        Returns:
+            {tap: [N, C, h, w]} in the order of `taps`.
+
+        Raises:
+            UnknownName: a tap that this network does not have.
+            ShapeError: not a batch of RGB images, or smaller than `min_size`.
+        """
+        wanted = self.check_taps(self.taps if taps is None else taps)
+        dtype = next(self.net.parameters()).dtype
+        if x.ndim != 4 or x.shape[1] != 3 or x.dtype != dtype:
+            raise ShapeError(
+                f"an input of shape {tuple(x.shape)} and type {x.dtype}",
+                expected=f"images [N, 3, H, W] of type {dtype} in [-1, 1]",
+                do="read images with hrlib.image.read, which returns this form",
+            )
+        x = self.normalise(x)
+        if resize is not None:
+            size = (resize, resize) if isinstance(resize, int) else tuple(resize)
+            if tuple(x.shape[2:]) != size:
+                x = F.interpolate(x, size, mode="area")
+        self.check_size(x.shape[2], x.shape[3])
+        maps = self.maps(x.contiguous(memory_format=torch.channels_last), wanted)
+        return {tap: maps[tap] for tap in wanted}
+
+    def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
+        """The tap names as a tuple; a name that is not in `self.taps` raises `UnknownName`."""
+        taps = (taps,) if isinstance(taps, str) else tuple(taps)
+        for tap in taps:
+            if tap not in self.taps:
+                raise UnknownName(
+                    f"tap {tap!r} of {self.name}",
+                    expected=f"one of {', '.join(self.taps)}",
+                    do=nearest(tap, list(self.taps)) or "use a name from the list, also found in features.taps",
+                )
+        if not taps:
+            raise UnknownName("no tap at all", expected=f"one or more of {', '.join(self.taps)}", do="name a tap")
+        return taps
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise `ShapeError` when the network cannot take an image of this size (after resizing)."""
+        if min(height, width) < self.min_size:
+            raise ShapeError(
+                f"{self.name} was given an image of {height}x{width} pixels",
+                expected=f"both edges at least {self.min_size} pixels",
+                do=f"use a larger image, or resize={self.min_size} or more in the loss",
+            )
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Images in [-1, 1] -> the network's own input range; same shape."""
+        return imagenet_normalise(x)
+
+    def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """The wanted maps of a normalised image; each kind of network says how."""
+        raise NotImplementedError
+
+
+class _VGG(Features):
+    def __init__(self, net: nets.VGG16, *, name: str, tap: str, natural_size: int | None) -> None:
+        # 16 px would do for the last tap; the authors' network also runs its last pool, hence 32
+        super().__init__(net, name=f"{name} ({tap})", taps=VGG_TAPS, min_size=32, natural_size=natural_size)
+        self.tap = tap
+
+    def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        after = 1 if self.tap == "relu" else 0
+        index = {int(t.removeprefix("features_")) + after: t for t in wanted}
+        found = {}
+        for i, layer in enumerate(self.net.features):
+            x = layer(x)
+            if i in index:
+                found[index[i]] = x
+                if len(found) == len(index):
+                    return found
+        raise AssertionError("unreachable: taps were checked")
+
+
+class _ResNet(Features):
+    def __init__(self, net: nn.Module, *, name: str, tap: str, natural_size: int | None) -> None:
+        taps = ("layer1", "layer2", "layer3", "layer4")
+        for stage in taps:  # the last ReLU of each stage is ours, so that the sum before it can be tapped
+            net.get_submodule(stage)[-1].act3 = nn.Identity()
+        super().__init__(net, name=f"{name} ({tap})", taps=taps, min_size=32, natural_size=natural_size)
+        self.tap = tap
+
+    def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        net, found = self.net, {}
+        x = net.maxpool(net.act1(net.bn1(net.conv1(x))))
+        for stage in self.taps:
+            before = net.get_submodule(stage)(x)
+            x = F.relu(before)
+            if stage in wanted:
+                found[stage] = x if self.tap == "relu" else before
+                if len(found) == len(set(wanted)):
+                    break
+        return found
+
+
+class _DeiT(Features):
+    def __init__(self, net: nn.Module, *, name: str) -> None:
+        size, patch = net.patch_embed.img_size[0], net.patch_embed.patch_size[0]
+        taps = [f"blocks_{i}" for i in range(len(net.blocks))]
+        super().__init__(net, name=name, taps=taps, min_size=patch, natural_size=size)
+
+    def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        blocks = sorted({int(t.removeprefix("blocks_")) for t in wanted})
+        maps = self.net.forward_intermediates(x, indices=blocks, norm=False, stop_early=True, intermediates_only=True)
+        return {f"blocks_{i}": m for i, m in zip(blocks, maps, strict=True)}
+
+
+class _Discriminator(Features):
+    def __init__(self, net: nn.Module) -> None:
+        edge = net.resolution
+        taps = [f"b{2**k}" for k in range(int(math.log2(edge)), 2, -1)]
+        super().__init__(net, name=f"discriminator {edge}", taps=taps, min_size=edge, natural_size=edge)
+
+    def check_size(self, height: int, width: int) -> None:
+        if (height, width) != (self.min_size, self.min_size):
+            raise ShapeError(
+                f"{self.name} was given an image of {height}x{width} pixels",
+                expected=f"{self.min_size}x{self.min_size}, the one size a discriminator is made for",
+                do=f"set resize={self.min_size} in the loss",
+            )
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return x
+
+    def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        return self.net.features(x)
+
+
+def vgg16(
+    weights: str = "imagenet", tap: str = "conv", *, seed: int = 0, channels: Sequence[int] = nets.FULL_CHANNELS
+) -> Features:
+    """VGG16 with the taps `features_0` ... `features_28`, named after its convolutions.
+
+    Args:
+        weights: "imagenet" (timm's vgg16.tv_in1k, from the catalogue), "shipped" (our thin one), "random", or a file
+            with the keys `features.{i}.weight` and `.bias`, whose channel plan is read from the file.
+        tap: "conv" takes the convolution's output *before* the ReLU (Eq. 3); "relu" the output of the ReLU after the
+            convolution of that name (Eq. 2; the authors' `features_3` is our `features_2` with tap="relu").
+        seed: of the random weights.
+        channels: the plan of the random network, five or thirteen numbers; `nets.perceptual.THIN_CHANNELS` is the
+            shipped one's.
+
+    Random weights are He-normal over the outputs (variance 2 / (9 C_out), as timm initialises its VGG) with zero
+    biases. Images must be at least 32 px.
+    """
+    _check_choice("tap", tap, ("conv", "relu"))
+    if weights == "random":
+        net = nets.VGG16(channels=channels)
+        dice = torch.Generator().manual_seed(seed)
+        for i in nets.CONV_INDICES:
+            nn.init.kaiming_normal_(net.features[i].weight, mode="fan_out", nonlinearity="relu", generator=dice)
+            nn.init.zeros_(net.features[i].bias)
+        return _VGG(net, name=f"VGG16 random {seed}", tap=tap, natural_size=None)
+    state, _ = _load("vgg16", weights)
+    plan = [state[f"features.{i}.weight"] for i in nets.CONV_INDICES if f"features.{i}.weight" in state]
+    if len(plan) != len(nets.CONV_INDICES):
+        raise LayoutMismatch(
+            f"{weights!r} has {len(plan)} of VGG16's {len(nets.CONV_INDICES)} convolutions",
+            expected="the keys features.{i}.weight for i in " + ", ".join(map(str, nets.CONV_INDICES)),
+            do="use a plain VGG16 (not vgg16_bn or vgg19) in torchvision's or timm's layout",
+        )
+    net = _filled(nets.VGG16(channels=[w.shape[0] for w in plan]), state, weights)
+    return _VGG(net, name=_name("VGG16", weights), tap=tap, natural_size=_home(weights))
+
+
+def resnet50(weights: str = "imagenet", tap: str = "conv") -> Features:
+    """timm's ResNet50 with the taps `layer1` ... `layer4`, the outputs of its four stages.
+
+    tap="conv" takes the last block's sum (convolution branch plus shortcut) before the final ReLU; "relu" after it. The
+    paper does not say which it used. weights: "imagenet" (timm's resnet50), "shipped" (thin), or a file. At least 32
+    px.
+    """
+    _check_choice("tap", tap, ("conv", "relu"))
+    state, _ = _load("resnet50", weights)
+    channels = [len(state[k]) for s in (1, 2, 3, 4) if (k := f"layer{s}.0.conv1.weight") in state]
+    net = _filled(nets.resnet50(channels=channels if len(channels) == 4 else (64, 128, 256, 512)), state, weights)
+    return _ResNet(net, name=_name("ResNet50", weights), tap=tap, natural_size=_home(weights))
+
+
+def deit(weights: str = "imagenet") -> Features:
+    """DeiT with the taps `blocks_0` ...: the patch tokens after a block, laid out as a map [N, dim, h, w].
+
+    Takes any size of at least one patch: position embeddings are interpolated, and the image is padded with zeros at
+    the right and the bottom to whole patches. The paper feeds its fixed input size (224 px; Fig. 6e):
+    `resize=f.natural_size`. weights: "imagenet" (timm's deit_small_patch16_224), "shipped" (thin), or a file of a
+    timm DeiT of any width.
+    """
+    state, config = _load("deit", weights)
+    if not config and {"pos_embed", "patch_embed.proj.weight"} <= state.keys():
+        dim, patch = state["pos_embed"].shape[2], state["patch_embed.proj.weight"].shape[-1]
+        config = {  # every DeiT has heads of 64 channels and one class token
+            "img_size": patch * math.isqrt(state["pos_embed"].shape[1] - 1),
+            "patch_size": patch,
+            "embed_dim": dim,
+            "num_heads": dim // 64,
+            "depth": len({k.split(".")[1] for k in state if k.startswith("blocks.")}),
+        }
+    return _DeiT(_filled(nets.deit(**config), state, weights), name=_name("DeiT", weights))
+
+
+def discriminator(D: nn.Module) -> Features:
+    """The blocks `b{R}` ... `b8` of a StyleGAN2 discriminator (outputs of each block, before the epilogue).
+
+    Takes images of exactly D.resolution. Works on a frozen copy, so that D itself can still be trained.
+    """
+    return _Discriminator(copy.deepcopy(D))
+
+
+def _check_choice(what: str, value: str, valid: Sequence[str]) -> None:
+    if value not in valid:
+        hint = nearest(str(value), list(valid)) or "choose one of them"
+        raise UnknownName(f"{what}={value!r}", expected=f"one of {', '.join(valid)}", do=hint)
+
+
+def _load(architecture: str, weights: str) -> tuple[dict[str, Tensor], dict]:
+    """(state dict without the classifier, constructor arguments or {}) of a catalogue entry or a file."""
+    source = {"imagenet": f"{architecture}_imagenet", "shipped": f"{architecture}_thin"}.get(weights, weights)
+    state, metadata = weight_files.load_state(source)
+    state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIER_KEYS)}
+    return state, json.loads(metadata.get("config", "{}"))
+
+
+def _filled(net: nn.Module, state: dict[str, Tensor], weights: str) -> nn.Module:
+    """The network with exactly these weights; `LayoutMismatch` otherwise."""
+    counters = {k: v for k, v in net.state_dict().items() if k.endswith("num_batches_tracked")}
+    return weight_files.load_strictly(net, counters | state, weights)  # older files lack the counters; they do nothing
+
+
+def _home(weights: str) -> int | None:
+    return {"imagenet": 224, "shipped": 40}.get(weights)
+
+
+def _name(network: str, weights: str) -> str:
+    return f"{network} (thin)" if weights == "shipped" else network

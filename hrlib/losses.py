@@ -1,0 +1,347 @@
+"""Distances between images: Eq. (2), (3), (4) of the paper, LPIPS, MSE, and the noise regularisation of StyleGAN2.
+
+Which features, which taps, which weights and which input size is said in one place, the arguments of `Perceptual`::
+
+    loss = Perceptual(features.vgg16("imagenet", tap="conv"), HRINVERSION, resize=None)  # the paper's choice
+    target = loss.prepare(x)                 # the target's features, computed once
+    terms = loss(G.synthesis(ws), target)    # {"perceptual": scalar}
+
+Losses add up: `Perceptual(...) + MSE(0.1)` returns {"perceptual": ..., "mse": ...}. They do not check for NaN; the
+loop does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import features as feature_nets
+from . import weights as weight_files
+from .errors import ShapeError, UnknownName, nearest
+from .features import Features
+from .nets.perceptual import FULL_CHANNELS, THIN_CHANNELS
+
+# The lambdas of Eq. (3) and (4). They multiply the features *before* squaring.
+HRINVERSION: Mapping[str, float] = {
+    "features_2": 0.0002,
+    "features_7": 0.0001,
+    "features_14": 0.0001,
+    "features_21": 0.0002,
+    "features_28": 0.0005,
+}
+HIGH_LEVEL: Mapping[str, float] = {"features_21": 0.0002, "features_28": 0.0005}
+# The activations of a random VGG16 are smaller; with 20 times the lambdas its gradients have the trained one's size.
+# Adam ignores a common factor until gradients come near its epsilon (1e-8), as those of noise maps would here.
+VGG_RANDOM: Mapping[str, float] = {tap: 20 * lam for tap, lam in HRINVERSION.items()}
+# The paper names no taps and no lambdas for these two; equal weights over the depth are our choice.
+RESNET50: Mapping[str, float] = dict.fromkeys(("layer1", "layer2", "layer3", "layer4"), 0.0002)
+DEIT_DEPTHS = (1 / 4, 1 / 2, 3 / 4, 1.0)  # the blocks that end these shares of the depth, at 0.0002 each
+
+MAX_ABS = 10.0  # no image of the library is near this; a 0..255 image is far above it
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a loss needs of a target image, computed once. Valid for the loss that prepared it."""
+
+    by: Loss
+    image: Tensor  # [N, 3, H, W]
+    maps: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    parts: tuple[Target, ...] = ()
+
+
+class Loss(nn.Module):
+    """A distance between a batch of images and a target; `loss(pred, target) -> {term: scalar}`."""
+
+    def prepare(self, image: Tensor) -> Target:
+        """Compute once what the loss needs of the target image [N, 3, H, W] in [-1, 1]."""
+        image = image.detach()
+        if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
+            raise ShapeError(
+                f"a target of shape {tuple(image.shape)} and type {image.dtype}",
+                expected="images [N, 3, H, W], float, RGB in [-1, 1]",
+                do="read images with hrlib.image.read",
+            )
+        peak = image.abs().max().item()
+        if not peak <= MAX_ABS:  # also catches NaN
+            raise ShapeError(
+                f"a target with values up to {peak:g}",
+                expected="finite values in [-1, 1]",
+                do="convert 0..255 images with hrlib.image, and look for NaN in computed ones",
+            )
+        return self._prepare(image)
+
+    def forward(self, pred: Tensor, target: Tensor | Target) -> dict[str, Tensor]:
+        """The named terms, each a scalar to minimise; their sum is the loss.
+
+        pred: [N, 3, H, W] in [-1, 1], takes gradients. target: an image of the same shape, or `prepare(image)`.
+        """
+        return self._terms(pred, self._target(pred, target))
+
+    def describe(self) -> str:
+        """One line that says which features, taps, weights and input size, for records and resume checks."""
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def __add__(self, other: Loss) -> Sum:
+        return Sum(self, other)
+
+    def _target(self, pred: Tensor, target: Tensor | Target) -> Target:
+        if not isinstance(target, Target):
+            target = self.prepare(target)
+        if target.by is not self:
+            raise UnknownName(
+                f"a target prepared by another loss ({target.by})",
+                expected=f"one prepared by this loss ({self})",
+                do="call prepare() of the loss you evaluate, or pass the image itself",
+            )
+        if pred.shape != target.image.shape:
+            raise ShapeError(
+                f"an image of shape {tuple(pred.shape)} against a target of {tuple(target.image.shape)}",
+                expected="equal shapes",
+                do="synthesise at the target's size; the loss resizes both itself when resize is set",
+            )
+        return target
+
+    def _prepare(self, image: Tensor) -> Target:
+        return Target(self, image)
+
+    def _terms(self, pred: Tensor, target: Target) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class Perceptual(Loss):
+    """d(x^, x) = sum_l || lambda_l (phi_l(x^) - phi_l(x)) ||_2^2, Eq. (2), (3) and (4), divided by the batch size only.
+
+    The sum runs over channels and positions, so the value grows with the image's area. Which equation it is depends on
+    the features: ReLU taps with resize (2), conv taps at full size with `HRINVERSION` (3) or `HIGH_LEVEL` (4).
+
+    Args:
+        features: from `hrlib.features`.
+        weights: {tap: lambda}; a tap with lambda 0 is not computed.
+        resize: edge (or (height, width)) to which both images are area-averaged before the network, after
+            normalisation; None, the paper's recommendation, does not. Smaller images are enlarged, as in the authors'
+            code.
+        name: the term's name.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        weights: Mapping[str, float] = HRINVERSION,
+        resize: int | tuple[int, int] | None = None,
+        *,
+        name: str = "perceptual",
+    ) -> None:
+        super().__init__()
+        features.check_taps(weights)
+        self.features, self.resize, self.name = features, resize, name
+        self.weights = {tap: float(w) for tap, w in weights.items() if w != 0}
+        features.check_taps(self.weights)  # at least one must be left
+
+    def extra_repr(self) -> str:
+        """The settings, for messages and sidecars."""
+        return f"{self.features.name}, weights={self.weights}, resize={self.resize}"
+
+    def distances(self, pred: Tensor, target: Tensor | Target) -> dict[str, Tensor]:
+        """lambda_l^2 ||phi_l(pred) - phi_l(target)||^2 for each image and tap, {tap: [N]}; not divided by anything."""
+        target = self._target(pred, target)
+        maps = self.features(pred, self.weights, resize=self.resize)
+        return {
+            tap: lam**2 * (maps[tap] - target.maps[tap]).square().sum(dim=(1, 2, 3))
+            for tap, lam in self.weights.items()
+        }
+
+    @torch.no_grad()
+    def _prepare(self, image: Tensor) -> Target:
+        return Target(self, image, self.features(image, self.weights, resize=self.resize))
+
+    def _terms(self, pred: Tensor, target: Target) -> dict[str, Tensor]:
+        return {self.name: torch.stack(list(self.distances(pred, target).values())).sum() / len(pred)}
+
+
+class MSE(Loss):
+    """weight times the mean of the squared difference over batch, channels and pixels, on the [-1, 1] scale (Eq. 1)."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = float(weight)
+
+    def _terms(self, pred: Tensor, target: Target) -> dict[str, Tensor]:
+        return {"mse": self.weight * F.mse_loss(pred, target.image)}
+
+
+class LPIPS(Loss):
+    """Learned perceptual image patch similarity (Zhang et al. 2018), the mean over the batch.
+
+    Features are scaled to unit length at each position; squared differences are weighted by channel, averaged over the
+    positions and summed over five ReLU layers.
+
+    Args:
+        net: "vgg" or "alex": the `lpips` package (v0.1) with its calibrated linear heads; the ImageNet trunk comes
+            from the catalogue (`vgg16_imagenet`, `alexnet_imagenet`) and is never downloaded implicitly. "thin": the
+            same formula with all channel weights 1 on the shipped thin VGG16: "LPIPS (thin)", comparable only with
+            itself.
+        resize: as in `Perceptual`.
+        weight: multiplies the term.
+
+    Raises:
+        MissingWeights: the trunk is not on this machine.
+    """
+
+    def __init__(self, net: str = "vgg", resize: int | tuple[int, int] | None = None, *, weight: float = 1.0) -> None:
+        super().__init__()
+        if net not in ("vgg", "alex", "thin"):
+            raise UnknownName(
+                f"LPIPS network {net!r}",
+                expected="one of vgg, alex, thin",
+                do=nearest(net, ["vgg", "alex", "thin"]) or "'vgg' is the paper's",
+            )
+        self.net, self.resize, self.weight = net, resize, float(weight)
+        self.title = "LPIPS (thin)" if net == "thin" else f"LPIPS ({net})"
+        self.thin = feature_nets.vgg16("shipped", tap="relu") if net == "thin" else None
+        self.package = None if net == "thin" else _lpips_package(net)
+
+    def extra_repr(self) -> str:
+        """The settings, for messages."""
+        return f"{self.title}, resize={self.resize}"
+
+    def distances(self, pred: Tensor, target: Tensor | Target) -> dict[str, Tensor]:
+        """The five layers' contributions for each image, {layer: [N]}; their sum is LPIPS."""
+        target, out = self._target(pred, target), {}
+        for k, (layer, unit) in enumerate(self._unit_maps(pred).items()):
+            squared = (unit - target.maps[layer]).square()
+            weighted = self.package.lins[k](squared) if self.package else squared.sum(1, keepdim=True)
+            out[layer] = weighted.mean(dim=(1, 2, 3))
+        return out
+
+    def _unit_maps(self, x: Tensor) -> dict[str, Tensor]:
+        if self.thin:
+            maps = self.thin(x, HRINVERSION, resize=self.resize)
+        else:
+            x = self.package.scaling_layer(x)
+            if self.resize is not None:
+                x = F.interpolate(x, self.resize, mode="area")
+            if min(x.shape[2:]) < 32:
+                raise ShapeError(
+                    f"{self.title} was given an image of {x.shape[2]}x{x.shape[3]} pixels",
+                    expected="both edges at least 32 pixels",
+                    do="use a larger image, or resize=32 or more",
+                )
+            maps = self.package.net(x)._asdict()
+        # the square root of 0 has an infinite slope, and thin ReLU maps are 0 at whole positions
+        return {k: m / (m.square().sum(1, keepdim=True) + 1e-20).sqrt() for k, m in maps.items()}
+
+    @torch.no_grad()
+    def _prepare(self, image: Tensor) -> Target:
+        return Target(self, image, self._unit_maps(image))
+
+    def _terms(self, pred: Tensor, target: Target) -> dict[str, Tensor]:
+        return {"lpips": self.weight * torch.stack(list(self.distances(pred, target).values())).sum(0).mean()}
+
+
+def _lpips_package(net: str) -> nn.Module:
+    """The `lpips` package's model with its own heads and the trunk of the catalogue."""
+    import lpips  # here, because it takes a second to import and most losses do not need it
+
+    source = {"vgg": "vgg16_imagenet", "alex": "alexnet_imagenet"}[net]
+    state, _ = weight_files.load_state(source)
+    with warnings.catch_warnings():  # the package uses torchvision's old spelling of "no weights"
+        warnings.simplefilter("ignore", UserWarning)
+        model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)  # pnet_rand: no download; filled below
+    # the package's "slice2.5.weight" is torchvision's "features.5.weight"
+    keys = {"features." + key.split(".", 1)[1]: key for key in model.net.state_dict()}
+    trunk = {keys.get(k, k): v for k, v in state.items() if not k.startswith(feature_nets.CLASSIFIER_KEYS)}
+    weight_files.load_strictly(model.net, trunk, source)
+    return model.eval().requires_grad_(False)
+
+
+class Sum(Loss):
+    """The terms of several losses together; made by `a + b`."""
+
+    def __init__(self, *losses: Loss) -> None:
+        super().__init__()
+        flat = [part for loss in losses for part in (loss.losses if isinstance(loss, Sum) else [loss])]
+        self.losses = nn.ModuleList(flat)
+
+    def describe(self) -> str:
+        """The descriptions of the parts."""
+        return " + ".join(loss.describe() for loss in self.losses)
+
+    def _prepare(self, image: Tensor) -> Target:
+        return Target(self, image, parts=tuple(loss.prepare(image) for loss in self.losses))
+
+    def _terms(self, pred: Tensor, target: Target) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for loss, part in zip(self.losses, target.parts, strict=True):
+            for name, value in loss(pred, part).items():
+                if name in terms:
+                    raise UnknownName(
+                        f"two terms named {name!r}",
+                        expected="a name for each term",
+                        do="give one of the losses another name=...",
+                    )
+                terms[name] = value
+        return terms
+
+
+def noise_regularisation(maps: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:
+    """StyleGAN2's penalty on noise maps that carry a picture: squared autocorrelation at distance 1, over scales.
+
+    For each map [..., H, W], and its 2x2 averages down to an edge of 8 pixels: mean(n * roll(n, 1))^2 along each
+    axis; summed over scales, axes and maps, averaged over leading (batch) dimensions. White noise gives about 0. A
+    scalar.
+    """
+    total = torch.zeros(())
+    for noise in maps.values() if isinstance(maps, Mapping) else maps:
+        if noise.ndim < 2:
+            raise ShapeError(f"a noise map of shape {tuple(noise.shape)}", expected="[..., H, W]", do="pass 2-D maps")
+        level = noise.reshape(-1, 1, *noise.shape[-2:])
+        while True:
+            for dim in (2, 3):
+                total = total.to(level) + (level * level.roll(1, dim)).mean(dim=(1, 2, 3)).square().mean()
+            if min(level.shape[2:]) <= 8:
+                break
+            level = F.avg_pool2d(level, 2)
+    return total
+
+
+NAMES = ("vgg_relu", "vgg_conv", "vgg_high", "vgg_random", "resnet50", "deit", "lpips", "mse")
+
+
+def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int] | None = None, seed: int = 0) -> Loss:
+    """A loss of Fig. 6 and Table II by name, for parameters in notebooks and tables.
+
+    Args:
+        name: one of `NAMES`: "vgg_relu" (Eq. 2, with the lambdas of Eq. 3), "vgg_conv" (Eq. 3), "vgg_high" (Eq. 4),
+            "vgg_random" (conv taps, `VGG_RANDOM`), "resnet50", "deit" (our taps and lambdas), "lpips", "mse" (takes no
+            resize).
+        weights: "imagenet", or "shipped" for the thin networks (a thin random VGG, and LPIPS (thin), too).
+        resize: as in `Perceptual`.
+        seed: of the random VGG.
+
+    Raises:
+        UnknownName: with the nearest valid name.
+    """
+    if name not in NAMES:
+        raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}", do=nearest(name, list(NAMES)))
+    thin = weights == "shipped"
+    if name == "mse":
+        return MSE()
+    if name == "lpips":
+        return LPIPS("thin" if thin else "vgg", resize)
+    if name == "vgg_random":
+        f = feature_nets.vgg16("random", seed=seed, channels=THIN_CHANNELS if thin else FULL_CHANNELS)
+        return Perceptual(f, VGG_RANDOM, resize)
+    if name == "resnet50":
+        return Perceptual(feature_nets.resnet50(weights), RESNET50, resize)
+    if name == "deit":
+        f = feature_nets.deit(weights)
+        taps = [f.taps[round(share * len(f.taps)) - 1] for share in DEIT_DEPTHS]
+        return Perceptual(f, dict.fromkeys(taps, 0.0002), resize)
+    f = feature_nets.vgg16(weights, tap="relu" if name == "vgg_relu" else "conv")
+    return Perceptual(f, HIGH_LEVEL if name == "vgg_high" else HRINVERSION, resize)

@@ -1,0 +1,198 @@
+"""Measures of a reconstruction, each per image, and tidy tables of them.
+
+Images are [N, 3, H, W] in [-1, 1]; values outside are clamped first, as they are when an image is saved, and nothing is
+rounded to 8 bits. Every measure returns a float64 NumPy array [N].
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.linalg
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from . import losses
+from .errors import ShapeError, UnknownName, nearest
+
+
+def psnr(recon: Tensor, target: Tensor) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB, over all pixels and channels; infinite for equal images. [N]."""
+    a, b = _pair(recon, target)
+    mse = (a - b).square().mean(dim=(1, 2, 3)).cpu().numpy()
+    with np.errstate(divide="ignore"):
+        return -10 * np.log10(mse)
+
+
+def ssim(recon: Tensor, target: Tensor) -> np.ndarray:
+    """Structural similarity by scikit-image: 7x7 uniform window, mean over the channels; 1 for equal images. [N].
+
+    Raises:
+        ShapeError: an image edge below 7 pixels.
+    """
+    a, b = _pair(recon, target)
+    if min(a.shape[2:]) < 7:
+        raise ShapeError(
+            f"images of {a.shape[2]}x{a.shape[3]}", expected="at least 7x7, the window", do="use larger images"
+        )
+    pairs = zip(a.cpu().numpy(), b.cpu().numpy(), strict=True)
+    return np.array([structural_similarity(x, y, win_size=7, data_range=1.0, channel_axis=0) for x, y in pairs])
+
+
+@torch.no_grad()
+def lpips(recon: Tensor, target: Tensor, net: str = "thin") -> np.ndarray:
+    """LPIPS distance, 0 for equal images. [N].
+
+    net: "alex" or "vgg" is the `lpips` package (needs the catalogued trunk); "thin" is LPIPS (thin), the same formula
+    on the shipped thin VGG16, whose values compare only with each other. See `losses.LPIPS`.
+    """
+    a, b = _pair(recon, target)
+    parts = _lpips(net).to(a.device).distances((a * 2 - 1).float(), (b * 2 - 1).float())
+    return torch.stack(list(parts.values())).sum(0).double().cpu().numpy()
+
+
+@functools.lru_cache(maxsize=3)
+def _lpips(net: str) -> losses.LPIPS:
+    return losses.LPIPS(net)
+
+
+def artefact_energy(recon: Tensor, target: Tensor, factor: int = 4) -> np.ndarray:
+    """Energy of (recon - target) at frequencies that a `factor`-fold down-sampled image cannot carry. [N].
+
+    The paper's Fig. 1 as a number: a loss on a down-sampled input is blind above that input's Nyquist frequency,
+    1 / (2 factor) cycles per pixel, and what the noise maps put there is never corrected. The unit is the mean square
+    on the [0, 1] scale, averaged over the channels, so 1e-4 is an rms of 0.01 or 2.55 grey levels; it compares directly
+    with the MSE behind PSNR. The band is everything outside the square |f_x|, |f_y| <= 1 / (2 factor), the
+    frequencies of the down-sampled pixel grid. A Hann window (of unit mean square) keeps the image's borders from
+    leaking into the band. It also counts detail that the reconstruction lacks: compare with a reconstruction that has
+    none, or see `radial_spectrum`.
+    """
+    a, b = _pair(recon, target)
+    if factor < 1 or min(a.shape[2:]) < 2 * factor:
+        raise ShapeError(
+            f"factor {factor} for images of {a.shape[2]}x{a.shape[3]}",
+            expected="a factor of at least 1, and edges of at least twice the factor",
+            do="use the factor between the image's edge and the edge the loss sees",
+        )
+    power, fy, fx = _power(a - b)
+    limit = 1 / (2 * factor) + 1e-9
+    band = (fy.abs()[:, None] > limit) | (fx.abs()[None, :] > limit)
+    return (power * band).sum(dim=(2, 3)).mean(1).cpu().numpy()
+
+
+def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """The azimuthally averaged power spectrum of an image, or of a difference of two.
+
+    image: [N, 3, H, W]; the channels' spectra are averaged. Not clamped; a Hann window is applied, after the mean is
+    removed.
+
+    Returns:
+        (frequencies [bins] in cycles per pixel, the centres of equal rings from 0 to 0.5;
+        power [N, bins]: the mean over a ring of the spectral density on the [0, 1] scale, whose average over *all*
+        frequencies is the windowed variance; NaN for a ring that holds no frequency of so small an image).
+    """
+    x = image.detach().double() / 2
+    power, fy, fx = _power(x - x.mean(dim=(2, 3), keepdim=True))
+    radius = torch.hypot(fy[:, None], fx[None, :]).flatten()
+    ring = (radius / 0.5 * bins).long()
+    inside = ring < bins
+    density = (power.mean(1) * power[0, 0].numel()).flatten(1)[:, inside]
+    count = torch.bincount(ring[inside], minlength=bins).double()
+    total = torch.zeros(len(x), bins, dtype=torch.float64, device=x.device).index_add_(1, ring[inside], density)
+    return (np.arange(bins) + 0.5) / bins * 0.5, (total / count).cpu().numpy()
+
+
+def _power(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """|FFT|^2 of the windowed [N, C, H, W], scaled so that its sum is the mean square; and the two frequency axes."""
+    h, w = x.shape[2:]
+    wy, wx = (torch.hann_window(n, periodic=True, dtype=x.dtype, device=x.device) for n in (h, w))
+    window = wy[:, None] * wx[None, :]
+    window = window / window.square().mean().sqrt()
+    power = torch.fft.fft2(x * window).abs().square() / (h * w) ** 2
+    fy, fx = (torch.fft.fftfreq(n, dtype=x.dtype, device=x.device) for n in (h, w))
+    return power, fy, fx
+
+
+def frechet_distance(feats_a: np.ndarray | Tensor, feats_b: np.ndarray | Tensor) -> float:
+    """Frechet distance of two Gaussians fitted to feature vectors: |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
+
+    feats_a, feats_b: [N_a, D] and [N_b, D], at least two rows each. Covariances divide by N - 1 (torch-fidelity's and
+    pytorch-fid's convention; NVlabs' code divides by N), and everything is in float64.
+    """
+    a, b = (np.asarray(torch.as_tensor(f).detach().cpu(), dtype=np.float64) for f in (feats_a, feats_b))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ShapeError(
+            f"features of shapes {a.shape} and {b.shape}",
+            expected="[N_a, D] and [N_b, D] with two rows or more each",
+            do="stack one feature vector per image",
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ShapeError(
+            "features with NaN or infinity", expected="finite numbers", do="look for the image they come from"
+        )
+    cov_a, cov_b = (np.atleast_2d(np.cov(f, rowvar=False)) for f in (a, b))
+    # tr (C_a C_b)^(1/2) is the sum of the singular values of C_a^(1/2) C_b^(1/2): real, and stable for singular C
+    values_a, vectors_a = scipy.linalg.eigh(cov_a)
+    values_b, vectors_b = scipy.linalg.eigh(cov_b)
+    root_a = vectors_a * np.sqrt(values_a.clip(min=0)) @ vectors_a.T
+    root_b = vectors_b * np.sqrt(values_b.clip(min=0)) @ vectors_b.T
+    trace = scipy.linalg.svdvals(root_a @ root_b).sum()
+    distance = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * trace
+    return float(max(distance, 0.0))
+
+
+METRICS = {
+    "psnr": ("PSNR (dB)", psnr),
+    "ssim": ("SSIM", ssim),
+    "lpips_thin": ("LPIPS (thin)", functools.partial(lpips, net="thin")),
+    "lpips_vgg": ("LPIPS (vgg)", functools.partial(lpips, net="vgg")),
+    "lpips_alex": ("LPIPS (alex)", functools.partial(lpips, net="alex")),
+    "artefact_energy": ("artefact energy", artefact_energy),
+}
+
+
+def table(
+    recon: Tensor,
+    target: Tensor,
+    which: Sequence[str] = ("psnr", "ssim", "lpips_thin", "artefact_energy"),
+    *,
+    names: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Several measures of several images as a tidy table with the columns image, metric, label and value.
+
+    which: names out of `METRICS`. names: one per image; default "0", "1", ...
+    """
+    names = [str(i) for i in range(len(recon))] if names is None else list(names)
+    if len(names) != len(recon):
+        raise ShapeError(f"{len(names)} names for {len(recon)} images", expected="one each", do="name every image")
+    rows = []
+    for metric in which:
+        if metric not in METRICS:
+            hint = nearest(metric, list(METRICS)) or "choose from the list"
+            raise UnknownName(f"metric {metric!r}", expected=f"one of {', '.join(METRICS)}", do=hint)
+        label, measure = METRICS[metric]
+        values = measure(recon, target)
+        rows += [(n, metric, label, float(v)) for n, v in zip(names, values, strict=True)]
+    return pd.DataFrame(rows, columns=["image", "metric", "label", "value"])
+
+
+def _pair(recon: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both batches, checked, clamped, in float64 on the [0, 1] scale."""
+    for x in (recon, target):
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise ShapeError(
+                f"an image batch of shape {tuple(x.shape)} and type {x.dtype}",
+                expected="[N, 3, H, W], float, in [-1, 1]",
+                do="read images with hrlib.image.read",
+            )
+    if recon.shape != target.shape:
+        raise ShapeError(
+            f"images of {tuple(recon.shape)} against {tuple(target.shape)}",
+            expected="equal shapes",
+            do="compare images of one size",
+        )
+    return tuple((x.detach().double().clamp(-1, 1) + 1) / 2 for x in (recon, target))

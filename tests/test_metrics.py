@@ -1,0 +1,145 @@
+"""Metrics against fixture 08_metrics, scikit-image, SciPy and plain NumPy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import skimage.metrics
+import torch
+from PIL import Image
+
+from hrlib import metrics
+from hrlib.errors import ShapeError, UnknownName
+
+HERE = Path(__file__).parent / "fixtures" / "08_metrics"
+
+
+@pytest.fixture(scope="module")
+def io():
+    return np.load(HERE / "metrics_io.npz")
+
+
+def pair(k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(
+        torch.from_numpy(np.array(Image.open(HERE / f"pair{k}_{s}.png"))).permute(2, 0, 1)[None] / 127.5 - 1
+        for s in "ab"
+    )
+
+
+def test_psnr_and_ssim_of_the_fixture(io):
+    got = [(metrics.psnr(*pair(k))[0], metrics.ssim(*pair(k))[0]) for k in range(3)]
+    np.testing.assert_allclose(np.array(got)[:, 0], io["out/psnr"], rtol=2e-5)
+    np.testing.assert_allclose(np.array(got)[:, 1], io["out/ssim"], rtol=2e-5)
+
+
+def test_measures_are_per_image_and_clamp():
+    torch.manual_seed(0)
+    a, b = torch.rand(2, 3, 3, 24, 32) * 2 - 1
+    for measure in (metrics.psnr, metrics.ssim, metrics.artefact_energy):
+        whole = measure(a, b)
+        assert whole.shape == (3,)
+        np.testing.assert_allclose(whole, [measure(a[i : i + 1], b[i : i + 1])[0] for i in range(3)], rtol=1e-12)
+    one = (a[:1].numpy()[0] + 1) / 2, (b[:1].numpy()[0] + 1) / 2
+    assert metrics.psnr(a, b)[0] == pytest.approx(skimage.metrics.peak_signal_noise_ratio(*one, data_range=1), rel=1e-6)
+    assert np.isinf(metrics.psnr(a, a)).all()
+    np.testing.assert_allclose(metrics.ssim(a, a), 1)
+    np.testing.assert_array_equal(metrics.psnr(a * 3, b), metrics.psnr((a * 3).clamp(-1, 1), b))
+
+
+def test_frechet_distance_of_the_fixture(io):
+    a, b = io["in/feat_real"], io["in/feat_gen"]
+    assert metrics.frechet_distance(a, b) == pytest.approx(float(io["out/fid_scipy_f64"]), rel=1e-9)
+    assert metrics.frechet_distance(a, b) == pytest.approx(float(io["out/fid_torch_fidelity"]), rel=1e-5)
+    assert metrics.frechet_distance(torch.from_numpy(b), a) == pytest.approx(float(io["out/fid_scipy_f64"]), rel=1e-9)
+    assert abs(metrics.frechet_distance(a, a)) < 1e-8
+    assert metrics.frechet_distance(a, b) != pytest.approx(float(io["out/fid_nvlabs"]), rel=1e-4)  # N - 1, not N
+
+
+def test_frechet_distance_with_singular_covariances():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(6, 20)), rng.normal(1, 2, size=(9, 20))
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    eigenvalues = np.linalg.eigvals(ca @ cb).real.clip(min=0)
+    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(ca + cb) - 2 * np.sqrt(eigenvalues).sum()
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
+    full = rng.normal(size=(50, 4)), rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4))
+    ca, cb = (np.cov(f, rowvar=False) for f in full)
+    root = scipy.linalg.sqrtm(ca @ cb).real
+    expected = np.sum((full[0].mean(0) - full[1].mean(0)) ** 2) + np.trace(ca + cb - 2 * root)
+    assert metrics.frechet_distance(*full) == pytest.approx(expected, rel=1e-8)
+    shift = np.array([3, 4, 0, 0])
+    assert metrics.frechet_distance(full[0], full[0] + shift) == pytest.approx(25)  # equal covariances: means only
+    with pytest.raises(ShapeError, match=r"\[N_a, D\]"):
+        metrics.frechet_distance(a[:1], b)
+    with pytest.raises(ShapeError, match="NaN"):
+        metrics.frechet_distance(a * np.nan, b)
+
+
+def wave(fy: float, fx: float, amplitude: float, size: int = 64) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return (amplitude * torch.sin(2 * torch.pi * (fy * y + fx * x) + 0.3)).expand(1, 3, size, size)
+
+
+@pytest.mark.parametrize(
+    ("fy", "fx", "inside"),
+    [(0, 0.25, True), (0.25, 0, True), (0.05, 0.3, True), (0, 5 / 64, False), (5 / 64, 5 / 64, False), (0, 0, False)],
+)
+def test_artefact_energy_of_a_wave(fy, fx, inside):
+    """A wave of amplitude a on [-1, 1] has the mean square a^2 / 8 on [0, 1]; in the band, all of it counts."""
+    fy, fx = round(fy * 64) / 64, round(fx * 64) / 64  # whole periods
+    got = metrics.artefact_energy(wave(fy, fx, 0.2), torch.zeros(1, 3, 64, 64), factor=4)[0]
+    assert got == pytest.approx(0.2**2 / 8, rel=1e-6) if inside else got < 1e-12
+
+
+def test_artefact_energy_ignores_borders_and_sees_what_area_sampling_cannot():
+    ramp = torch.linspace(-0.5, 0.5, 128).expand(1, 3, 128, 128)  # not periodic: without a window this leaks
+    assert metrics.artefact_energy(ramp, torch.zeros_like(ramp))[0] < 1e-7
+    torch.manual_seed(0)
+    blocks = torch.randn(1, 3, 32, 4, 32, 4) * 0.1
+    blind = (blocks - blocks.mean((3, 5), keepdim=True)).reshape(1, 3, 128, 128)  # zero after 4-fold area averaging
+    assert torch.nn.functional.avg_pool2d(blind, 4).abs().max() < 1e-6
+    share = metrics.artefact_energy(blind, torch.zeros_like(blind))[0] / (blind.square().mean().item() / 4)
+    assert 0.9 < share < 1.1
+    assert metrics.artefact_energy(blind, torch.zeros_like(blind), factor=1)[0] < 1e-12  # nothing beyond Nyquist
+    with pytest.raises(ShapeError, match="factor 4"):
+        metrics.artefact_energy(ramp[..., :7], ramp[..., :7])
+
+
+def test_artefact_energy_against_numpy():
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(-1, 1, size=(2, 1, 3, 40, 48))
+    window = np.outer(np.hanning(41)[:40], np.hanning(49)[:48])
+    window /= np.sqrt(np.mean(window**2))
+    power = np.abs(np.fft.fft2((a - b) / 2 * window)) ** 2 / (40 * 48) ** 2
+    fy, fx = np.abs(np.fft.fftfreq(40))[:, None], np.abs(np.fft.fftfreq(48))[None, :]
+    expected = (power * ((fy > 0.25) | (fx > 0.25))).sum((2, 3)).mean(1)
+    got = metrics.artefact_energy(torch.from_numpy(a), torch.from_numpy(b), factor=2)
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_radial_spectrum():
+    torch.manual_seed(0)
+    noise = torch.randn(2, 3, 128, 128) * 0.4
+    frequency, power = metrics.radial_spectrum(noise, bins=16)
+    assert frequency.shape == (16,) and power.shape == (2, 16)
+    np.testing.assert_allclose(power[:, 2:], 0.4**2 / 4, rtol=0.2)  # white: flat, at the variance on the [0, 1] scale
+    frequency, power = metrics.radial_spectrum(wave(0, 20 / 64, 0.5))
+    assert abs(frequency[power[0].argmax()] - 20 / 64) < 0.5 / 32
+
+
+def test_table_is_tidy():
+    torch.manual_seed(0)
+    a, b = torch.rand(2, 2, 3, 40, 40) * 2 - 1
+    t = metrics.table(a, b, names=["cat", "dog"])
+    assert list(t.columns) == ["image", "metric", "label", "value"] and len(t) == 2 * 4
+    assert t.set_index(["image", "metric"]).value["dog", "psnr"] == metrics.psnr(a, b)[1]
+    assert "LPIPS (thin)" in set(t.label)
+    np.testing.assert_allclose(metrics.lpips(a, a), 0, atol=1e-6)
+    assert (metrics.lpips(a, b) > 0).all()
+    with pytest.raises(UnknownName, match="did you mean 'ssim'"):
+        metrics.table(a, b, ["sim"])
+    with pytest.raises(ShapeError, match="equal shapes"):
+        metrics.psnr(a, b[..., :20])

@@ -1,0 +1,84 @@
+"""The procedural classification set: deterministic, varied, and in the library's image convention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hrlib.errors import ShapeError, UnknownName
+from hrlib.training import perceptual
+from hrlib.worlds import textures
+
+
+@pytest.mark.parametrize("name", textures.CLASSES)
+def test_every_class_draws_varied_images_of_any_size(name):
+    x = textures.render(name, 6, size=33, seed=2)
+    assert x.shape == (6, 3, 33, 33) and x.dtype == torch.float32
+    assert x.min() >= -1 and x.max() <= 1 and torch.isfinite(x).all()
+    assert all(image.std() > 0.02 for image in x)  # something is drawn
+    assert all((x[0] - other).abs().mean() > 0.05 for other in x[1:])  # and not the same thing
+
+
+def test_draws_depend_on_the_dice_only():
+    a = textures.render("marble", 4, seed=1)
+    torch.manual_seed(123)
+    assert torch.equal(a, textures.render("marble", 4, seed=1))
+    for other in ({"seed": 2}, {"seed": 1, "part": 1}):
+        assert not torch.equal(a, textures.render("marble", 4, **other))
+    assert len(textures.CLASSES) == len(set(textures.CLASSES)) >= 40
+
+
+def test_dataset_is_in_class_order_and_rounded_to_bytes():
+    images, labels = textures.dataset(3, size=24, seed=5)
+    assert images.dtype == torch.uint8 and images.shape == (3 * len(textures.CLASSES), 3, 24, 24)
+    assert labels.tolist() == [k for k in range(len(textures.CLASSES)) for _ in range(3)]
+    k = textures.CLASSES.index("face")
+    expected = textures.render("face", 3, size=24, seed=5)
+    assert (images[3 * k : 3 * k + 3] / 127.5 - 1 - expected).abs().max() <= 0.5 / 127.5 + 1e-6
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UnknownName, match="did you mean 'checker'"):
+        textures.render("cheker", 1)
+    with pytest.raises(ShapeError):
+        textures.render("checker", 0)
+    with pytest.raises(UnknownName, match="did you mean 'resnet50'"):
+        perceptual.recipe("resnet5")
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    images, labels = textures.dataset(2, size=perceptual.RENDER_SIZE)
+    sizes = set()
+    for step in range(3):
+        x, y = perceptual.batch_of(images, labels, n=16, seed=3, step=step)
+        again, _ = perceptual.batch_of(images, labels, n=16, seed=3, step=step)
+        assert torch.equal(x, again) and len(x) == len(y) == 16
+        sizes.add(x.shape[-1])
+    assert sizes == set(perceptual.HOME_SIZES)
+
+
+def test_a_resumed_training_run_is_the_same_run(tmp_path, monkeypatch):
+    small = perceptual.Recipe({"channels": [4, 4, 4, 8, 8]}, steps=6, lr=1e-3, batch=8, per_class=2)
+    monkeypatch.setitem(perceptual.RECIPES, "vgg16", small)
+    monkeypatch.setattr(perceptual, "CHECKPOINT_EVERY", 3)
+    *_, whole = perceptual.train("vgg16")
+    path = tmp_path / "run.ckpt"
+    stopped = False
+
+    def interrupt(*args, **kwargs):
+        nonlocal stopped
+        if kwargs["step"] == 4 and not stopped:
+            stopped = True
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    original = perceptual.batch_of
+    monkeypatch.setattr(perceptual, "batch_of", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(perceptual.train("vgg16", checkpoint=path))
+    *_, resumed = perceptual.train("vgg16", checkpoint=path)
+    assert resumed.step == whole.step == 6
+    for a, b in zip(whole.net.parameters(), resumed.net.parameters(), strict=True):
+        assert torch.equal(a, b)
+    perceptual.save("vgg16", resumed.net, tmp_path / "x.safetensors", card="test")
+    assert 0 <= perceptual.accuracy(resumed.net, edge=40, per_class=2) <= 1
