@@ -139,6 +139,13 @@ def _scalar(kind: _Dtype, data: bytes) -> float | int | bool:
     return np.frombuffer(data, kind.dtype)[0].item()
 
 
+def _latin(text: str, encoding: str) -> bytes:
+    """How pickle protocol 2 spells bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("bytes in another spelling than latin1")
+    return text.encode("latin1")
+
+
 def _tensor(storage: _Storage, offset: int, size: tuple, stride: tuple, *_: object) -> torch.Tensor:
     numbers = (offset, *size, *stride)
     if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
@@ -173,6 +180,7 @@ _COMMON: dict[tuple[str, str], Any] = {
     ("__builtin__", "set"): _Call(set),
     ("torch._utils", "_rebuild_tensor_v2"): _Call(_tensor),
     ("torch._utils", "_rebuild_parameter"): _Call(_parameter),
+    ("_codecs", "encode"): _Call(_latin),
     ("numpy", "dtype"): _Call(_dtype),
     ("numpy.core.multiarray", "scalar"): _Call(_scalar),
     ("numpy._core.multiarray", "scalar"): _Call(_scalar),
@@ -347,6 +355,8 @@ def read(path: str | os.PathLike, kind: str) -> Any:
         try:
             if head[:4] == b"PK\3\4":
                 return _read_zip(file, str(path))
+            if head[:1] != pickle.PROTO:
+                raise ValueError(f"it starts with {head[:12]!r}, as no pickle does")
             # A memory map reads no further than its end, whatever length a pickle claims.
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _read_legacy(data, str(path)) if kind == "torch" else _load(data, "nvlabs", str(path))
