@@ -17,6 +17,8 @@ _HOME = {
     "image_grid": "plots",
     "subplots": "plots",
     "progress": "loops",
+    "picture": "pictures",
+    "pictures": "pictures",
     "Live": "widgets",
     "check": "exercises",
 }

@@ -144,7 +144,8 @@ def _said(outcome: Outcome) -> str:
         return f"{outcome.name}: done in {outcome.seconds:.0f} s"
     if outcome.state == "cached":
         return f"{outcome.name}: up to date"
-    return f"{outcome.name}: {outcome.state} ({outcome.error['name']}: {outcome.error['message'].splitlines()[0]})"
+    message = outcome.error["message"].split("\n")[0]
+    return f"{outcome.name}: {outcome.state} ({outcome.error['name']}: {message})"
 
 
 class _Task:
@@ -168,6 +169,7 @@ class _Task:
             "output": str(self.output),
             "parameters": chosen.changes[name],
             "result": str(self.result),
+            "socket": str(scratch / name[:2]),  # short: a socket's path has 108 bytes at most
         }
         store.write_json(scratch / f"{name}.spec.json", spec)
         self.begun = time.monotonic()
@@ -190,7 +192,7 @@ class _Task:
             "HRLAB_ROOT": str(root()),
             "HRLAB_UPSTREAM": str(self.folder.parent),
             "JUPYTER_PREFER_ENV_PATH": "1",  # "python3" is the kernel of this environment
-            "JUPYTER_RUNTIME_DIR": str(scratch / "jupyter"),  # short: a socket's path has 108 bytes at most
+            "JUPYTER_RUNTIME_DIR": str(scratch / "jupyter"),
             "MKL_NUM_THREADS": threads,
             "OMP_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,

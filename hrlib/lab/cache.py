@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import store
 from ..errors import StoreError
 from .notebook import Notebook
-from .place import figures_folder, root
+from .place import figures_folder, git, root
 
 Status = dict[str, Any]  # {"inputs": {what: sha256}, "files": {relative path: sha256}, "seconds": float}
 
@@ -39,10 +40,6 @@ class Hashes:
             self._known[key] = store.sha256(path)
         return self._known[key]
 
-    def of_all(self, folder: Path, paths: Iterable[Path]) -> str:
-        """One hash for files and their names relative to `folder`."""
-        return digest({p.relative_to(folder).as_posix(): self.of(p) for p in paths})
-
     def save(self) -> None:
         """Remember for next time."""
         store.write_json(self.path, self._known)
@@ -55,13 +52,27 @@ def digest(value: Any) -> str:
 
 def surroundings(hashes: Hashes) -> dict[str, str]:
     """The inputs that all notebooks share: the library's source, the data, the environment."""
-    library, data, lock = Path(__file__).parents[1], root() / "data", root() / "requirements.lock"
-    files = [p for p in sorted(data.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    library, lock = Path(__file__).parents[1], root() / "requirements.lock"
     return {
-        "library": hashes.of_all(library, sorted(library.rglob("*.py"))),
-        "data": hashes.of_all(data, files),
+        "library": digest({str(p.relative_to(library)): hashes.of(p) for p in sorted(library.rglob("*.py"))}),
+        "data": digest(_data(hashes)),
         "environment": digest([hashes.of(lock) if lock.exists() else None, sys.version_info[:2]]),
     }
+
+
+def _data(hashes: Hashes) -> dict[str, Any]:
+    """Shipped data go by content; what the user brought (up to 70,000 photographs) by size and time stamp."""
+    own = root() / "data"
+    shipped = git("ls-files", "data")
+    names = None if shipped is None else set(shipped.splitlines())  # no git: all that is there was in the archive
+    found: dict[str, Any] = {}
+    for folder in dict.fromkeys([own, Path(os.environ.get("HRLIB_DATA", own))]):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                mine = folder == own and (names is None or path.relative_to(root()).as_posix() in names)
+                stat = path.stat()
+                found[str(path.relative_to(folder))] = hashes.of(path) if mine else [stat.st_size, stat.st_mtime_ns]
+    return found
 
 
 def inputs(notebook: Notebook, values: Mapping[str, Any], shared: Mapping[str, str], profile: str) -> dict[str, str]:

@@ -41,7 +41,7 @@ def examine(profile: str = "laptop") -> Iterator[Finding]:
     yield from _packages()
     yield from _machine(profile)
     wanted = {name: {**nb.parameters, **changes[name]} for name, nb in notebooks.items()}
-    yield from _weights(wanted)
+    yield from _catalogued({text for values in wanted.values() for text in _strings(values)}, profile)
 
 
 def _python() -> Finding:
@@ -96,6 +96,19 @@ def _machine(profile: str) -> Iterator[Finding]:
         needed=False,
         do="the paper profile runs without one, but takes days",
     )
+
+
+def _catalogued(named: set[str], profile: str) -> Iterator[Finding]:
+    """Weight files and data sets: needed when they ship, or when a notebook's parameters name them."""
+    from .. import weights
+
+    for name, entry in weights.catalogue().items():
+        needed = entry.profile == "laptop" or name in named
+        if needed or profile == "paper":
+            state = weights.status(name)
+            kind = "data set" if entry.kind == "dataset" else "weights"
+            found = {"unverified": f"there ({entry.origin} publishes no hash)"}.get(state, state)
+            yield Finding(f"{kind} {name}", found, state in ("ok", "unverified"), needed, entry.by_hand)
 
 
 def _strings(value: Any) -> Iterator[str]:

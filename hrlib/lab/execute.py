@@ -39,6 +39,10 @@ def _execute(spec: dict[str, Any]) -> dict[str, Any] | None:
         def _transport(self) -> str:  # kernels that start together would compete for the same TCP ports
             return "ipc" if os.name == "posix" else "tcp"
 
+        @default("ip")
+        def _ip(self) -> str:  # for ipc the beginning of the sockets' paths; jupyter's own is the same for all kernels
+            return spec["socket"] if os.name == "posix" else "127.0.0.1"
+
     try:
         papermill.execute_notebook(
             spec["notebook"],

@@ -13,13 +13,12 @@ import importlib.metadata
 import io
 import platform
 import re
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import store
 from ..errors import BatchError
-from .place import root
+from .place import git
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,14 +152,6 @@ def versions() -> dict[str, str]:
 @functools.cache
 def commit() -> str | None:
     """The git commit, with " + changes" when code differs from it; None outside a git clone."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root()), *arguments], capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
     head = git("rev-parse", "HEAD")
     if head is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 from ..errors import StoreError
@@ -27,3 +28,12 @@ def figures_folder(profile: str) -> Path:
     Only `laptop`, the committed scale, writes to `figures/`; trying something out never overwrites what readers see.
     """
     return root() / "figures" if profile == "laptop" else root() / "build" / f"figures-{profile}"
+
+
+def git(*arguments: str) -> str | None:
+    """What a git command says in the repository; None when it fails or there is no git here."""
+    try:
+        done = subprocess.run(["git", "-C", str(root()), *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
