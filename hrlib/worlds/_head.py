@@ -314,12 +314,14 @@ def lookup(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
 class Hit:
     """Where rays meet the head: [N, K] each.
 
-    t: ray parameter; gap: distance by which the ray misses (0 where it hits); dx, dy, dz: the ray's direction;
+    t: ray parameter; gap: distance by which the ray misses (0 where it hits);
+    deep: 1 where the coarse rays all around hit, so that this one belongs to the head whatever its gap; dx, dy, dz: the ray's direction;
     px, py, pz: the point relative to the head's centre; x, y: its chart coordinates.
     """
 
     t: Tensor
     gap: Tensor
+    deep: Tensor
     dx: Tensor
     dy: Tensor
     dz: Tensor
@@ -406,4 +408,4 @@ def intersect(baked: Bake, o: Tensor, coarse: tuple, fine_at, shape: tuple[int, 
     t, gap = _march(baked.radius, o, d, t, 6, reach)
     p = [o[:, i, None] + t * d[i] for i in range(3)]
     x, y, _ = to_chart(*p)
-    return Hit(t, gap * (1 - deep), *d, *p, x, y), at
+    return Hit(t, gap, deep, *d, *p, x, y), at

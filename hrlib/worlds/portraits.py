@@ -390,7 +390,7 @@ def _draw(people: Portraits, height: int, width: int, supersample: int) -> Truth
         index, part, _ = some((hit.y.abs() < 0.40) & (hit.x.abs() < 1.6) & (p["glasses"] > 0.45))
         front = landmarks[:, :2, 2].mean(1, keepdim=True)
         rgb = _put(rgb, index, _paint.glasses(shader, part, eye, front, _pick(rgb, index)))
-    alpha = smooth(1.0, -0.6, (hit.gap - 0.004 - loose) * half)
+    alpha = smooth(1.0, -0.6, (hit.gap * (1 - hit.deep) - 0.004 - loose) * half)
 
     base = torch.einsum("nij,j->ni", turn, torch.tensor([0.0, -0.55, -0.12], device=device)) + offset
     chin = torch.einsum("nij,nj->ni", turn, landmarks[:, 5]) + offset
