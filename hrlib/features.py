@@ -8,6 +8,7 @@ authors' loss resizes *after* normalising. Networks are in evaluation mode and t
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,15 @@ def imagenet_normalise(x: Tensor) -> Tensor:
     return ((x + 1) / 2 - mean) / std
 
 
+def fingerprint(net: nn.Module) -> str:
+    """SHA-256 of a network's parameter names and values, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for key, value in net.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 class Features(nn.Module):
     """A frozen network with named feature maps.
 
@@ -41,6 +51,7 @@ class Features(nn.Module):
         taps: every valid tap name, from the finest to the coarsest map.
         min_size: the smallest edge, in pixels, that it takes (after resizing).
         natural_size: the edge its network was trained at, or None when it was not trained.
+        fingerprint: SHA-256 of the network's weights.
     """
 
     def __init__(
@@ -49,6 +60,7 @@ class Features(nn.Module):
         super().__init__()
         self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.name, self.taps, self.min_size, self.natural_size = name, tuple(taps), min_size, natural_size
+        self.fingerprint = fingerprint(net)
 
     def train(self, mode: bool = True) -> Features:
         """Stays in evaluation mode: the features of a loss must not depend on who switched modes around it."""

@@ -144,8 +144,9 @@ class Perceptual(Loss):
         features.check_taps(self.weights)  # at least one must be left
 
     def extra_repr(self) -> str:
-        """The settings, for messages and sidecars."""
-        return f"{self.features.name}, weights={self.weights}, resize={self.resize}"
+        """The settings, for messages and sidecars; the network by name and by the hash of its weights."""
+        network = f"{self.features.name} {self.features.fingerprint[:12]}"
+        return f"{network}, weights={self.weights}, resize={self.resize}"
 
     def distances(self, pred: Tensor, target: Tensor | Target) -> dict[str, Tensor]:
         """lambda_l^2 ||phi_l(pred) - phi_l(target)||^2 for each image and tap, {tap: [N]}; not divided by anything."""
@@ -170,6 +171,10 @@ class MSE(Loss):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
         self.weight = float(weight)
+
+    def extra_repr(self) -> str:
+        """The weight, for messages and sidecars."""
+        return f"weight={self.weight}"
 
     def _terms(self, pred: Tensor, target: Target) -> dict[str, Tensor]:
         return {"mse": self.weight * F.mse_loss(pred, target.image)}
@@ -205,10 +210,11 @@ class LPIPS(Loss):
         self.title = "LPIPS (thin)" if net == "thin" else f"LPIPS ({net})"
         self.thin = feature_nets.vgg16("shipped", tap="relu") if net == "thin" else None
         self.package = None if net == "thin" else _lpips_package(net)
+        self.fingerprint = feature_nets.fingerprint(self.thin or self.package)
 
     def extra_repr(self) -> str:
-        """The settings, for messages."""
-        return f"{self.title}, resize={self.resize}"
+        """The settings, for messages and sidecars."""
+        return f"{self.title} {self.fingerprint[:12]}, resize={self.resize}, weight={self.weight}"
 
     def distances(self, pred: Tensor, target: Tensor | Target) -> dict[str, Tensor]:
         """The five layers' contributions for each image, {layer: [N]}; their sum is LPIPS."""

@@ -131,6 +131,22 @@ def test_sum_names_its_terms():
         (a + losses.Perceptual(f))(x, y)
 
 
+def test_descriptions_tell_losses_apart():
+    made = [
+        losses.named("vgg_conv", weights="shipped"),
+        losses.named("vgg_conv", weights="shipped", resize=32),
+        losses.named("vgg_relu", weights="shipped"),
+        losses.named("vgg_random", weights="shipped", seed=1),
+        losses.named("vgg_random", weights="shipped", seed=2),
+        losses.LPIPS("thin"),
+        losses.MSE(),
+        losses.MSE(2.0) + losses.LPIPS("thin"),
+    ]
+    texts = [loss.describe() for loss in made]
+    assert len(set(texts)) == len(texts)
+    assert losses.named("vgg_conv", weights="shipped").describe() == texts[0]
+
+
 def test_bad_input_is_refused():
     loss = losses.Perceptual(features.vgg16("random", channels=nets.THIN_CHANNELS))
     x = torch.rand(1, 3, 32, 32)
