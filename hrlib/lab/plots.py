@@ -70,7 +70,9 @@ def heat(x: torch.Tensor, *, vmin: float = 0.0, vmax: float | None = None, cmap:
 
     For signed maps take a diverging map around zero: `heat(x, vmin=-v, vmax=v, cmap="RdBu_r")`.
     """
-    values = x.detach().cpu().float().squeeze().numpy()
+    values = x.detach().cpu().float().numpy()
+    while values.ndim > 2 and len(values) == 1:  # [1, H, W] and [1, 1, H, W] are maps too
+        values = values[0]
     if values.ndim != 2:
         raise ShapeError(
             f"heat() got a map of shape {tuple(x.shape)}", expected="[H, W]", do="reduce the channels first"

@@ -1,0 +1,221 @@
+"""Figures, tables and numbers: what is written, what is refused, and that the bytes repeat."""
+
+from __future__ import annotations
+
+import json
+import math
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from hrlib import lab, store
+from hrlib.errors import BatchError, ShapeError, StoreError, UnknownName
+from hrlib.lab import figures, plots
+from hrlib.lab.records import Records
+
+ALT = "two small squares of coloured noise, side by side"
+CAPTION = "The same text as the caption has, word for word."
+
+
+@pytest.fixture
+def run(write_notebook, repo, capsys):
+    write_notebook("00_a", "seed = 3\nsteps = 7", [], makes=["fig"], needs=["01_b"])
+    return lab.begin("00_a", {"seed": 3, "steps": 7, "other": object()})
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_begin_picks_the_parameters_seeds_and_says_so(run, repo, capsys):
+    assert run.parameters == {"seed": 3, "steps": 7} and run.profile == "laptop" and not run.live
+    assert run.out == repo / "figures/00_a"
+    first = torch.rand(3), np.random.rand(3)
+    lab.begin("00_a", {"seed": 3, "steps": 7})
+    assert torch.equal(first[0], torch.rand(3)) and np.array_equal(first[1], np.random.rand(3))
+    assert "profile laptop · cpu" in capsys.readouterr().out
+
+
+def test_begin_keeps_tried_values_away_from_the_committed_figures(repo, write_notebook):
+    write_notebook("00_a", "steps = 7", [])
+    (repo / "notebooks/profiles.yaml").write_text("00_a: {smoke: {steps: 1}}")
+    assert lab.begin("00_a", {"steps": 1}).out == repo / "build/figures-smoke/00_a"
+    assert lab.begin("00_a", {"steps": 2}).out == repo / "build/figures-custom/00_a"
+
+
+def test_begin_refuses(run):
+    with pytest.raises(UnknownName, match="did you mean '00_a'"):
+        lab.begin("00_b", {})
+    with pytest.raises(BatchError, match=r"\['steps'\] are not set"):
+        lab.begin("00_a", {"seed": 1})
+    with pytest.raises(BatchError, match="JSON type string"):
+        lab.begin("00_a", {"seed": 1, "steps": "7"})
+
+
+def test_figure_writes_three_files_and_shows_its_alt_text(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr("hrlib.lab.session._display", shown.append)
+    run.figure(lab.image_grid([noise(3, 8, 8), noise(3, 8, 8)]), "fig", alt=ALT, caption='Noise, "twice" <b>')
+    side = json.loads((run.out / "fig.json").read_text())
+    assert side["parameters"] == {"seed": 3, "steps": 7} and side["seed"] == 3 and side["alt"] == ALT
+    assert side["versions"]["torch"] == torch.__version__ and "commit" in side
+    assert side["files"] == {n: store.sha256(run.out / n) for n in ("fig.png", "fig.svg")}
+    assert Image.open(run.out / "fig.png").size[0] == 7 * figures.DPI
+    assert f'alt="{ALT}"' in shown[0] and "<figcaption>Noise, &quot;twice&quot; &lt;b&gt;" in shown[0]
+
+
+def test_figures_repeat_to_the_byte():
+    def once() -> tuple[bytes, bytes]:
+        fig, ax = lab.subplots(width=3, height=2)
+        ax.plot([1, 2, 3], label="a")
+        ax.legend()
+        return figures.png(fig), figures.svg(fig, title="t", alt=ALT)[0]
+
+    assert once() == once()
+
+
+def test_svg_keeps_text_as_text_and_its_size_in_bounds():
+    fig, ax = lab.subplots(width=3, height=2)
+    ax.set_xlabel("sigma of the noise")
+    data, how = figures.svg(fig, title="t", alt=ALT)
+    assert how == "vector" and "sigma of the noise" in "".join(ET.fromstring(data).itertext())
+    fig = lab.image_grid([[noise(3, 700, 700, seed=i) for i in range(3)] for _ in range(3)])
+    data, how = figures.svg(fig, title="t", alt=ALT)
+    assert how.startswith("raster") and len(data) <= figures.SVG_LIMIT
+    assert ALT in "".join(ET.fromstring(data).itertext())
+
+
+@pytest.mark.parametrize("alt", ["", "a figure", " " * 40, CAPTION])
+def test_alt_text_is_not_optional(run, alt):
+    with pytest.raises(BatchError, match="alt text"):
+        run.figure(
+            lab.image_grid([noise(3, 8, 8)]), "fig", alt=alt, caption="The same text as the caption has, word for word."
+        )
+    assert not list(run.out.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../fig", "a/b", "Fig 1", "records", "fig.png", ""])
+def test_figure_names_are_plain(run, name):
+    with pytest.raises((BatchError, StoreError)):
+        run.figure(lab.image_grid([noise(3, 8, 8)]), name, alt=ALT, caption="c")
+
+
+def test_table(run, monkeypatch):
+    monkeypatch.setattr("hrlib.lab.session._display", lambda html: None)
+    df = pd.DataFrame({"loss": ["a|b", "c"], "dB": [1 / 3, 2.0]})
+    run.table(df, "tab", caption="Numbers.")
+    assert pd.read_csv(run.out / "tab.csv")["dB"].tolist() == [1 / 3, 2.0]
+    assert (run.out / "tab.md").read_text() == "| loss | dB |\n| --- | --- |\n| a\\|b | 0.33 |\n| c | 2.00 |\n"
+    run.table(df.set_index("loss"), "tab", caption="Numbers.")
+    assert (run.out / "tab.csv").read_text().startswith("loss,dB")
+    with pytest.raises(BatchError, match="without rows"):
+        run.table(df[:0], "tab", caption="Numbers.")
+
+
+def test_records_are_finite_tidy_and_compared(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr("hrlib.lab.session._display", shown.append)
+    run.record("psnr/conv", torch.tensor(33.5), unit="dB", paper=33.0, n=3, spread=np.float64(0.25))
+    run.record("name", "vgg")
+    run.record("psnr/relu", 30, unit="dB")
+    frame = run.compare("psnr/")
+    assert frame.loc["psnr/conv", "ours − paper"] == 0.5 and frame.loc["psnr/relu", "paper"] == ""
+    assert "33.500" in shown[0]
+    run.finish()
+    rows = json.loads((run.out / "records.json").read_text())
+    assert [r["key"] for r in rows] == ["name", "psnr/conv", "psnr/relu"]
+    assert rows[1] == {"key": "psnr/conv", "value": 33.5, "unit": "dB", "paper": 33.0, "n": 3, "spread": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("a", math.nan), ("a", math.inf), ("a", None), ("a", [1]), ("A b", 1.0), ("a//b", 1.0), ("", 1.0)],
+)
+def test_records_refuse(key, value):
+    with pytest.raises(BatchError):
+        Records().add(key, value)
+
+
+def test_finish_names_what_is_missing_and_what_is_extra(run, monkeypatch, capsys):
+    monkeypatch.setattr("hrlib.lab.session._display", lambda html: None)
+    run.figure(lab.image_grid([noise(3, 8, 8)]), "other", alt=ALT, caption="c")
+    run.finish()
+    said = capsys.readouterr().out
+    assert "not made in this run, though the notebook's metadata lists them: fig" in said and "`makes`: other" in said
+
+
+def test_files_between_notebooks(run, repo):
+    with pytest.raises(UnknownName, match="`needs`"):
+        run.upstream("02_c", "codes.npz")
+    with pytest.raises(StoreError, match="run 01_b first"):
+        run.upstream("01_b", "codes.npz")
+    with pytest.raises(StoreError, match="leaves the folder"):
+        run.file("../x")
+    (repo / "figures/01_b").mkdir(parents=True)
+    (repo / "figures/01_b/codes.npz").touch()
+    assert run.upstream("01_b", "codes.npz") == repo / "figures/01_b/codes.npz"
+
+
+# --- image_grid -------------------------------------------------------------------------------------------------------
+
+
+def test_grid_cells_are_equal_and_insets_show_the_pixels_of_their_box():
+    image = noise(3, 32, 48)
+    fig = lab.image_grid(
+        [[image, image], [image, None]],
+        titles=["a", "b"],
+        captions=[["", "1 dB"], ["", ""]],
+        row_labels=["x", "y"],
+        insets={0: [(0.25, 0.5, 0.25, 0.25), (0, 0, 0.5, 0.5)]},
+    )
+    big = [ax for ax in fig.axes if ax.images and ax.images[0].get_array().shape == (32, 48, 3)]
+    assert len(big) == 3
+    sizes = {tuple(np.round(ax.get_position().size, 6)) for ax in big}
+    assert len(sizes) == 1
+    w, h = big[0].get_position().size * fig.get_size_inches()
+    assert w / h == pytest.approx(48 / 32)
+    crops = [ax.images[0] for ax in fig.axes if ax.images and ax.images[0].get_array().shape == (8, 12, 3)]
+    assert len(crops) == 2 and crops[0].get_interpolation() == "nearest"
+    assert np.array_equal(crops[0].get_array(), plots.pixels(image)[16:24, 12:24])
+    frame = big[0].patches[0]
+    assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (11.5, 15.5, 12, 8)
+    boxes = [ax.get_position() for ax in fig.axes]
+    assert all(b.x0 > -1e-6 and b.y0 > -1e-6 and b.x1 < 1 + 1e-6 and b.y1 < 1 + 1e-6 for b in boxes)
+
+
+def test_grid_in_the_corner():
+    fig = lab.image_grid([noise(1, 3, 16, 16), noise(16, 16)], insets=[(0, 0, 0.5, 0.5)], inset_place="corner", width=4)
+    outer, inner = fig.axes[0].get_position(), fig.axes[1].get_position()
+    assert (inner.x1, inner.y0) == (pytest.approx(outer.x1), pytest.approx(outer.y0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"images": []}, "nothing"),
+        ({"images": [[noise(3, 4, 4)], [noise(3, 4, 4)] * 2]}, "length"),
+        ({"images": [noise(2, 3, 4, 4)]}, "shape"),
+        ({"images": [torch.full((3, 4, 4), math.nan)]}, "finite"),
+        ({"images": [np.zeros((4, 4, 3))]}, "ndarray"),
+        ({"images": [noise(3, 4, 4)], "titles": ["a", "b"]}, "titles"),
+        ({"images": [noise(3, 4, 4)], "insets": [(0.8, 0, 0.5, 0.5)]}, "inset box"),
+        ({"images": [noise(3, 4, 4)], "inset_place": "above"}, "inset_place"),
+    ],
+)
+def test_grid_refuses(arguments, words):
+    with pytest.raises(ShapeError, match=words):
+        lab.image_grid(**arguments)
+
+
+def test_heat():
+    x = torch.tensor([[0.0, 1.0], [2.0, 4.0]])
+    picture = lab.heat(x)
+    assert picture.shape == (3, 2, 2) and picture.min() >= -1 and picture.max() <= 1
+    brightness = picture.mean(0).flatten()
+    assert (brightness.diff() > 0).all()
+    red, white, blue = lab.heat(torch.tensor([[1.0, 0.0, -1.0]]), vmin=-1, vmax=1, cmap="RdBu_r").squeeze(1).T
+    assert red[0] > red[2] and blue[2] > blue[0] and (white > 0.9).all()
