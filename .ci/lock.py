@@ -1,7 +1,7 @@
 """Write requirements.lock from pip's installation report (see `make lock`).
 
-Only names and versions go in: no index address, no local build tag ("+cpu"), and none of the GPU runtime packages, which
-pip brings along with torch on the machines that have a use for them.
+Only names and versions go in: no index address, no local build tag ("+cpu"), and none of the GPU runtime packages,
+which pip brings along with torch on the machines that have a use for them.
 """
 
 import json
