@@ -237,7 +237,7 @@ def last(iterates: Iterator[Iterate]) -> Iterate:
 
 
 def until_flat(iterates: Iterator[Iterate], *, patience: int = 50, min_gain: float = 1e-3) -> Iterator[Iterate]:
-    """Pass iterates on; stop early once the best loss has not fallen by the fraction `min_gain` for `patience` steps."""
+    """Pass iterates on; stop when the best loss has not fallen by a fraction `min_gain` in `patience` steps."""
     mark, since = math.inf, 0
     for it in iterates:
         yield it

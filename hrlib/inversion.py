@@ -190,7 +190,7 @@ def _size(G: nn.Module, x: Tensor) -> tuple[int, int] | None:
     size = tuple(x.shape[2:])
     if size == (G.resolution, G.resolution):
         return None
-    if getattr(G, "rgb", False):
+    if not G.any_size:
         raise ShapeError(
             f"a target of {size[0]}x{size[1]} for a StyleGAN2 of {G.resolution}x{G.resolution}",
             expected="the generator's own size",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError
-from .stylegan2 import Generator, Linear, Noise, Synthesis
+from .stylegan2 import Generator, Linear, Noise, Synthesis, full_precision
 
 
 def pixel_grid(size: tuple[int, int], *, device: torch.device | str = "cpu") -> Tensor:
@@ -37,7 +37,7 @@ class INRHead(nn.Module):
         self.fc2 = Linear(hidden, 3)
 
     def forward(self, features: Tensor, w: Tensor, grid: Tensor | None) -> Tensor:
-        """features [N, C, h, w], w [N, w_dim], grid [H, W, 2] -> RGB [N, 3, H, W] in float32.
+        """features [N, C, h, w], w [N, w_dim], grid [H, W, 2] -> RGB [N, 3, H, W].
 
         grid None means the features' own pixel centres: bilinear sampling there is the identity, so it is skipped.
         """
@@ -52,7 +52,7 @@ class INRHead(nn.Module):
             )
         x = torch.cat([x.permute(0, 2, 3, 1), grid.to(x).expand(n, -1, -1, -1)], dim=-1)  # [N, H, W, C + 2]
         x = self.fc2(self.fc1(self.fc0(x)))
-        return x.permute(0, 3, 1, 2).float()
+        return full_precision(x.permute(0, 3, 1, 2))
 
 
 class INRSynthesis(Synthesis):
@@ -98,6 +98,8 @@ class StyleINR(Generator):
 
     inr_hidden: width of the two hidden layers of the MLP.
     """
+
+    any_size = True
 
     def __init__(self, *, inr_hidden: int = 64, **config):
         self._hidden = inr_hidden

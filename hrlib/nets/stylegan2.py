@@ -75,6 +75,11 @@ def downsample_conv(x: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(x, blurred_kernel(weight), stride=2, padding=(k - 1) // 2 + 1)
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """float32 for what autocast made bfloat16 or half; float32 and float64 stay."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
 def activate(x: Tensor, *, gain: float = SQRT2, clamp: float | None = None) -> Tensor:
     """Leaky ReLU 0.2 times gain; `clamp` bounds the result and scales with the layer gain (gain / sqrt 2)."""
     x = F.leaky_relu(x, 0.2) * gain
@@ -170,9 +175,10 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """[N, I, H, W], [N, w_dim] -> [N, 3, H, W] in float32."""
+        """[N, I, H, W], [N, w_dim] -> [N, 3, H, W]."""
         style = self.affine(w) * self.gain
-        y = F.conv2d(x * style[:, :, None, None].to(x.dtype), self.weight).float() + self.bias[:, None, None]
+        y = F.conv2d(x * style[:, :, None, None].to(x.dtype), self.weight)
+        y = full_precision(y) + self.bias[:, None, None]
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
@@ -315,7 +321,7 @@ class Generator(nn.Module):
         conv_clamp: bound on the activations (256 in NVlabs' mixed-precision models), None for no bound.
     """
 
-    rgb = True
+    any_size = False  # only a Style-INR-GAN draws other sizes than its own
 
     def __init__(
         self,
@@ -422,14 +428,14 @@ class Epilogue(nn.Module):
             raise ShapeError(
                 f"a batch of {n}", expected=f"a multiple of the group size {groups}", do="drop or add images"
             )
-        y = x.float().reshape(groups, -1, *x.shape[1:])  # [G, N/G, C, H, W]: a group holds every (N/G)-th image
+        y = full_precision(x).reshape(groups, -1, *x.shape[1:])  # [G, N/G, C, H, W]: a group holds every (N/G)-th image
         y = (y - y.mean(0)).square().mean(0)
         y = (y + 1e-8).sqrt().mean((1, 2, 3)).reshape(-1, 1, 1, 1)
         return torch.cat([x, y.repeat(groups, 1, *x.shape[2:]).to(x.dtype)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, 4, 4] -> logits [N, 1] in float32."""
-        return self.out(self.fc(self.conv(self.minibatch_std(x)).flatten(1))).float()
+        """[N, C, 4, 4] -> logits [N, 1]."""
+        return full_precision(self.out(self.fc(self.conv(self.minibatch_std(x)).flatten(1))))
 
 
 class Discriminator(nn.Module):

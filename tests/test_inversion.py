@@ -1,0 +1,292 @@
+"""Eq. (1): parity with the published projector, determinism, resuming, failures, saving."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hrlib import descent, features, image, inversion, losses, weights
+from hrlib.errors import DamagedFile, NonFiniteLoss, ShapeError, StoreError, UnknownName
+from hrlib.nets import StyleINR
+
+FIXTURES = Path(__file__).parent / "fixtures"
+VARIANTS = {
+    "wn_reg": {"noise_regularisation": 1e5},
+    "wn_noreg": {},
+    "wn_nonorm_mse": {"lam_mse": 0.1, "normalise_noise": False},
+    "w_only_mse": {"optimise_noise": False, "lam_mse": 0.1},
+}
+
+
+def rel_rms(a, b):
+    a, b = (np.asarray(t, dtype=np.float64) for t in (a, b))
+    return np.sqrt(np.mean((a - b) ** 2)) / np.sqrt(np.mean(b**2))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return np.load(FIXTURES / "04_projector" / "project_wplus_io.npz")
+
+
+@pytest.fixture(scope="module")
+def G64():
+    return weights.load_generator(FIXTURES / "01_stylegan2_ada" / "network-snapshot-res64.pkl")
+
+
+@pytest.fixture(scope="module")
+def vgg_loss():
+    vgg = features.vgg16(str(FIXTURES / "03_vgg_loss" / "vgg16_div8.safetensors"), tap="conv")
+    return losses.Perceptual(vgg, {tap: 100 * lam for tap, lam in losses.HRINVERSION.items()})
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A Style-INR-GAN of 16 pixels with random weights, and a loss that works at that size."""
+    torch.manual_seed(3)
+    G = StyleINR(z_dim=8, w_dim=8, resolution=16, channels={4: 8, 8: 8, 16: 8}, mapping_layers=2, inr_hidden=8)
+    with torch.no_grad():
+        for name in G.synthesis.conv_names():
+            G.synthesis.get_parameter(f"{name}.noise_strength").fill_(0.3)
+    return G.requires_grad_(False)
+
+
+def target_for(size, n=1, seed=5):
+    return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
+
+
+def test_statistics_of_w(G64, reference):
+    w_avg, w_std = inversion.w_statistics(G64)
+    expected = reference["out/w_avg"].reshape(-1)
+    assert np.abs(w_avg.numpy() - expected).max() / np.abs(expected).max() < 2e-6
+    assert w_std == pytest.approx(float(reference["out/w_std"]), rel=1e-6)
+
+
+def test_target_is_cropped_and_resized_as_the_reference_does(reference):
+    x = image.read(FIXTURES / "04_projector" / "target_96x72.png", 64)
+    ours, theirs = (x + 1) * 127.5, reference["out/target"]
+    theirs = (theirs + 1) * 127.5 if theirs.min() < 0 else theirs
+    assert np.abs(ours.numpy().reshape(-1) - theirs.reshape(-1)).max() < 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_thirty_steps_of_the_published_projector(variant, G64, vgg_loss, reference):
+    expected = {k.split("/", 2)[2]: reference[k] for k in reference if k.startswith(f"out/{variant}/")}
+    start = {
+        k.removeprefix("in/noise_init/").removesuffix(".noise_const"): torch.from_numpy(reference[k])
+        for k in reference
+        if k.startswith("in/noise_init/")
+    }
+    x = image.read(FIXTURES / "04_projector" / "target_96x72.png", 64)
+    iterates = list(
+        inversion.invert(
+            G64,
+            x,
+            vgg_loss,
+            num_steps=30,
+            noise_init=start if VARIANTS[variant].get("optimise_noise", True) else None,
+            draw=lambda step: torch.from_numpy(reference["in/w_noise_unit"][step]),
+            **VARIANTS[variant],
+        )
+    )
+    ws = np.stack([it.variables["ws"][0].numpy() for it in iterates])
+    last = iterates[-1]
+    assert np.allclose([row["lr"] for row in last.history], expected["step_lr"], rtol=1e-6)
+    assert rel_rms(ws[:6], expected["step_w"][:6]) < 3e-4
+    assert rel_rms(ws, expected["step_w"]) < 1e-2
+    assert rel_rms([row["total"] for row in last.history], expected["step_loss"]) < 3e-3
+    noise = inversion.noise_of(last.variables)
+    for name, m in noise.items():
+        assert rel_rms(m[0], expected[f"final_noise/{name}.noise_const"]) < 5e-2
+    settings = inversion.checked_settings({"num_steps": 30, **VARIANTS[variant]})
+    maps = noise or inversion.fixed_noise(G64, None, settings)
+    assert rel_rms(G64.synthesis(last.variables["ws"], noise=maps).numpy(), expected["final_img"]) < 3e-2
+
+
+def test_gradients_of_the_first_step(G64, vgg_loss, reference):
+    x = image.read(FIXTURES / "04_projector" / "target_96x72.png", 64)
+    scale = float(reference["out/wn_noreg/step_w_noise_scale"][0])
+    ws = torch.from_numpy(reference["out/w_avg"]).float().reshape(1, 1, -1).repeat(1, G64.num_ws, 1)
+    ws = (ws + scale * torch.from_numpy(reference["in/w_noise_unit"][0])).requires_grad_()
+    noise = {
+        k.removeprefix("in/noise_init/").removesuffix(".noise_const"): torch.from_numpy(reference[k]).requires_grad_()
+        for k in reference
+        if k.startswith("in/noise_init/")
+    }
+    sum(vgg_loss(G64.synthesis(ws, noise=noise), x).values()).backward()
+    pairs = [(ws.grad, reference["out/wn_noreg/step0_grad_w"])]
+    pairs += [(m.grad, reference[f"out/wn_noreg/step0_grad_noise/{k}.noise_const"]) for k, m in noise.items()]
+    for ours, theirs in pairs:
+        assert np.abs(ours.numpy() - theirs).max() / np.abs(theirs).max() < 3e-5
+
+
+def test_schedules():
+    assert [descent.lr_ramp(t) for t in (0, 0.025, 0.05, 0.5, 0.75)] == pytest.approx([0, 0.5, 1, 1, 1])
+    assert descent.lr_ramp(0.875) == pytest.approx(0.5)
+    assert descent.exploration_scale(0, w_std=2.0) == pytest.approx(0.1)
+    assert descent.exploration_scale(0.375, w_std=2.0) == pytest.approx(0.025)
+    assert descent.exploration_scale(0.9, w_std=2.0) == 0
+
+
+@pytest.mark.parametrize("space", ["w", "w+"])
+@pytest.mark.parametrize("noise", [True, False])
+def test_the_loss_falls_and_the_run_repeats_bitwise(small, space, noise):
+    x = target_for((16, 16))
+    run = lambda: inversion.solve(small, x, losses.MSE(), num_steps=40, space=space, optimise_noise=noise, seed=4)
+    a, b = run(), run()
+    assert a.history[-1]["total"] < 0.8 * a.history[0]["total"]
+    assert torch.equal(a.ws, b.ws) and torch.equal(a.image, b.image)
+    assert a.ws.shape == (1, small.num_ws, 8)
+    if space == "w":
+        assert torch.equal(a.ws, a.ws[:, :1].expand_as(a.ws))
+    assert bool(a.noise) == noise
+
+
+def test_another_seed_is_another_run(small):
+    x = target_for((16, 16))
+    a, b = (inversion.solve(small, x, losses.MSE(), num_steps=5, seed=s) for s in (0, 1))
+    assert not torch.equal(a.ws, b.ws)
+
+
+@pytest.mark.parametrize("options", [{}, {"optimise_noise": False}, {"noise_regularisation": 1.0, "lam_mse": 0.1}])
+@pytest.mark.parametrize("stop", [1, 7])
+def test_resuming_gives_the_bitwise_same_end(small, tmp_path, options, stop):
+    x = target_for((16, 16))
+    start = lambda **more: inversion.invert(small, x, losses.MSE(), num_steps=12, seed=2, **options, **more)
+    whole = descent.last(start())
+    for half in islice(start(), stop):
+        state = half.state()
+    resumed = descent.last(start(resume=descent.State.load(state.save(tmp_path / "state.safetensors"))))
+    assert resumed.step == whole.step
+    for name, value in whole.variables.items():
+        assert torch.equal(value, resumed.variables[name]), name
+    assert resumed.best.total == whole.best.total and resumed.best.step == whole.best.step
+    strip = lambda history: [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+    assert strip(resumed.history) == strip(whole.history)
+
+
+def test_a_state_belongs_to_one_configuration(small):
+    x = target_for((16, 16))
+    it = next(inversion.invert(small, x, losses.MSE(), num_steps=4))
+    state = it.state()
+    with pytest.raises(StoreError, match="lr"):
+        next(inversion.invert(small, x, losses.MSE(), num_steps=4, lr=0.2, resume=state))
+    with pytest.raises(StoreError, match="image"):
+        next(inversion.invert(small, -x, losses.MSE(), num_steps=4, resume=state))
+
+
+def test_a_state_must_be_asked_for_in_time(small):
+    its = inversion.invert(small, target_for((16, 16)), losses.MSE(), num_steps=3)
+    first = next(its)
+    next(its)
+    with pytest.raises(StoreError, match="before the next iterate"):
+        first.state()
+
+
+def test_checkpoint_of_an_interrupted_solve(small, tmp_path):
+    x, path = target_for((16, 16)), tmp_path / "run.safetensors"
+    options = dict(num_steps=20, seed=1, checkpoint=path, every=5)
+    whole = inversion.solve(small, x, losses.MSE(), num_steps=20, seed=1)
+
+    def killed(iterates):
+        for it in iterates:
+            yield it
+            if it.step == 12:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inversion.solve(small, x, losses.MSE(), watch=killed, **options)
+    assert descent.State.load(path).step == 10
+    resumed = inversion.solve(small, x, losses.MSE(), **options)
+    assert torch.equal(whole.ws, resumed.ws) and not path.exists()
+
+
+def test_early_stop_and_best_iterate(small):
+    x = target_for((16, 16))
+    flat = lambda its: descent.until_flat(its, patience=3, min_gain=0.9)
+    result = inversion.solve(small, x, losses.MSE(), num_steps=200, watch=flat)
+    assert len(result.history) < 200 and "stopped" in result.ended
+    with torch.no_grad():
+        final = float(losses.MSE()(result.image, x)["mse"])
+    assert final <= min(row["total"] for row in result.history) * 1.05
+
+
+class Poisoned(losses.MSE):
+    """Returns NaN under the name "poison" from the third step on."""
+
+    calls = 0
+
+    def _terms(self, pred, target):
+        self.calls += 1
+        bad = torch.nan if self.calls > 3 else 0.0
+        return super()._terms(pred, target) | {"poison": pred.sum() * 0 + bad}
+
+
+def test_a_non_finite_loss_stops_at_that_step_and_names_the_term(small):
+    seen = []
+    with pytest.raises(NonFiniteLoss, match="at step 3 .*poison = nan") as info:
+        for it in inversion.invert(small, target_for((16, 16)), Poisoned(), num_steps=10):
+            seen.append(it)
+    assert len(seen) == 3 and info.value.step == 3
+    assert info.value.best.total == min(it.total for it in seen)
+    assert torch.isfinite(info.value.best.variables["ws"]).all()
+
+
+def test_codes_alone_leave_no_noise_variables_and_the_batch_does_not_mix(small):
+    x = target_for((16, 16), n=2)
+    both = descent.last(inversion.invert(small, x, losses.MSE(), num_steps=8, eps_initial=0.0))
+    alone = descent.last(inversion.invert(small, x[:1], losses.MSE(), num_steps=8, eps_initial=0.0))
+    assert both.variables["ws"].shape[0] == 2
+    assert torch.allclose(both.variables["ws"][:1], alone.variables["ws"], atol=2e-3)  # Adam's eps sees 1 / N
+
+
+@pytest.mark.parametrize("size", [(24, 40), (17, 33), (16, 50)])
+def test_non_square_targets_and_their_noise_maps(small, size):
+    result = inversion.solve(small, target_for(size), losses.MSE(), num_steps=3)
+    assert result.image.shape[2:] == size
+    assert result.noise["b16.conv1"].shape == (1, *size)
+    assert result.noise["b8.conv1"].shape == (1, -(-size[0] // 2), -(-size[1] // 2))
+
+
+def test_result_files(small, tmp_path):
+    result = inversion.solve(small, target_for((16, 16)), losses.MSE(), num_steps=3)
+    path = result.save(tmp_path / "result")
+    again = inversion.load(path)
+    assert torch.equal(again.ws, result.ws) and again.history == result.history and again.config == result.config
+    assert all(torch.equal(again.noise[k], result.noise[k]) for k in result.noise)
+    assert again.config["generator"] == inversion.fingerprint(small.state_dict())
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1  # a flipped bit that safetensors itself does not notice
+    path.write_bytes(data)
+    with pytest.raises(DamagedFile):
+        inversion.load(path)
+    path.write_bytes(data[:100])
+    with pytest.raises(DamagedFile):
+        inversion.load(path)
+    with pytest.raises(DamagedFile):
+        descent.State.load(path)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(3, 16, 16), "shape"),
+        (torch.full((1, 3, 16, 16), 200.0), "200"),
+        (torch.full((1, 3, 16, 16), torch.nan), "nan"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "uint8"),
+    ],
+)
+def test_bad_targets(small, x, message):
+    with pytest.raises(ShapeError, match=message):
+        inversion.invert(small, x, losses.MSE(), num_steps=1)
+
+
+def test_bad_settings(small, G64):
+    x = target_for((16, 16))
+    with pytest.raises(UnknownName, match="num_steps"):
+        inversion.invert(small, x, losses.MSE(), num_step=1)
+    with pytest.raises(UnknownName, match="w\\+"):
+        inversion.invert(small, x, losses.MSE(), space="z")
+    with pytest.raises(ShapeError, match="Style-INR"):
+        inversion.invert(G64, target_for((64, 80)), losses.MSE())
