@@ -225,7 +225,7 @@ class Poisoned(losses.MSE):
 
 def test_a_non_finite_loss_stops_at_that_step_and_names_the_term(small):
     seen = []
-    with pytest.raises(NonFiniteLoss, match="at step 3 .*poison = nan") as info:
+    with pytest.raises(NonFiniteLoss, match=r"at step 3 .*poison = nan") as info:
         for it in inversion.invert(small, target_for((16, 16)), Poisoned(), num_steps=10):
             seen.append(it)
     assert len(seen) == 3 and info.value.step == 3

@@ -131,9 +131,9 @@ def test_clear_errors(G):
     with pytest.raises(UnknownName, match="const"):
         G.synthesis(ws, noise="konst")
     maps = G.noise_maps()
-    with pytest.raises(UnknownName, match="b32.conv1"):
+    with pytest.raises(UnknownName, match=r"b32\.conv1"):
         G.synthesis(ws, noise={k: v for k, v in maps.items() if k != "b32.conv1"})
-    with pytest.raises(ShapeError, match="b4.conv1"):
+    with pytest.raises(ShapeError, match=r"b4\.conv1"):
         G.synthesis(ws, noise=maps | {"b4.conv1": torch.zeros(5, 5)})
     with pytest.raises(ShapeError, match="grid"):
         G.synthesis(ws, grid=torch.zeros(3, 4))

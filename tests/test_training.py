@@ -106,5 +106,5 @@ def test_the_average_generator_lags_behind_and_tracks_w(portraits):
     before = state.G_ema.synthesis.inr.fc2.weight.clone()
     run(TINY, portraits, state, 10)
     moved = (state.G_ema.synthesis.inr.fc2.weight - before).norm()
-    assert 0 < moved and not torch.equal(state.G_ema.synthesis.inr.fc2.weight, state.G.synthesis.inr.fc2.weight)
+    assert moved > 0 and not torch.equal(state.G_ema.synthesis.inr.fc2.weight, state.G.synthesis.inr.fc2.weight)
     assert state.G_ema.mapping.w_avg.abs().max() > 0

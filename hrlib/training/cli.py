@@ -107,3 +107,15 @@ def _append(log: Path, row: dict[str, float]) -> None:
         if fresh:
             writer.writeheader()
         writer.writerow({k: row.get(k, "") for k in COLUMNS})
+
+
+@app.command("ship")
+def ship_command(
+    folder: Folder = Path("build/training/portraits_inr128"),
+    n: Annotated[int, typer.Option(help="Pictures a side for the Frechet distances.")] = 1000,
+) -> None:
+    """Copy a trained pair into data/weights, measure it, write the model cards."""
+    from .ship import ship
+
+    for rung, value in ship(folder, n=n).items():
+        typer.echo(f"{value:10.3f}  {rung}")

@@ -157,7 +157,7 @@ def train(recipe: Recipe, data: PortraitSet, state: State) -> Iterator[dict[str,
         state.opt_G.step()
         _update_ema(state, recipe)
         state.step += 1
-        yield {"step": state.step, "images": state.step * B} | {k: float(v) for k, v in terms.items()}
+        yield {"step": state.step, "images": state.step * B} | {k: float(v.detach()) for k, v in terms.items()}
 
 
 def channels_last(x: Tensor) -> Tensor:
