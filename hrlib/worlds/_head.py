@@ -235,6 +235,46 @@ class Bake:
 MAPS = ("nx", "ny", "nz", "occlusion", "shadow", "hair", "beard", "blush", "cavity", "bald")
 
 
+def lookup(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """[N, C, M] values of [N, C, GRID, GRID] maps at the chart points x, y [N, M]."""
+    grid = torch.empty(*x.shape, 1, 2, device=x.device)
+    torch.mul(x, 1 / EXTENT, out=grid[:, :, 0, 0])
+    torch.mul(y, 1 / EXTENT, out=grid[:, :, 0, 1])
+    return F.grid_sample(maps, grid, align_corners=True, padding_mode="border")[..., 0]
+
+
+def box_blur(t: Tensor, k: int) -> Tensor:
+    """Mean over (2k + 1)^2 neighbours of [N, 1, H, W], edges repeated (sums of shifts: much faster than avg_pool2d here)."""
+    h, w = t.shape[2:]
+    t = F.pad(t, (k, k, k, k), mode="replicate")
+    t = sum(t[..., i : i + w] for i in range(2 * k + 1))
+    return sum(t[:, :, i : i + h] for i in range(2 * k + 1)) * (1 / (2 * k + 1) ** 2)
+
+
+def _shadow(r: Tensor, light: Tensor) -> Tensor:
+    """Soft self-shadow [N, GRID, GRID] in [0, 1] of the surface r toward the light [N, 3].
+
+    From each point of a half-resolution grid, walk over the chart toward the light and see what stands above the
+    straight line to it.
+    """
+    axis, dx, dy, dz = (t[..., ::2] if t.dim() == 1 else t[:, ::2, ::2] for t in _chart(r.device))
+    x, y, start = axis[None, None, :], axis[None, :, None], r[:, ::2, ::2]
+    lx, ly, lz = light[:, 0, None, None], light[:, 1, None, None], light[:, 2, None, None]
+    along = lx * dx + ly * dy + lz * dz
+    tx, ty, tz = lx - along * dx, ly - along * dy, lz - along * dz
+    k, m = (1 + dz).clamp(min=0.05).mul(0.5).rsqrt(), 1 / (2 * (1 + dz).clamp(min=0.1))
+    sx, sy = tx * k - x * tz * m, ty * k - y * tz * m
+    rise = along / (tx * tx + ty * ty + tz * tz).clamp(min=1e-3).sqrt()
+    inv = (sx * sx + sy * sy).clamp(min=1e-4).rsqrt()
+    sx, sy = sx * inv, sy * inv
+    shadow = torch.zeros_like(sx)
+    for step in (0.05, 0.10, 0.17, 0.26):
+        there = lookup(r[:, None], (x + sx * step).flatten(1), (y + sy * step).flatten(1))[:, 0].view_as(sx)
+        shadow = torch.maximum(shadow, smooth(0.0, 0.05, there - start * (1 + rise * step + 0.5 * step * step)))
+    # the grid's even points are half a cell before the centres that interpolation assumes; the blur hides it
+    return F.interpolate(box_blur(shadow[:, None], 1), r.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+
+
 def bake(p, light: Tensor) -> Bake:
     """Evaluate the head over the chart.
 
@@ -273,41 +313,16 @@ def bake(p, light: Tensor) -> Bake:
     inv = (nx * nx + ny * ny + nz * nz).clamp(min=1e-20).rsqrt()
 
     one = r[:, None]
-    across = lambda t, k: F.avg_pool2d(F.pad(t, (k, k, 0, 0), mode="replicate"), (1, 2 * k + 1), 1)  # noqa: E731
-    down = lambda t, k: F.avg_pool2d(F.pad(t, (0, 0, k, k), mode="replicate"), (2 * k + 1, 1), 1)  # noqa: E731
-    blur = lambda t, k: down(across(t, k), k)  # noqa: E731
-    near = blur(blur(one, 3), 3)
-    wide = F.interpolate(blur(blur(F.avg_pool2d(one, 4), 2), 3), one.shape[2:], mode="bilinear", align_corners=False)
+    near = box_blur(box_blur(one, 3), 3)
+    wide = F.interpolate(box_blur(box_blur(F.avg_pool2d(one, 4), 2), 3), one.shape[2:], mode="bilinear", align_corners=False)
     cavity = ((near - one) * 22).clamp(-1, 1)
     occlusion = 1 - ((near - one) * 14).clamp(0, 0.5) - ((wide - one) * 4.0).clamp(0, 0.5)
-
-    # soft self-shadow: walk from each point toward the light over the chart and see what stands above the straight line
-    lx, ly, lz = light[:, 0, None, None], light[:, 1, None, None], light[:, 2, None, None]
-    along = lx * dx + ly * dy + lz * dz
-    tx, ty, tz = lx - along * dx, ly - along * dy, lz - along * dz
-    k = (1 + dz).clamp(min=0.05).mul(0.5).rsqrt()
-    sx, sy = tx * k - x * tz / (2 * (1 + dz).clamp(min=0.1)), ty * k - y * tz / (2 * (1 + dz).clamp(min=0.1))
-    rise = along / (tx * tx + ty * ty + tz * tz).clamp(min=1e-3).sqrt()
-    size = (sx * sx + sy * sy).clamp(min=1e-4).sqrt()
-    shadow = torch.zeros_like(r)
-    for step in (0.05, 0.10, 0.17, 0.26):
-        grid = torch.stack((x + sx / size * step, y + sy / size * step), -1) / EXTENT
-        there = F.grid_sample(one, grid, align_corners=True, padding_mode="border")[:, 0]
-        above = there - r * (1 + rise * step + 0.5 * step * step)
-        shadow = torch.maximum(shadow, smooth(0.0, 0.05, above))
-    shadow = blur(shadow[:, None], 2)
 
     blush = torch.exp(-(((ax - 0.50) / 0.22) ** 2) - ((y + 0.28) / 0.16) ** 2)
     blush = blush + 0.9 * torch.exp(-((ax / 0.13) ** 2) - ((y + 0.30) / 0.10) ** 2) + 0.6 * ear
     blush = blush.expand(len(p), -1, -1)
-    maps = torch.stack((nx * inv, ny * inv, nz * inv, occlusion[:, 0], shadow[:, 0], hair, beard, blush, cavity[:, 0], bald), 1)
+    maps = torch.stack((nx * inv, ny * inv, nz * inv, occlusion[:, 0], _shadow(r, light), hair, beard, blush, cavity[:, 0], bald), 1)
     return Bake(one, maps)
-
-
-def lookup(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """[N, C, M] values of [N, C, GRID, GRID] maps at the chart points x, y [N, M]."""
-    grid = torch.stack((x, y), -1).mul_(1 / EXTENT)[:, :, None]
-    return F.grid_sample(maps, grid, align_corners=True, padding_mode="border")[..., 0]
 
 
 @dataclass(frozen=True)
@@ -347,6 +362,16 @@ def compact(mask: Tensor) -> Tensor:
     index = torch.zeros(n, k + 1, dtype=torch.int64, device=mask.device)
     index.scatter_(1, torch.where(mask, rank - 1, k), torch.arange(m, device=mask.device).expand(n, m))
     return index[:, :k].contiguous()
+
+
+def pick(value: Tensor, index: Tensor) -> Tensor:
+    """[N, C, K] entries of [N, C, M] at index [N, K] of the last axis."""
+    return value.gather(2, index[:, None].expand(-1, value.shape[1], -1))
+
+
+def put(value: Tensor, index: Tensor, part: Tensor) -> Tensor:
+    """A copy of [N, C, M] with the entries at index [N, K] replaced by part [N, C, K]."""
+    return value.scatter(2, index[:, None].expand(-1, value.shape[1], -1), part)
 
 
 def _march(radius: Tensor, o: Tensor, d: tuple, t: Tensor, steps: int, reach: float) -> tuple[Tensor, Tensor]:

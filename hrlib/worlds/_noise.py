@@ -28,8 +28,11 @@ def hash01(*keys: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def noise_table(device: torch.device) -> Tensor:
-    """[1, 1, TABLE + 1, TABLE + 1] standard normal numbers; the last row and column repeat the first, so it tiles."""
-    table = torch.randn(TABLE, TABLE, generator=torch.Generator().manual_seed(20))
+    """[1, 1, 2 TABLE + 1, 2 TABLE + 1] standard normal numbers of period TABLE.
+
+    Two periods, so that sampling coordinates 0 to 1 (the second half of grid_sample's range) meet one whole period.
+    """
+    table = torch.randn(TABLE, TABLE, generator=torch.Generator().manual_seed(20)).repeat(2, 2)
     return F.pad(table[None, None], (0, 1, 0, 1), mode="circular").to(device)
 
 
@@ -44,10 +47,12 @@ def noise(u: Tensor, v: Tensor, detail_seed: Tensor, channel: int) -> Tensor:
     k = torch.full_like(detail_seed, channel)
     ou = hash01(detail_seed, k, torch.zeros_like(k))[:, None]
     ov = hash01(detail_seed, k, torch.ones_like(k))[:, None]
-    gu, gv = u / TABLE + ou, v / TABLE + ov
-    grid = torch.stack((gu - gu.floor(), gv - gv.floor()), -1).mul_(2).sub_(1)
-    table = noise_table(u.device).expand(len(detail_seed), -1, -1, -1)
-    return F.grid_sample(table, grid[:, :, None], align_corners=True, padding_mode="border")[:, 0, :, 0]
+    gu, gv = u * (1 / TABLE) + (ou + 8), v * (1 / TABLE) + (ov + 8)  # positive, where frac is x - floor(x)
+    grid = torch.empty(*gu.shape, 1, 2, device=gu.device)
+    torch.frac(gu, out=grid[:, :, 0, 0])
+    torch.frac(gv, out=grid[:, :, 0, 1])
+    table = noise_table(u.device).expand(len(grid), -1, -1, -1)
+    return F.grid_sample(table, grid, align_corners=True)[:, 0, :, 0]
 
 
 def smooth(lo: float | Tensor, hi: float | Tensor, x: Tensor) -> Tensor:

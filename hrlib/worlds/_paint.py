@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrlib.worlds._head import CENTRE_Y, EYE_Y, MAPS, NOSE_TIP_Y, Hit, lookup, mouth_curves, mouth_shape, to_chart
+from hrlib.worlds._head import EYE_Y, NOSE_TIP_Y, Hit, compact, mouth_curves, mouth_shape, pick, put
 from hrlib.worlds._noise import mix, noise, smooth
 
 
@@ -101,19 +101,24 @@ def skin(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
     ndl = ndl + fine * rough
     visible = 1 - 0.75 * maps["shadow"]
 
-    spots = noise(x * 24, y * 24, s.seed, 8) - 1.3
-    freckle = spots.clamp(0, 0.5) * p["freckles"].clamp(min=0) * smooth(0.95, 0.45, (x * x + (y + 0.2) ** 2).sqrt())
     albedo = s.skin * (1 + 0.03 * fine[:, None])
     red = torch.tensor([0.06, -0.16, -0.14], device=x.device)[None, :, None]
     albedo = albedo * (1 + red * (maps["blush"] * (0.9 + 0.3 * p["femininity"]))[:, None])
-    albedo = albedo * (1 - freckle[:, None] * torch.tensor([0.28, 0.5, 0.62], device=x.device)[None, :, None])
+    if bool((p["freckles"] > 0).any()):
+        spots = (noise(x * 24, y * 24, s.seed, 8) - 1.3).clamp(0, 0.5)
+        spots = spots * p["freckles"].clamp(min=0) * smooth(0.95, 0.45, (x * x + (y + 0.2) ** 2).sqrt())
+        albedo = albedo * (1 - spots[:, None] * torch.tensor([0.28, 0.5, 0.62], device=x.device)[None, :, None])
 
-    # stubble and beard: short strands, darkest at their gaps
+    cover = torch.zeros_like(x)
     grow = maps["beard"]
-    hairs = noise(x * 75 + 9 * y, y * 26, s.seed, 9) * 0.5 + noise(x * 150 - 20 * y, y * 55, s.seed, 10) * 0.6
-    cover = smooth(0.10, 0.62, grow + 0.30 * hairs * smooth(0, 0.15, grow))
-    beard = s.hair * (0.85 + 0.55 * hairs[:, None]).clamp(min=0.15)
-    albedo = mix(albedo, beard, (0.93 * cover)[:, None])
+    if bool((grow > 0).any()):  # stubble and beard: short strands, darkest at their gaps
+        at = compact(grow > 0)
+        bx, by, grow = x.gather(1, at), y.gather(1, at), grow.gather(1, at)
+        hairs = noise(bx * 75 + 9 * by, by * 26, s.seed, 9) * 0.5 + noise(bx * 150 - 20 * by, by * 55, s.seed, 10) * 0.6
+        thick = smooth(0.10, 0.62, grow + 0.30 * hairs * smooth(0, 0.15, grow))
+        beard = s.hair * (0.85 + 0.55 * hairs[:, None]).clamp(min=0.15)
+        albedo = put(albedo, at, mix(pick(albedo, at), beard, (0.93 * thick)[:, None]))
+        cover = cover.scatter(1, at, thick)
 
     wrap = torch.tensor([0.34, 0.18, 0.11], device=x.device)[None, :, None]
     diffuse = ((ndl[:, None] + wrap) / (1 + wrap)).clamp(min=0)
@@ -194,13 +199,15 @@ def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, 
     return out, cover, total
 
 
-def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, side: float, ball: dict[str, Tensor]) -> Tensor:
-    """Paint one eye with its lids, lashes and brow over `base` [N, 3, M] at the chart points x, y [N, M].
+def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, ball: dict[str, Tensor]) -> Tensor:
+    """Paint the eyes with their lids, lashes and brows over `base` [N, 3, M] at the chart points x, y [N, M].
 
     ball: the eyeball's unit normal where the ray meets it ("nx", "ny", "nz"), shadow and occlusion of the face there.
     """
     p = s.p
     fem, age = p["femininity"], p["age"].clamp(min=0)
+    side = torch.where(x < 0, -1.0, 1.0)
+    apart = 40 * side  # where the right eye's noise lies, away from the left one's
     cx = 0.345 + 0.02 * p["eye_spacing"]
     width = 0.168 + 0.016 * p["eye_size"]
     tilt = 0.05 + 0.08 * p["eye_tilt"]
@@ -217,14 +224,14 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, side: float, b
     inside = smooth(-0.6, 0.9, edge / px) * (q > 0)
 
     n = [ball["nx"], ball["ny"], ball["nz"]]
-    gaze = F.normalize(0.62 * s.view + torch.tensor([0.0, 0.0, 0.38], device=x.device) + torch.tensor([[0.03 * side * -1, 0.0, 0.0]], device=x.device), dim=1)
-    dx, dy, dz = (n[i] - gaze[:, i, None] for i in range(3))
+    gaze = F.normalize(0.62 * s.view + torch.tensor([0.0, 0.0, 0.38], device=x.device), dim=1)
+    dx, dy, dz = n[0] - gaze[:, 0, None] + 0.03 * side, n[1] - gaze[:, 1, None], n[2] - gaze[:, 2, None]
     radius = (dx * dx + dy * dy + dz * dz).sqrt()
     soft = px * 0.55
     iris_r, pupil_r = 0.56, 0.23
     iris = smooth(iris_r + soft * 0.6, iris_r - soft * 0.6, radius)
     pupil = smooth(pupil_r + soft * 0.5, pupil_r - soft * 0.5, radius)
-    fibre = noise(torch.atan2(dy, dx) * 7, radius * 4, s.seed, 30 + int(side > 0))
+    fibre = noise(torch.atan2(dy, dx) * 7, radius * 4 + apart, s.seed, 30)
     colour = ramp(IRIS, 0.5 + 0.5 * p["iris_hue"])
     glow = (0.95 + 1.1 * smooth(0.1, -0.55, dy) + 0.25 * fibre).clamp(min=0.2)
     ring = smooth(0.42, 0.58, radius)
@@ -263,7 +270,7 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, side: float, b
     out = mix(base, eye, inside[:, None])
     lash_w = 0.055 + 0.03 * fem.clamp(min=0)
     wing = smooth(-0.4, 1.0, ex)
-    comb = 0.75 + 0.25 * noise(ex * 22 + 8 * (ey - upper) * ex, ey * 2, s.seed, 32)
+    comb = 0.75 + 0.25 * noise(ex * 22 + 8 * (ey - upper) * ex, ey * 2 + apart, s.seed, 32)
     lash = smooth(lash_w * (1 + 0.8 * wing) + px * 0.5, 0.012, (ey - upper - 0.015).abs()) * smooth(1.16, 0.98, ex.abs()) * comb
     lash_low = 0.35 * smooth(0.05, 0.0, (ey - lower + 0.015).abs()) * smooth(1.05, 0.7, ex.abs()) * (0.5 + 0.5 * wing)
     dark = s.hair * 0.10 + 0.008
@@ -276,7 +283,7 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, side: float, b
     line = line - 0.010 * (bx - 0.0) * p["brow_raise"].clamp(max=0) * -3
     thick = (0.035 + 0.012 * p["brow_thickness"] - 0.006 * fem) * smooth(1.22, -0.2, bx) ** 0.5
     across = (y - line) / thick.clamp(min=0.004)
-    hairs = noise(x * 70 - side * y * 55, y * 30 + side * x * 14, s.seed, 33 + int(side > 0))
+    hairs = noise(x * 70 - side * y * 55, y * 30 + side * x * 14 + apart, s.seed, 33)
     body = smooth(1.25, 0.35, across.abs() + 0.28 * hairs) * smooth(-1.0, -0.72, bx + 0.05 * hairs) * smooth(1.25, 1.0, bx)
     tone = mix(s.hair * 0.55, s.hair, p["grey"].clamp(0, 1)[:, :, None]) * (0.8 + 0.4 * hairs[:, None]).clamp(min=0.3)
     lum = (base.mean(1, keepdim=True) / s.skin.mean(1, keepdim=True)).clamp(0.1, 1.5)
@@ -423,5 +430,3 @@ def backdrop(s: Shader, x: Tensor, y: Tensor) -> Tensor:
     vignette = 1 - 0.13 * (x * x + y * y)
     return rgb * vignette.clamp(min=0.35)[:, None]
 
-
-__all__ = ["CENTRE_Y", "MAPS", "Shader", "backdrop", "body", "brows_and_eyes", "glasses", "hair", "lookup", "mouth", "skin", "to_chart"]
