@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from .errors import DamagedFile, MissingWeights
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # a dropped connection loses at most this many bytes
 ATTEMPTS = 4
 TIMEOUT = 30.0  # seconds without a byte
 

@@ -86,7 +86,8 @@ def sha256(path: str | os.PathLike) -> str:
 def inside(root: str | os.PathLike, *parts: str) -> Path:
     """`root/parts...`, refused when it would leave `root` (by "..", an absolute part or a symbolic link)."""
     base = Path(root).resolve()
-    path = base.joinpath(*parts).resolve()
+    hostile = any("\0" in part for part in parts)  # no file system takes it, and resolve() would raise its own error
+    path = base if hostile else base.joinpath(*parts).resolve()
     if not path.is_relative_to(base) or path == base:
         raise StoreError(
             f"path {'/'.join(map(str, parts))!r} leaves the folder {base}",
