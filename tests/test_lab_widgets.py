@@ -103,9 +103,10 @@ def test_at_most_ten_pictures_a_second():
             yield 0.0
 
     widget = live(iterate, lambda x: (drawn.append(1), torch.zeros(3, 4, 4))[1])
+    begun = time.perf_counter()
     widget.start()
     assert widget.wait(10)
-    assert 3 <= len(drawn) <= 7
+    assert 2 <= len(drawn) <= (time.perf_counter() - begun) / 0.1 + 2
 
 
 @pytest.mark.parametrize("where", ["iterate", "render"])
@@ -204,13 +205,14 @@ def test_progress_refreshes_one_line_in_a_live_front_end(monkeypatch):
 
     class Handle:
         def update(self, data, raw):
-            updates.append((time.perf_counter(), data["text/plain"]))
+            updates.append(data["text/plain"])
 
     monkeypatch.setenv("HRLAB_LIVE", "1")
     monkeypatch.setattr("IPython.display.display", lambda *a, **k: Handle())
+    begun = time.perf_counter()
     for _ in lab.progress(range(100)):
         time.sleep(0.004)
-    assert 2 <= len(updates) <= 7 and "100 steps" in updates[-1][1]
+    assert 2 <= len(updates) <= (time.perf_counter() - begun) / 0.1 + 2 and "100 steps" in updates[-1]
 
 
 # --- exercises --------------------------------------------------------------------------------------------------------
