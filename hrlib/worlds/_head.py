@@ -37,8 +37,9 @@ def _chart(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def to_chart(px: Tensor, py: Tensor, pz: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Chart coordinates and distance from the centre of points given relative to the head's centre."""
-    d = (px * px + py * py + pz * pz).sqrt()
-    k = (d * (d + pz) * 0.5).clamp(min=1e-6).rsqrt()
+    d2 = torch.addcmul(torch.addcmul(px * px, py, py), pz, pz)
+    d = d2.sqrt()
+    k = d2.addcmul_(d, pz).mul_(0.5).clamp_(min=1e-6).rsqrt_()
     return px * k, py * k, d
 
 
@@ -382,27 +383,25 @@ def _march(radius: Tensor, o: Tensor, d: tuple, t: Tensor, steps: int, reach: fl
     """
     best_t, best = t, torch.full_like(t, 9.0)
     low, high = t - 0.03 / reach, torch.full_like(t, 9.0)  # outside before `low`, inside at `high`
-    slope = torch.full_like(t, -1.2 * reach)
     last_t = last = None
     for _ in range(steps):
-        p = [o[:, i, None] + t * d[i] for i in range(3)]
-        x, y, dist = to_chart(*p)
-        gap = dist - lookup(radius, x, y)[:, 0]
+        x, y, dist = to_chart(*(torch.addcmul(o[:, i, None], t, d[i]) for i in range(3)))
+        gap = dist.sub_(lookup(radius, x, y)[:, 0])
         inside = gap <= 0
         high, low = torch.where(inside, t, high), torch.where(inside, low, t)
-        closer = gap < best
-        best_t, best = torch.where(closer, t, best_t), torch.where(closer, gap, best)
-        if last is not None:
-            move = t - last_t
-            slope = ((gap - last) / torch.where(move.abs() < 1e-7, torch.full_like(move, 1e-7), move)).clamp(
-                -2.5 * reach, -0.25 * reach
-            )
-        last_t, last = t, gap
-        ahead = t + (-gap / slope).clamp(-0.05 / reach, 0.12 / reach)
+        best_t, best = torch.where(gap < best, t, best_t), torch.minimum(gap, best)
+        if last is None:
+            ahead = gap * (1 / (1.2 * reach))
+        else:
+            slope = last.sub_(gap).div_(last_t.sub_(t).sub_(1e-9)).clamp_(-2.5 * reach, -0.25 * reach)
+            ahead = (gap / slope).neg_()
+        ahead.clamp_(-0.05 / reach, 0.12 / reach).add_(t)
+        last_t, last = t.clone(), gap
         width = high - low
-        t = torch.minimum(torch.maximum(ahead, low + 0.15 * width * (high < 8)), low + 0.85 * width)
+        ahead = torch.maximum(ahead, torch.add(low, width.clamp(max=0.2 / reach), alpha=0.15))
+        t = torch.minimum(ahead, torch.add(low, width, alpha=0.85))
     struck = high < 8
-    return torch.where(struck, high, best_t), torch.where(struck, torch.zeros_like(best), best)
+    return torch.where(struck, high, best_t), best.masked_fill_(struck, 0.0)
 
 
 def intersect(baked: Bake, o: Tensor, coarse: tuple, fine_at, shape: tuple[int, int], reach: float) -> tuple[Hit, Tensor]:

@@ -57,10 +57,11 @@ def noise(u: Tensor, v: Tensor, detail_seed: Tensor, channel: int) -> Tensor:
 
 def smooth(lo: float | Tensor, hi: float | Tensor, x: Tensor) -> Tensor:
     """Cubic step: 0 below lo, 1 above hi (lo > hi gives the falling step)."""
-    t = ((x - lo) / (hi - lo)).clamp(0, 1)
-    return t * t * (3 - 2 * t)
+    t = x - lo
+    t = (t.mul_(1 / (hi - lo)) if isinstance(lo, float) and isinstance(hi, float) else t / (hi - lo)).clamp_(0, 1)
+    return t.mul(-2).add_(3).mul_(t).mul_(t)
 
 
 def mix(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """a where t = 0, b where t = 1."""
-    return a + (b - a) * t
+    return torch.lerp(a, b, t)
