@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from . import _catalogue, _foreign, _pickles, nets, store
 from ._catalogue import Entry, catalogue, entry, fetch, path, status
@@ -115,12 +117,6 @@ def load_state(name_or_path: str | os.PathLike) -> tuple[dict[str, Tensor], dict
 
 def load_strictly(net: nn.Module, state: dict[str, Tensor], source: str) -> nn.Module:
     """Fill `net` with `state`; any missing or unexpected key or wrong shape is a `LayoutMismatch` that lists them."""
-    _check_layout(net, state, source)
-    net.load_state_dict(state)
-    return net
-
-
-def _check_layout(net: nn.Module, state: dict[str, Tensor], source: str) -> None:
     own = net.state_dict()
     differ = [k for k in own if k in state and own[k].shape != state[k].shape]
     found = {
@@ -135,6 +131,8 @@ def _check_layout(net: nn.Module, state: dict[str, Tensor], source: str) -> None
             expected="exactly the network's own keys and shapes",
             do="check that the file belongs to this network",
         )
+    net.load_state_dict(state)
+    return net
 
 
 def _network(name_or_path: str | os.PathLike, which: str) -> _foreign.Network:
@@ -153,6 +151,24 @@ def _network(name_or_path: str | os.PathLike, which: str) -> _foreign.Network:
         ) from e
 
 
+class _Budget(TorchFunctionMode):
+    """Lets a constructor make about as many numbers as a file holds: a lying configuration cannot fill the memory."""
+
+    FACTORIES = (torch.randn, torch.rand, torch.zeros, torch.ones, torch.empty, torch.full)
+
+    def __init__(self, numel: int) -> None:
+        super().__init__()
+        self.left = 2 * numel + 1_000_000  # room for what constructors make beside their state
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function in self.FACTORIES:
+            size = args[0] if args and isinstance(args[0], (tuple, list)) else args
+            self.left -= math.prod(n for n in size if isinstance(n, int))
+            if self.left < 0:
+                raise ValueError("its configuration asks for far more numbers than the file holds")
+        return function(*args, **(kwargs or {}))
+
+
 def _assemble(network: _foreign.Network, source: str, expected: tuple[str, ...]) -> nn.Module:
     if network.architecture not in expected:
         raise LayoutMismatch(
@@ -160,16 +176,16 @@ def _assemble(network: _foreign.Network, source: str, expected: tuple[str, ...])
         )
     state = {key: t.detach().float() if t.is_floating_point() else t for key, t in network.state.items()}
     try:
-        with torch.device("meta"):  # without memory: a lying configuration is refused before anything is allocated
-            skeleton = nets.build(network.architecture, network.config)
+        # The constructor's draws are overwritten at once and must not move the caller's random numbers.
+        with torch.random.fork_rng(devices=[]), _Budget(sum(t.numel() for t in state.values())):
+            net = nets.build(network.architecture, network.config)
     except (HRLibError, RuntimeError, TypeError, ValueError) as e:
         raise LayoutMismatch(
             f"{source} describes an impossible {network.architecture}: {e}",
             expected="a configuration that its constructor accepts",
             do="check that this is the right file, or convert it again",
         ) from e
-    _check_layout(skeleton, state, source)
-    net = load_strictly(nets.build(network.architecture, network.config), state, source)
+    load_strictly(net, state, source)
     if network.measure_w_avg:
         with torch.no_grad():
             z = torch.randn(10_000, net.z_dim, generator=torch.Generator().manual_seed(0))

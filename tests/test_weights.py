@@ -350,6 +350,15 @@ def test_every_architecture_round_trips(tmp_path, name):
         (weights.load_generator if "discriminator" in name else weights.load_discriminator)(file)
 
 
+def test_loading_leaves_the_random_numbers_alone(tmp_path, generator):
+    file = weights.save_network(generator, tmp_path / "g.safetensors")
+    torch.manual_seed(5)
+    expected = torch.randn(3)
+    torch.manual_seed(5)
+    weights.load_generator(file)
+    assert torch.equal(torch.randn(3), expected)
+
+
 def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path, generator):
     whole = weights.save_network(generator, tmp_path / "a.safetensors").stat().st_size
     file = weights.save_network(generator, tmp_path / "b.safetensors", half=True)
