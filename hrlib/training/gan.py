@@ -41,6 +41,7 @@ class Recipe:
     warm_set: int = 4_000  # the warm start draws from the first pictures only, so that rendering can go on beside it
     total_images: int = 120_000
     lr: float = 0.003
+    warm_mapping_gain: float = 30.0  # times lr for the mapping network in the warm start, to undo most of its lr_mul
     r1_gamma: float = 0.5
     r1_every: int = 16
     ema_images: int = 4_000  # half-life of the moving average
@@ -106,8 +107,10 @@ def start(recipe: Recipe) -> State:
     D = Discriminator(**shape)
     for net in (G, G_ema, D):
         net.to(memory_format=torch.channels_last)
-    adam = lambda net: torch.optim.Adam(net.parameters(), lr=recipe.lr, betas=(0.0, 0.99), eps=1e-8)
-    return State(G, G_ema, D, adam(G), adam(D))
+    adam = lambda *groups: torch.optim.Adam(
+        [{"params": g.parameters()} for g in groups], lr=recipe.lr, betas=(0.0, 0.99)
+    )
+    return State(G, G_ema, D, adam(G.mapping, G.synthesis), adam(D))
 
 
 def pyramid_l1(a: Tensor, b: Tensor, levels: tuple[int, ...]) -> Tensor:
@@ -149,6 +152,8 @@ def train(recipe: Recipe, data: PortraitSet, state: State) -> Iterator[dict[str,
             if not mixed:
                 terms["anchor"] = pyramid_l1(fake, x, (4, 8))
                 loss = loss + recipe.anchor * terms["anchor"]
+        # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.
+        state.opt_G.param_groups[0]["lr"] = recipe.lr * (recipe.warm_mapping_gain if warm else 1.0)
         state.opt_G.zero_grad(set_to_none=True)
         loss.backward()
         if warm:

@@ -81,8 +81,8 @@ def ship(folder: Path, *, name: str = "portraits_inr128", n: int = 1000) -> dict
 - **Data:** rendered portraits of `hrlib.worlds.portraits`, photo domain, {recipe["resolution"]} px, seed 0; people of
   any other seed are unseen.
 - **Command:** `hrlab train render && hrlab train portraits && hrlab train ship`, seed {recipe["seed"]}.
-- **Hardware and time:** one thread of a {platform.machine()} CPU, bfloat16 autocast, {minutes:.0f} minutes wall-clock on
-  a shared machine.
+- **Hardware and time:** one thread of a {platform.machine()} CPU, bfloat16 autocast, {minutes:.0f} minutes on a
+  shared machine.
 - **Images seen:** {seen:,}, of which {recipe["warm_images"]:,} in the warm start.
 - **Licence:** MIT, as everything it was made from.
 """
@@ -91,7 +91,7 @@ def ship(folder: Path, *, name: str = "portraits_inr128", n: int = 1000) -> dict
 
 Style-INR-GAN (Sec. III-A) of the shipped portraits, {recipe["resolution"]} px and any canvas.
 
-{G.num_ws} codes of {G.w_dim}, {sum(p.numel() for p in G.parameters()):,} parameters; the moving average of the training.
+{G.num_ws} codes of {G.w_dim}, {sum(p.numel() for p in G.parameters()):,} parameters; the moving average of training.
 {common}
 - **Recipe, and what is unusual about it:** z is the Gaussianised parameter vector of a rendered picture, so the
   generator was warm-started by regressing each picture from its own z, at 1/2, 1/4, 1/8 and 1/16 resolution only. Noise
