@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrlib.worlds._noise import mix, smooth
+from ._common import Named, mix, smooth
 
 EXTENT = 1.96  # the grid covers [-EXTENT, EXTENT]^2 of the chart
 GRID = 192  # grid points a side: about one pixel of a 128-pixel portrait each
@@ -43,6 +43,11 @@ def to_chart(px: Tensor, py: Tensor, pz: Tensor) -> tuple[Tensor, Tensor, Tensor
     return px * k, py * k, d
 
 
+def eye_x(p: Named) -> Tensor:
+    """[N, 1] chart abscissa of the right eye's middle."""
+    return 0.345 + 0.02 * p["eye_spacing"]
+
+
 @dataclass(frozen=True)
 class MouthShape:
     """The mouth's outline in the chart; all fields are [N, 1]."""
@@ -55,13 +60,13 @@ class MouthShape:
     gap: Tensor
 
 
-def mouth_shape(p) -> MouthShape:
+def mouth_shape(p: Named) -> MouthShape:
     """Where the lips are, from identity and expression."""
     smile, opened = p["smile"], p["mouth_open"]
     full = p["lip_fullness"]
     return MouthShape(
         half_width=0.235 + 0.03 * p["mouth_width"] + 0.045 * smile.clamp(min=0) - 0.02 * opened,
-        y=MOUTH_Y + 0.015 * p["chin"] + 0.0 * smile,
+        y=MOUTH_Y + 0.015 * p["chin"],
         curve=0.012 + 0.075 * smile,
         upper=0.060 + 0.022 * full - 0.010 * smile.clamp(min=0),
         lower=0.080 + 0.026 * full - 0.008 * smile.clamp(min=0),
@@ -81,10 +86,10 @@ def mouth_curves(m: MouthShape, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     return inner_up + m.upper * bow * (0.35 * root + 0.65 * taper), inner_up, inner_low, inner_low - m.lower * root, taper
 
 
-def _bumps(p) -> list[tuple]:
+def _bumps(p: Named) -> list[tuple]:
     """Separable bumps of the face: (|X| centre, Y centre, X width, Y width, height in head units)."""
     age, fem = p["age"].clamp(min=0), p["femininity"]
-    ex = 0.345 + 0.02 * p["eye_spacing"]
+    ex = eye_x(p)
     w = 0.012 * p["nose_width"]
     smile = p["smile"]
     thin = (-p["fullness"]).clamp(min=0)
@@ -110,14 +115,13 @@ def _bumps(p) -> list[tuple]:
     ]
 
 
-def skin_radius(p) -> tuple[Tensor, Tensor]:
+def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
     """Radius of the bald head over the chart and the weight of its ears, both [N, GRID, GRID]."""
     axis, dx, dy, dz = _chart(p.device)
-    img = lambda t: t[:, :, None]  # noqa: E731  [N, 1] -> [N, 1, 1]
     low = smooth(0.05, 0.95, -dy)
-    a = 0.575 * (1 + 0.055 * img(p["head_width"]) + 0.03 * img(p["fullness"]))
-    a = a * (1 - low * (0.13 - 0.09 * img(p["jaw_width"]) + 0.045 * img(p["femininity"])))
-    b = torch.where(dy > 0, 0.76 + 0.04 * img(p["head_height"]), 0.80 + 0.035 * img(p["chin"]))
+    a = 0.575 * (1 + 0.055 * p.map("head_width") + 0.03 * p.map("fullness"))
+    a = a * (1 - low * (0.13 - 0.09 * p.map("jaw_width") + 0.045 * p.map("femininity")))
+    b = torch.where(dy > 0, 0.76 + 0.04 * p.map("head_height"), 0.80 + 0.035 * p.map("chin"))
     qy, qz = (dy / b) ** 2, (dz / 0.735) ** 2
     square = 0.15 + 0.75 * low * smooth(-0.1, 0.3, dz)  # the jaw is boxy in profile, the skull round
     qyz = mix(qy + qz, (qy * qy + qz * qz).sqrt(), square)
@@ -138,47 +142,46 @@ def skin_radius(p) -> tuple[Tensor, Tensor]:
     r = r + torch.einsum("nky,nkx->nyx", torch.stack(gy, 1), torch.stack(gx, 1))
 
     x, y = axis[None, None, :], axis[None, :, None]
-    m = MouthShape(**{k: img(v) for k, v in vars(mouth_shape(p)).items()})
+    m = MouthShape(**{k: v[:, :, None] for k, v in vars(mouth_shape(p)).items()})
     top, up, down, bottom, taper = mouth_curves(m, x)
-    lip = lambda lo, hi: (4 * (y - lo) * (hi - y) / (hi - lo + 1e-3) ** 2).clamp(min=0).sqrt()  # noqa: E731
-    r = r + (0.020 * lip(up, top) + 0.026 * lip(bottom, down)) * taper.sqrt() * (1 + 0.35 * img(p["lip_fullness"]))
+    lip = lambda lo, hi: (4 * (y - lo) * (hi - y) / (hi - lo + 1e-3) ** 2).clamp(min=0).sqrt()
+    r = r + (0.020 * lip(up, top) + 0.026 * lip(bottom, down)) * taper.sqrt() * (1 + 0.35 * p.map("lip_fullness"))
     r = r - 0.05 * lip(down, up) * smooth(0.0, 0.03, up - down)
 
     # the fold from the nose wing to the mouth's corner, forehead lines: deeper with age and with a smile
     fold_x = 0.165 + 0.55 * (-0.33 - y).clamp(min=0)
     fold = torch.exp(-(((x.abs() - fold_x) / 0.035) ** 2)) * smooth(-0.30, -0.38, y) * smooth(-0.74, -0.58, y)
-    r = r - fold * img(0.004 + 0.011 * p["age"].clamp(min=0) + 0.007 * p["smile"].clamp(min=0))
+    r = r - fold * (0.004 + 0.011 * p.map("age").clamp(min=0) + 0.007 * p.map("smile").clamp(min=0))
     lines = torch.cos((y + 0.06 * x * x) * 75) * smooth(0.26, 0.33, y) * smooth(0.62, 0.5, y) * smooth(0.5, 0.3, x.abs())
-    r = r - lines * img(0.0035 * (p["age"] - 0.1).clamp(min=0) + 0.002 * p["brow_raise"].clamp(min=0))
+    r = r - lines * (0.0035 * (p.map("age") - 0.1).clamp(min=0) + 0.002 * p.map("brow_raise").clamp(min=0))
 
     ear_y = -0.06
-    size = 1 + 0.16 * img(p["ear_size"])
+    size = 1 + 0.16 * p.map("ear_size")
     t = (y - ear_y) / (0.235 * size)
     back = 1.44 + 0.06 * t
     ear = torch.exp(-(((x.abs() - back) / 0.085) ** 2)) * (1 - t**4).clamp(min=0) * smooth(-1.25, 0.1, t)
     bowl = torch.exp(-(((x.abs() - back + 0.075) / 0.06) ** 2) - ((t + 0.1) / 0.55) ** 2)
-    shown = 1 - img(smooth(0.0, 0.3, p["hair_length"]))
+    shown = 1 - smooth(0.0, 0.3, p.map("hair_length"))
     r = r + (0.125 * size * ear - 0.02 * bowl) * shown
     return r, (ear * shown).clamp(0, 1)
 
 
-def hair_cover(p) -> tuple[Tensor, Tensor]:
+def hair_cover(p: Named) -> tuple[Tensor, Tensor]:
     """Signed depth inside the hairy region (chart-like units, > 0 where hair grows) and the hair's thickness.
 
     Returns:
         Two [N, GRID, GRID] tensors.
     """
     axis, dx, dy, dz = _chart(p.device)
-    img = lambda t: t[:, :, None]  # noqa: E731
-    length, volume = img(p["hair_length"]), img(p["hair_volume"])
+    length, volume = p.map("hair_length"), p.map("hair_volume")
     hairy = smooth(-1.0, -0.82, length)
     long = smooth(0.0, 0.35, length)
-    fringe = img(p["fringe"].clamp(min=0))
-    part = img(p["hair_part"])
+    fringe = p.map("fringe").clamp(min=0)
+    part = p.map("hair_part")
 
     bare = 1 - fringe
-    line = 0.575 + 0.05 * img(p["hairline"]) - 0.10 * dx * dx
-    line = line + 0.10 * img(p["hairline"].clamp(min=0)) * torch.exp(-(((dx.abs() - 0.33) / 0.16) ** 2))
+    line = 0.575 + 0.05 * p.map("hairline") - 0.10 * dx * dx
+    line = line + 0.10 * p.map("hairline").clamp(min=0) * torch.exp(-(((dx.abs() - 0.33) / 0.16) ** 2))
     line = line - fringe * (0.36 - 0.06 * part * dx - 0.25 * dx * dx)
     # no fringe: short hair is swept to one side, long hair opens at the parting and falls over the temples
     line = line + bare * (1 - long) * part * dx * 0.16
@@ -200,23 +203,22 @@ def hair_cover(p) -> tuple[Tensor, Tensor]:
     crown = smooth(-0.15, 0.55, dy)
     thick = 0.014 + grown * (0.085 + 0.055 * volume) * (0.35 + 0.65 * crown)
     thick = thick + 0.035 * fringe * smooth(0.0, 0.08, inside) * smooth(0.25, 0.5, dz)
-    afro = img(p["hair_curl"].clamp(min=0)) * volume.clamp(min=0)
+    afro = p.map("hair_curl").clamp(min=0) * volume.clamp(min=0)
     thick = thick + 0.20 * afro * smooth(0.0, 0.22, inside)
     bx, by, bz = 0.0, 0.89, -0.456
     cosine = dx * bx + dy * by + dz * bz
-    bun = smooth(0.0, 0.4, img(p["bun"]))
+    bun = smooth(0.0, 0.4, p.map("bun"))
     thick = thick * (1 - 0.5 * bun * smooth(0.93, 0.8, cosine)) + 0.20 * bun * smooth(0.925, 0.975, cosine)
     return torch.where(hairy > 0, inside, torch.full_like(inside, -1.0)), thick * hairy
 
 
-def _long_hair(p, r: Tensor, inside: Tensor) -> Tensor:
+def _long_hair(p: Named, r: Tensor, inside: Tensor) -> Tensor:
     """r where long hair hangs: a curtain around the head down to the hair's length."""
     axis, dx, dy, dz = _chart(p.device)
-    img = lambda t: t[:, :, None]  # noqa: E731
-    long = img(smooth(0.0, 0.35, p["hair_length"]))
-    wide = 0.68 + 0.05 * img(p["hair_volume"]) + 0.05 * img(p["hair_curl"].clamp(min=0))
+    long = smooth(0.0, 0.35, p.map("hair_length"))
+    wide = 0.68 + 0.05 * p.map("hair_volume") + 0.05 * p.map("hair_curl").clamp(min=0)
     column = wide * (dx * dx + 0.85 * dz * dz).clamp(min=1e-4).rsqrt()
-    bottom = (0.35 + 1.0 * img(p["hair_length"])) / (-dy).clamp(min=0.05)
+    bottom = (0.35 + 1.0 * p.map("hair_length")) / (-dy).clamp(min=0.05)
     hang = torch.minimum(column, bottom).clamp(max=1.9)
     weight = long * smooth(0.20, -0.35, dy) * smooth(0.0, 0.06, inside)
     return mix(r, torch.maximum(r, hang), weight)
@@ -276,7 +278,7 @@ def _shadow(r: Tensor, light: Tensor) -> Tensor:
     return F.interpolate(box_blur(shadow[:, None], 1), r.shape[1:], mode="bilinear", align_corners=False)[:, 0]
 
 
-def bake(p, light: Tensor) -> Bake:
+def bake(p: Named, light: Tensor) -> Bake:
     """Evaluate the head over the chart.
 
     Args:
@@ -288,23 +290,22 @@ def bake(p, light: Tensor) -> Bake:
     inside, thick = hair_cover(p)
     x, y = axis[None, None, :], axis[None, :, None]
 
-    img = lambda t: t[:, :, None]  # noqa: E731
     m = mouth_shape(p)
     ax = x.abs()
     jaw = smooth(-0.30, -0.62, y + 0.50 * (ax - 0.55).clamp(min=0)) * smooth(1.35, 1.15, -y) * smooth(0.16, 0.42, ax - 0.2 * (-0.7 - y))
     chin = smooth(-0.68, -0.78, y) * smooth(0.5, 0.25, ax) * smooth(-1.35, -1.15, y)
     side = smooth(0.45, 0.80, ax) * smooth(1.32, 1.22, ax) * smooth(-0.02, -0.30, y) * smooth(-1.3, -1.1, y)
-    lip_top = img(m.y) + 0.06
+    lip_top = m.y[:, :, None] + 0.06
     tash = smooth(0.33, 0.20, ax) * smooth(-0.425, -0.455, y + 0.08 * ax) * smooth(lip_top - 0.02 - 0.35 * ax, lip_top + 0.01 - 0.3 * ax, y)
     around = smooth(0.22, 0.29, ax) * smooth(0.46, 0.36, ax) * smooth(-0.44, -0.52, y) * smooth(-1.1, -0.9, y)
-    beard = img(p["beard"].clamp(min=0)) * torch.maximum(torch.maximum(jaw * smooth(0.2, 0.35, ax), chin), torch.maximum(side, around))
-    beard = torch.maximum(beard, img(p["moustache"].clamp(min=0)) * tash).clamp(0, 1)
+    beard = p.map("beard").clamp(min=0) * torch.maximum(torch.maximum(jaw * smooth(0.2, 0.35, ax), chin), torch.maximum(side, around))
+    beard = torch.maximum(beard, p.map("moustache").clamp(min=0) * tash).clamp(0, 1)
     beard = beard * smooth(0.0, 0.10, dz + 0.35)
 
     covered = smooth(-0.015, 0.035, inside)
     r = skin + covered * thick * (1 - 0.85 * ear)
     r = _long_hair(p, r, inside)
-    growth = 0.030 * beard * img(p["beard"].clamp(min=0))
+    growth = 0.030 * beard * p.map("beard").clamp(min=0)
     r, bald = r + growth, skin + growth
     hair = torch.where(ear > 0.25, torch.minimum(inside, -0.3 * ear), inside)
 
@@ -326,110 +327,3 @@ def bake(p, light: Tensor) -> Bake:
     return Bake(one, maps)
 
 
-@dataclass(frozen=True)
-class Hit:
-    """Where rays meet the head: [N, K] each.
-
-    t: ray parameter; gap: distance by which the ray misses (0 where it hits);
-    deep: 1 where the coarse rays all around hit, so that this one belongs to the head whatever its gap; dx, dy, dz: the ray's direction;
-    px, py, pz: the point relative to the head's centre; x, y: its chart coordinates.
-    """
-
-    t: Tensor
-    gap: Tensor
-    deep: Tensor
-    dx: Tensor
-    dy: Tensor
-    dz: Tensor
-    px: Tensor
-    py: Tensor
-    pz: Tensor
-    x: Tensor
-    y: Tensor
-
-    def pick(self, index: Tensor) -> Hit:
-        """The hits at `index` [N, J] of the second axis."""
-        return Hit(*(v.gather(1, index) for v in vars(self).values()))
-
-
-def compact(mask: Tensor) -> Tensor:
-    """[N, K] positions of the true entries of [N, M] in ascending order, padded with zeros to one common K.
-
-    K is a multiple of 256, so that no kernel's remainder loop rounds an item's numbers differently in another batch.
-    """
-    n, m = mask.shape
-    rank = mask.cumsum(1)
-    k = (int(rank[:, -1].max()) // 256 + 1) * 256
-    index = torch.zeros(n, k + 1, dtype=torch.int64, device=mask.device)
-    index.scatter_(1, torch.where(mask, rank - 1, k), torch.arange(m, device=mask.device).expand(n, m))
-    return index[:, :k].contiguous()
-
-
-def pick(value: Tensor, index: Tensor) -> Tensor:
-    """[N, C, K] entries of [N, C, M] at index [N, K] of the last axis."""
-    return value.gather(2, index[:, None].expand(-1, value.shape[1], -1))
-
-
-def put(value: Tensor, index: Tensor, part: Tensor) -> Tensor:
-    """A copy of [N, C, M] with the entries at index [N, K] replaced by part [N, C, K]."""
-    return value.scatter(2, index[:, None].expand(-1, value.shape[1], -1), part)
-
-
-def _march(radius: Tensor, o: Tensor, d: tuple, t: Tensor, steps: int, reach: float) -> tuple[Tensor, Tensor]:
-    """Walk along rays o + t d by the bracketed secant rule.
-
-    Returns:
-        The ray parameter of the first hit or else of the closest approach, and the gap there (0 where the ray hits).
-    """
-    best_t, best = t, torch.full_like(t, 9.0)
-    low, high = t - 0.03 / reach, torch.full_like(t, 9.0)  # outside before `low`, inside at `high`
-    last_t = last = None
-    for _ in range(steps):
-        x, y, dist = to_chart(*(torch.addcmul(o[:, i, None], t, d[i]) for i in range(3)))
-        gap = dist.sub_(lookup(radius, x, y)[:, 0])
-        inside = gap <= 0
-        high, low = torch.where(inside, t, high), torch.where(inside, low, t)
-        best_t, best = torch.where(gap < best, t, best_t), torch.minimum(gap, best)
-        if last is None:
-            ahead = gap * (1 / (1.2 * reach))
-        else:
-            slope = last.sub_(gap).div_(last_t.sub_(t).sub_(1e-9)).clamp_(-2.5 * reach, -0.25 * reach)
-            ahead = (gap / slope).neg_()
-        ahead.clamp_(-0.05 / reach, 0.12 / reach).add_(t)
-        last_t, last = t.clone(), gap
-        width = high - low
-        ahead = torch.maximum(ahead, torch.add(low, width.clamp(max=0.2 / reach), alpha=0.15))
-        t = torch.minimum(ahead, torch.add(low, width, alpha=0.85))
-    struck = high < 8
-    return torch.where(struck, high, best_t), best.masked_fill_(struck, 0.0)
-
-
-def intersect(baked: Bake, o: Tensor, coarse: tuple, fine_at, shape: tuple[int, int], reach: float) -> tuple[Hit, Tensor]:
-    """First meeting of camera rays with the head, on a coarse grid first, refined where the head may be.
-
-    Args:
-        o: [N, 3] the camera relative to the head's centre, in the head frame.
-        coarse: three [N, h, w] direction components of the coarse rays; o + d lies on the plane of focus.
-        fine_at: gives the direction components [N, K] of the fine rays at flat indices [N, K].
-        shape: height and width of the fine grid.
-        reach: length of the middle ray's direction.
-
-    Returns:
-        The hits of the K fine rays that come near, and their flat indices [N, K].
-    """
-    n, h, w = coarse[0].shape
-    d = tuple(c.reshape(n, -1) for c in coarse)
-    t0 = torch.full_like(d[0], 1 - 1.25 / reach)
-    t, rough = (v.view(n, 1, h, w) for v in _march(baked.radius, o, d, t0, 18, reach))
-    close = F.interpolate(F.max_pool2d((rough < 0.05).float(), 3, 1, 1), shape, mode="nearest")
-    at = compact(close.reshape(n, -1) > 0)
-    # deep inside the silhouette a ray that passes an edge and needs more steps than it gets still belongs to the head
-    struck = F.max_pool2d((rough <= 0).float(), 3, 1, 1)
-    deep = F.interpolate(-F.max_pool2d(-struck, 5, 1, 2), shape, mode="nearest").reshape(n, -1).gather(1, at)
-    near = -F.max_pool2d(-t, 3, 1, 1)  # the nearest neighbour, so that no edge is stepped over
-    t = F.interpolate(near, shape, mode="bilinear", align_corners=False).reshape(n, -1).gather(1, at) - 0.01 / reach
-    d = fine_at(at)
-    t, gap = _march(baked.radius, o, d, t, 6, reach)
-    p = [o[:, i, None] + t * d[i] for i in range(3)]
-    x, y, _ = to_chart(*p)
-    return Hit(t, gap, deep, *d, *p, x, y), at

@@ -17,12 +17,11 @@ from dataclasses import dataclass, fields
 from dataclasses import replace as _replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from hrlib.errors import ShapeError, UnknownName, nearest
-from hrlib.worlds import _head, _paint
-from hrlib.worlds._noise import hash01, mix, smooth
+from ..errors import ShapeError, UnknownName, nearest
+from . import _scene
+from ._common import Named, hash01, mix, smooth
 
 IDENTITY_NAMES = (
     "head_width", "head_height", "jaw_width", "chin", "cheeks", "fullness",
@@ -51,11 +50,7 @@ GROUPS = {
     "light": LIGHT_NAMES,
     "background": BACKGROUND_NAMES,
 }
-LANDMARK_NAMES = ("left_eye", "right_eye", "nose_tip", "mouth_left", "mouth_right", "chin")
-
-DISTANCE = 6.0  # from the camera to the picture's middle, in half picture sides
-FOCUS = 0.35  # depth of the plane on which one unit is half the picture's shorter side
-PIVOT = (0.0, -0.10, 0.26)  # what the head turns about, relative to its centre
+LANDMARK_NAMES = _scene.LANDMARKS
 
 
 @dataclass(frozen=True)
@@ -109,6 +104,10 @@ class Portraits:
         raise UnknownName(
             f"no portrait parameter {name!r}", expected=f"one of {', '.join(valid)}", do=nearest(name, valid) or "see GROUPS"
         )
+
+    def named(self) -> Named:
+        """All parameters by name, [N, 1] each."""
+        return Named({n: getattr(self, g)[:, i, None] for g, names in GROUPS.items() for i, n in enumerate(names)})
 
     def replace(self, **changes: Tensor | Mapping[str, float | Tensor]) -> Portraits:
         """A copy with some groups replaced.
@@ -219,206 +218,23 @@ def sample(n: int, seed: int = 0, *, device: str | torch.device = "cpu") -> Port
     expression = (smile, opened, g(0.35), g(0.3).clamp(-0.6, 0.6))
     light = (u(-0.95, 0.95), u(0.15, 0.85), g(0.5), g(0.4), g(0.5))
     background = (u(), u(), u(), u(-1, 1), u(), u(), u(-1, 1), u(), u(), u(), u(-1, 1))
-    stack = lambda columns: torch.stack([torch.as_tensor(c) for c in columns], 1).float()  # noqa: E731
+    stack = lambda columns: torch.stack([torch.as_tensor(c) for c in columns], 1).float()
     detail = (hash01(torch.tensor(seed), index, torch.tensor(-1)) * (1 << 24)).long()
     return Portraits(
         stack([v[name] for name in IDENTITY_NAMES]), stack((yaw, pitch)), stack(expression), stack(light), stack(background), detail
     ).to(device)
 
 
-class _Named:
-    """Parameters by name, [N, 1] each."""
-
-    def __init__(self, people: Portraits) -> None:
-        self.device, self._n = people.device, len(people)
-        self._columns = {
-            name: getattr(people, group)[:, i, None] for group, names in GROUPS.items() for i, name in enumerate(names)
-        }
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._columns[name]
-
-    def __setitem__(self, name: str, value: Tensor) -> None:
-        self._columns[name] = value
-
-
-def rotation(pose: Tensor) -> Tensor:
-    """[N, 3, 3] rotations taking head directions to the world's, from yaw and pitch [N, 2] in radians."""
-    (sy, sp), (cy, cp) = pose.sin().unbind(1), pose.cos().unbind(1)
-    zero = torch.zeros_like(sy)
-    rows = ((cy, -sy * sp, sy * cp), (zero, cp, sp), (-sy, -cy * sp, cy * cp))
-    return torch.stack([torch.stack(r, 1) for r in rows], 1)
-
-
-def _placement(people: Portraits) -> tuple[Tensor, Tensor]:
-    """World = rotation @ head + offset."""
-    turn = rotation(people.pose)
-    pivot = torch.tensor(PIVOT, device=people.device)
-    return turn, pivot + torch.tensor([0.0, _head.CENTRE_Y, 0.0], device=people.device) - turn @ pivot
+def _size(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < 8:
+        raise ShapeError(f"a picture of {height} x {width}", expected="at least 8 x 8 pixels", do="ask for a larger one")
+    return int(height), int(width)
 
 
 def camera(people: Portraits, size: int | tuple[int, int]) -> Tensor:
     """[N, 3, 4] matrices taking homogeneous head points to homogeneous pixels of a picture of that size."""
-    height, width = _size(size)
-    turn, offset = _placement(people)
-    half = min(height, width) / 2
-    focal = (DISTANCE - FOCUS) * half
-    intrinsics = torch.tensor(
-        [[focal, 0.0, -width / 2], [0.0, -focal, -height / 2], [0.0, 0.0, -1.0]], device=people.device
-    )
-    offset = offset - torch.tensor([0.0, 0.0, DISTANCE], device=people.device)
-    return intrinsics @ torch.cat((turn, offset[:, :, None]), 2)
-
-
-def _size(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 8:
-        raise ShapeError(f"picture size {height} x {width}", expected="at least 8 x 8 pixels", do="ask for a larger picture")
-    return int(height), int(width)
-
-
-def _rays(height: int, width: int, aspect: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Picture coordinates of a height x width grid over a picture of that aspect, [height, width] each; y points up."""
-    short = min(aspect)
-    x = ((torch.arange(width, device=device) + 0.5) / width * 2 - 1) * (aspect[1] / short)
-    y = (1 - (torch.arange(height, device=device) + 0.5) / height * 2) * (aspect[0] / short)
-    return x[None].expand(height, width), y[:, None].expand(height, width)
-
-
-def _project(matrix: Tensor, points: Tensor) -> Tensor:
-    """[N, K, 2] pixels of head points [N, K, 3]."""
-    q = torch.einsum("nij,nkj->nki", matrix[:, :, :3], points) + matrix[:, None, :, 3]
-    return q[..., :2] / q[..., 2:]
-
-
-def _on_surface(radius: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """[N, K, 3] head points at the chart points x, y [N, K]."""
-    r = _head.lookup(radius, x, y)[:, 0]
-    rho2 = x * x + y * y
-    s = (1 - rho2 / 4).sqrt()
-    return torch.stack((x * s, y * s, 1 - rho2 / 2), -1) * r[..., None]
-
-
-def _draw(people: Portraits, height: int, width: int, supersample: int) -> Truth:
-    """One chunk of portraits."""
-    p, n, device = _Named(people), len(people), people.device
-    fine_h, fine_w = height * supersample, width * supersample
-    half = min(fine_h, fine_w) / 2
-    turn, offset = _placement(people)
-    az, el = p["light_azimuth"], p["light_elevation"]
-    key_world = torch.cat((az.sin() * el.cos(), el.sin(), az.cos() * el.cos()), 1)
-    p["key_world"] = key_world
-    to_head = lambda v: torch.einsum("nji,nj->ni", turn, v)  # noqa: E731  world direction -> head direction
-    key = to_head(key_world)
-    axis = torch.eye(3, device=device)
-    eye = to_head(torch.tensor([0.0, 0.0, DISTANCE], device=device) - offset)  # the camera in the head frame
-    baked = _head.bake(p, key)
-
-    reach = DISTANCE - FOCUS
-
-    def directions(h: int, w: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        x, y = _rays(h, w, (height, width), device)
-        d = tuple(
-            turn[:, 0, i, None, None] * x + turn[:, 1, i, None, None] * y - turn[:, 2, i, None, None] * reach for i in range(3)
-        )
-        return d, x, y
-
-    coarse, _, _ = directions(-(-fine_h // 4), -(-fine_w // 4))
-    fill = -(fine_h * fine_w) % 256  # whole vector registers: see _head.compact
-    wx, wy = (F.pad(c.reshape(1, -1), (0, fill)) for c in _rays(fine_h, fine_w, (height, width), device))
-
-    def fine_at(at: Tensor) -> tuple[Tensor, ...]:
-        x, y = wx[0][at], wy[0][at]
-        return tuple(turn[:, 0, i, None] * x + turn[:, 1, i, None] * y - turn[:, 2, i, None] * reach for i in range(3))
-
-    hit, at = _head.intersect(baked, eye, coarse, fine_at, (fine_h, fine_w), reach)
-    found = _head.lookup(baked.maps, hit.x, hit.y)
-    view = F.normalize(eye, dim=1)
-    shader = _paint.Shader(p, people.detail_seed, key, to_head(axis[1].expand(n, 3)), view, 1 / half)
-
-    def some(mask: Tensor) -> tuple[Tensor, _head.Hit, dict[str, Tensor]]:
-        index = _head.compact(mask)
-        values = _head.pick(found, index)
-        return index, hit.pick(index), {name: values[:, i] for i, name in enumerate(_head.MAPS)}
-
-    cx = 0.345 + 0.02 * p["eye_spacing"]
-    mouth = _head.mouth_shape(p)
-    zero = torch.zeros_like(cx)
-    corner = mouth.y + mouth.curve
-    lx = torch.cat((-cx, cx, zero, -mouth.half_width, mouth.half_width, zero), 1)
-    ly = torch.cat((zero + _head.EYE_Y, zero + _head.EYE_Y, zero + _head.NOSE_TIP_Y, corner, corner, zero - 0.98), 1)
-    landmarks = _on_surface(baked.radius, lx, ly)
-
-    # each material is worked out only where it can show
-    hairy, lift = found[:, _head.MAPS.index("hair")], _head.to_chart(hit.px, hit.py, hit.pz)[2] - found[:, _head.MAPS.index("bald")]
-    rgb = torch.zeros(n, 3, at.shape[1], device=device)
-    index, part, maps = some(hairy < 0.25)
-    rgb = _head.put(rgb, index, _paint.skin(shader, part, maps))
-    index, part, maps = some(((hit.x.abs() - 0.35).abs() < 0.30) & ((hit.y - 0.07).abs() < 0.27))
-    ball = 0.150
-    to = [(eye[:, i] - landmarks[:, :2, i].T).T for i in range(3)]  # [N, 2]: from each eyeball's centre to the camera
-    to[2] = to[2] + ball * 0.96
-    to = [torch.where(part.x < 0, c[:, :1], c[:, 1:]) for c in to]
-    d = (part.dx, part.dy, part.dz)
-    dd, td, tt = sum(c * c for c in d), sum(c * v for c, v in zip(d, to, strict=True)), sum(v * v for v in to)
-    t = (-td - (td * td - dd * (tt - ball**2)).clamp(min=0).sqrt()) / dd
-    local = {name: (v + t * c) / ball for name, v, c in zip(("nx", "ny", "nz"), to, d, strict=True)}
-    local["shadow"] = maps["shadow"]
-    rgb = _head.put(rgb, index, _paint.brows_and_eyes(shader, part.x, part.y, _head.pick(rgb, index), local))
-    index, part, maps = some((hit.x.abs() < 0.38) & ((hit.y + 0.58).abs() < 0.28))
-    rgb = _head.put(rgb, index, _paint.mouth(shader, part.x, part.y, _head.pick(rgb, index), maps))
-    index, part, maps = some((hairy > -0.25) | (lift > 0.005))
-    strands, cover, fly = _paint.hair(shader, part, maps)
-    rgb = _head.put(rgb, index, mix(_head.pick(rgb, index), strands, cover[:, None]))
-    nowhere = torch.zeros_like(hit.x)
-    loose = nowhere.scatter(1, index, cover * (0.008 + 0.011 * fly.clamp(min=-0.5)))  # hairs stand off the silhouette
-    cover = nowhere.scatter(1, index, cover)
-    if bool((p["glasses"] > 0.45).any()):
-        index, part, _ = some((hit.y.abs() < 0.40) & (hit.x.abs() < 1.6) & (p["glasses"] > 0.45))
-        front = landmarks[:, :2, 2].mean(1, keepdim=True)
-        rgb = _head.put(rgb, index, _paint.glasses(shader, part, eye, front, _head.pick(rgb, index)))
-    alpha = smooth(1.0, -0.6, (hit.gap * (1 - hit.deep) - 0.004 - loose) * half)
-
-    base = torch.einsum("nij,j->ni", turn, torch.tensor([0.0, -0.55, -0.12], device=device)) + offset
-    chin = torch.einsum("nij,nj->ni", turn, landmarks[:, 5]) + offset
-    back = _paint.backdrop(shader, wx, wy)
-    rows = int((wy[0, : fine_h * fine_w] > _paint.NECK_TOP).sum()) // 256 * 256  # the body is below
-    torso, torso_cover, torso_z = _paint.body(shader, wx[:, rows:], wy[:, rows:], base[:, 0, None], chin[:, 1, None])
-    back[:, :, rows:] = mix(back[:, :, rows:], torso, torso_cover[:, None])
-    nearer = F.pad(torso_z, (rows, 0), value=-9.0).gather(1, at) - (DISTANCE - hit.t * reach)
-    alpha = alpha * (1 - F.pad(torso_cover, (rows, 0)).gather(1, at) * smooth(-0.02, 0.02, nearer))
-    rgb = _head.put(back, at, mix(_head.pick(back, at), rgb, alpha[:, None]))
-    nowhere = torch.zeros_like(back[:, 0])
-    depth, cover = nowhere.scatter(1, at, hit.t * reach), nowhere.scatter(1, at, alpha * cover)
-    alpha = nowhere.scatter(1, at, alpha)
-
-    def shrink(value: Tensor) -> Tensor:
-        value = value.reshape(n, -1, fine_h * fine_w + fill)[:, :, : fine_h * fine_w].reshape(n, -1, fine_h, fine_w)
-        k = supersample  # a sum of strided views: much faster than avg_pool2d here
-        return sum(value[:, :, i::k, j::k] for i in range(k) for j in range(k)) * (1 / k**2)
-
-    linear = shrink(rgb)
-    grey = F.pad(linear.flatten(2).clamp(min=0), (0, -(height * width) % 256))
-    toned = grey * (1 + grey * 0.10) / (1 + 0.32 * grey)  # a gentle shoulder
-    image = toned.clamp(min=1e-5).pow(1 / 2.2)[:, :, : height * width].reshape(n, 3, height, width)
-    rows, cols = torch.arange(height, device=device), torch.arange(width, device=device)
-    s = people.detail_seed[:, None, None]
-    grain = hash01(s, rows[:, None], cols) + hash01(s + 77, rows[:, None], cols) - 1
-    image = ((image + 0.030 * grain[:, None]) * 2 - 1).clamp(-1, 1)
-    mask = shrink(alpha)
-    depth = shrink(depth)
-    nothing = torch.full_like(depth, float("nan"))
-    return Truth(
-        image=image,
-        head_mask=mask,
-        hair_mask=shrink(cover),
-        depth=torch.where(mask > 0.5, depth, nothing),
-        camera=camera(people, (height, width)),
-        landmarks=landmarks,
-    )
+    return _scene.camera(people.pose, *_size(size))
 
 
 def render_with_truth(people: Portraits, size: int | tuple[int, int] = 128, supersample: int = 2, *, chunk: int = 4) -> Truth:
@@ -433,8 +249,11 @@ def render_with_truth(people: Portraits, size: int | tuple[int, int] = 128, supe
     if supersample < 1:
         raise ShapeError(f"supersample {supersample}", expected="a whole number from 1", do="2 is a good choice")
     with torch.no_grad():
-        parts = [_draw(people[i : i + chunk], height, width, supersample) for i in range(0, len(people), chunk)]
-    return Truth(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Truth)))
+        parts = []
+        for i in range(0, len(people), chunk):
+            some = people[i : i + chunk]
+            parts.append(_scene.draw(some.named(), some.pose, some.detail_seed, height, width, supersample))
+    return Truth(**{f.name: torch.cat([part[f.name] for part in parts]) for f in fields(Truth)})
 
 
 def render(people: Portraits, size: int | tuple[int, int] = 128, supersample: int = 2, *, chunk: int = 4) -> Tensor:

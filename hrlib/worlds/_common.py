@@ -1,10 +1,11 @@
-"""Counter-based randomness and small helpers shared by the procedural worlds.
+"""What all parts of a portrait share: parameters by name, counter-based randomness, small tensor helpers.
 
-Everything is a pure function of integers, so an item's numbers depend neither on the batch around it nor on the device.
+Random numbers are pure functions of integers, so an item's depend neither on the batch around it nor on the device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -65,3 +66,56 @@ def smooth(lo: float | Tensor, hi: float | Tensor, x: Tensor) -> Tensor:
 def mix(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """a where t = 0, b where t = 1."""
     return torch.lerp(a, b, t)
+
+
+def colour(like: Tensor, r: float, g: float, b: float) -> Tensor:
+    """[1, 3, 1] linear colour on the device of `like`."""
+    return torch.tensor([r, g, b], device=like.device)[None, :, None]
+
+
+def dot(a: Tensor, b: Sequence[Tensor]) -> Tensor:
+    """[N, ...] products of the vectors a [N, 3] with fields of vectors given by their three components [N, ...]."""
+    shape = (len(a), *[1] * (b[0].dim() - 1))
+    return sum(a[:, i].view(shape) * b[i] for i in range(3))
+
+
+def compact(mask: Tensor) -> Tensor:
+    """[N, K] positions of the true entries of [N, M] in ascending order, padded with zeros to one common K.
+
+    K is a multiple of 256, so that no kernel's remainder loop rounds an item's numbers differently in another batch.
+    """
+    n, m = mask.shape
+    rank = mask.cumsum(1)
+    k = (int(rank[:, -1].max()) // 256 + 1) * 256
+    index = torch.zeros(n, k + 1, dtype=torch.int64, device=mask.device)
+    index.scatter_(1, torch.where(mask, rank - 1, k), torch.arange(m, device=mask.device).expand(n, m))
+    return index[:, :k].contiguous()
+
+
+def pick(value: Tensor, index: Tensor) -> Tensor:
+    """[N, C, K] entries of [N, C, M] at index [N, K] of the last axis."""
+    return value.gather(2, index[:, None].expand(-1, value.shape[1], -1))
+
+
+def put(value: Tensor, index: Tensor, part: Tensor) -> Tensor:
+    """A copy of [N, C, M] with the entries at index [N, K] replaced by part [N, C, K]."""
+    return value.scatter(2, index[:, None].expand(-1, value.shape[1], -1), part)
+
+
+class Named:
+    """The parameters of N portraits by name, [N, 1] each."""
+
+    def __init__(self, columns: dict[str, Tensor]) -> None:
+        self._columns = columns
+        first = next(iter(columns.values()))
+        self.device, self._n = first.device, len(first)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._columns[name]
+
+    def map(self, name: str) -> Tensor:
+        """[N, 1, 1], to meet maps over the chart or colours of pixels."""
+        return self._columns[name][:, :, None]
