@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-.PHONY: help setup figures test lab bench lock
+.PHONY: help setup figures test lab site bench lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -41,6 +41,13 @@ test: $(READY) ## lint, check the format, run the tests
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks
 
+site: figures ## build the static site of the executed notebooks in build/site
+	rm -rf build/site-source && mkdir -p build/site-source
+	cp docs/conf.py docs/index.md build/site-source
+	for nb in notebooks/*.ipynb; do cp build/executed/$(PROFILE)/$${nb##*/} build/site-source; done
+	$(BIN)/sphinx-build -q -W --keep-going -b html build/site-source build/site
+	@echo "open build/site/index.html"
+
 bench: $(READY) ## run the benchmarks
 	@for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python "$$f"; done
 
@@ -48,7 +55,7 @@ lock: ## compute requirements.lock afresh from pyproject.toml (then run make set
 	@mkdir -p build
 	$(PYTHON) -m venv --clear build/lock-venv
 	build/lock-venv/bin/python -m pip install --quiet --upgrade pip
-	build/lock-venv/bin/python -m pip install --quiet --dry-run --ignore-installed --report build/lock.json -e '.[dev]'
+	build/lock-venv/bin/python -m pip install --quiet --dry-run --ignore-installed --report build/lock.json -e '.[dev,site]'
 	build/lock-venv/bin/python .ci/lock.py < build/lock.json > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 	rm -rf build/lock-venv build/lock.json
