@@ -28,7 +28,9 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, n: list[Tensor
     tilt = 0.05 + 0.08 * p["eye_tilt"]
     ex, ey = (side * x - cx) / width, (y - EYE_Y) / width
     ey = ey - tilt * ex
-    open_ = (0.58 + 0.06 * p["eye_size"] + 0.17 * p["lids"] - 0.06 * p["smile"].clamp(min=0) - 0.05 * age).clamp(min=0.03)
+    open_ = (0.58 + 0.06 * p["eye_size"] + 0.17 * p["lids"] - 0.06 * p["smile"].clamp(min=0) - 0.05 * age).clamp(
+        min=0.03
+    )
     low = 0.35 - 0.09 * p["smile"].clamp(min=0) + 0.04 * p["lids"]
     q = (1 - ex * ex).clamp(min=0)
     arch = q.sqrt() * 0.55 + q * 0.45
@@ -56,8 +58,13 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, n: list[Tensor
     eye = eye * (1 - 0.97 * pupil[:, None])
     ndl, amb = dot(s.key, n), 0.70 + 0.3 * n[1]
     lid_shadow = 0.40 + 0.60 * smooth(0.0, 0.34, upper - ey)
-    lid_shadow = lid_shadow * (0.75 + 0.25 * smooth(0.0, 0.15, ey - lower)) * smooth(1.05, 0.75, ex.abs()).mul(0.35).add(0.65)
-    light = s.key_colour * (0.25 + 0.60 * (0.5 + 0.5 * ndl).clamp(min=0) * (1 - 0.5 * shadow))[:, None] + s.fill_colour * amb[:, None]
+    lid_shadow = (
+        lid_shadow * (0.75 + 0.25 * smooth(0.0, 0.15, ey - lower)) * smooth(1.05, 0.75, ex.abs()).mul(0.35).add(0.65)
+    )
+    light = (
+        s.key_colour * (0.25 + 0.60 * (0.5 + 0.5 * ndl).clamp(min=0) * (1 - 0.5 * shadow))[:, None]
+        + s.fill_colour * amb[:, None]
+    )
     eye = eye * light * lid_shadow[:, None]
     # two catch-lights: the key light seen on the cornea and a smaller soft box on the other side
     hx, hy = s.half[:, 0, None] - gaze[:, 0, None], s.half[:, 1, None] - gaze[:, 1, None]
@@ -84,7 +91,11 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, n: list[Tensor
     lash_w = 0.055 + 0.03 * fem.clamp(min=0)
     wing = smooth(-0.4, 1.0, ex)
     comb = 0.75 + 0.25 * noise(ex * 22 + 8 * (ey - upper) * ex, ey * 2 + apart, s.seed, 32)
-    lash = smooth(lash_w * (1 + 0.8 * wing) + px * 0.5, 0.012, (ey - upper - 0.015).abs()) * smooth(1.16, 0.98, ex.abs()) * comb
+    lash = (
+        smooth(lash_w * (1 + 0.8 * wing) + px * 0.5, 0.012, (ey - upper - 0.015).abs())
+        * smooth(1.16, 0.98, ex.abs())
+        * comb
+    )
     lash_low = 0.35 * smooth(0.05, 0.0, (ey - lower + 0.015).abs()) * smooth(1.05, 0.7, ex.abs()) * (0.5 + 0.5 * wing)
     dark = s.hair * 0.10 + 0.008
     out = mix(out, dark, (torch.maximum(lash * (0.80 + 0.15 * fem), lash_low)).clamp(0, 1)[:, None])
@@ -97,7 +108,9 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, n: list[Tensor
     thick = (0.035 + 0.012 * p["brow_thickness"] - 0.006 * fem) * smooth(1.22, -0.2, bx) ** 0.5
     across = (y - line) / thick.clamp(min=0.004)
     hairs = noise(x * 70 - side * y * 55, y * 30 + side * x * 14 + apart, s.seed, 33)
-    body = smooth(1.25, 0.35, across.abs() + 0.28 * hairs) * smooth(-1.0, -0.72, bx + 0.05 * hairs) * smooth(1.25, 1.0, bx)
+    body = (
+        smooth(1.25, 0.35, across.abs() + 0.28 * hairs) * smooth(-1.0, -0.72, bx + 0.05 * hairs) * smooth(1.25, 1.0, bx)
+    )
     tone = mix(s.hair * 0.55, s.hair, p["grey"].clamp(0, 1)[:, :, None]) * (0.8 + 0.4 * hairs[:, None]).clamp(min=0.3)
     lum = (base.mean(1, keepdim=True) / s.skin.mean(1, keepdim=True)).clamp(0.1, 1.5)
     return mix(out, tone * lum, (0.86 * body)[:, None])
@@ -107,7 +120,7 @@ def mouth(s: Shader, x: Tensor, y: Tensor, base: Tensor, maps: dict[str, Tensor]
     """Paint lips, teeth and nostrils over `base` [N, 3, M]."""
     p = s.p
     m = mouth_shape(p)
-    top, up, down, bottom, taper = mouth_curves(m, x)
+    top, up, down, bottom, _ = mouth_curves(m, x)
     px = s.pixel / 0.75
     inx = smooth(1.03, 0.97, x.abs() / m.half_width)
     lips = smooth(-0.7, 0.7, torch.minimum(top - y, y - bottom) / (px + 0.006)) * inx
@@ -125,7 +138,9 @@ def mouth(s: Shader, x: Tensor, y: Tensor, base: Tensor, maps: dict[str, Tensor]
     under = torch.exp(-(((y - bottom + 0.035) / 0.03) ** 2)) * smooth(0.9, 0.3, x.abs() / m.half_width)
     out = out * (1 - 0.18 * under[:, None])
     # inside: teeth lit from the front, dark toward the corners and the throat
-    hole = smooth(-0.5, 0.5, torch.minimum(up - y, y - down) / (px * 0.8 + 0.002)) * smooth(1.0, 0.93, x.abs() / m.half_width)
+    hole = smooth(-0.5, 0.5, torch.minimum(up - y, y - down) / (px * 0.8 + 0.002)) * smooth(
+        1.0, 0.93, x.abs() / m.half_width
+    )
     hole = hole * smooth(0.002, 0.012, m.gap)
     tooth_low = m.y + m.gap * 0.35 - 0.082
     tooth = smooth(-0.01, 0.012, y - tooth_low - 0.6 * x * x) * smooth(1.02, 0.55, x.abs() / m.half_width)
@@ -134,7 +149,9 @@ def mouth(s: Shader, x: Tensor, y: Tensor, base: Tensor, maps: dict[str, Tensor]
     white = colour(x, 0.78, 0.71, 0.60) * (0.45 + 0.55 * smooth(0.0, 0.03, up - y))[:, None]
     lamp = (s.key_colour * 0.62 + s.fill_colour * 0.6) * gaps[:, None]
     out = mix(out, mix(deep, white * lamp, tooth[:, None]), hole[:, None])
-    seam = torch.exp(-(((y - 0.5 * (up + down)) / (0.010 + px * 0.35)) ** 2)) * smooth(1.12, 0.95, x.abs() / m.half_width)
+    seam = torch.exp(-(((y - 0.5 * (up + down)) / (0.010 + px * 0.35)) ** 2)) * smooth(
+        1.12, 0.95, x.abs() / m.half_width
+    )
     out = out * (1 - 0.72 * (seam * (1 - hole))[:, None] * colour(x, 0.85, 1.0, 1.0))
     # nostrils
     nx = (x.abs() - 0.078 - 0.012 * p["nose_width"]) / 0.045
@@ -144,7 +161,10 @@ def mouth(s: Shader, x: Tensor, y: Tensor, base: Tensor, maps: dict[str, Tensor]
 
 
 def glasses(s: Shader, hit: Hit, o: Tensor, front: Tensor, rgb: Tensor) -> Tensor:
-    """Draw spectacles over `rgb` [N, 3, M]; o: [N, 3] the camera in the head frame; front: [N, 1] depth of the eyes there."""
+    """Draw spectacles over `rgb` [N, 3, M].
+
+    o: [N, 3] the camera in the head frame; front: [N, 1] depth of the eyes there.
+    """
     p = s.p
     d = (hit.dx, hit.dy, hit.dz)
     wear = smooth(0.45, 0.55, p["glasses"])
@@ -174,8 +194,12 @@ def glasses(s: Shader, hit: Hit, o: Tensor, front: Tensor, rgb: Tensor) -> Tenso
     edge_x = (cx + rx + bar) * sx
     tt = (edge_x - o[:, 0, None]) / torch.where(d[0].abs() < 1e-4, torch.full_like(d[0], 1e-4), d[0])
     ty, tz = o[:, 1, None] + tt * d[1], o[:, 2, None] + tt * d[2]
-    arm = smooth(0.5, -0.5, ((ty - 0.03).abs() - bar) / s.pixel) * (tz < z) * (tz > -0.05) * (tt < hit.t + 0.012) * (tt > 0)
+    arm = (
+        smooth(0.5, -0.5, ((ty - 0.03).abs() - bar) / s.pixel)
+        * (tz < z)
+        * (tz > -0.05)
+        * (tt < hit.t + 0.012)
+        * (tt > 0)
+    )
     arm = torch.maximum(arm, line * visible) * wear
     return mix(out, frame, arm[:, None])
-
-

@@ -1,4 +1,4 @@
-"""The head of the procedural portraits: one star-shaped solid (skin and hair), its bake, and the rays that meet it.
+"""The head of the procedural portraits: one star-shaped solid (skin and hair), and its bake.
 
 A direction d of the unit sphere around the head's centre is written in Lambert's equal-area chart
 (X, Y) = d.xy / sqrt((1 + d.z) / 2), so the face's middle is (0, 0), one chart unit is about one radian there, and the
@@ -75,7 +75,7 @@ def mouth_shape(p: Named) -> MouthShape:
 
 
 def mouth_curves(m: MouthShape, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Heights, at chart abscissa x, of the four lip edges from the top down, and the taper (1 middle, 0 at the corners)."""
+    """Heights at chart abscissa x of the four lip edges from the top down; their taper (1 middle, 0 at the corners)."""
     q = x.abs() / m.half_width
     taper = (1 - q * q).clamp(min=0)
     mid = m.y + m.curve * (q * q).clamp(max=1.6)
@@ -83,7 +83,13 @@ def mouth_curves(m: MouthShape, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     inner_up = mid + m.gap * 0.35 * taper
     inner_low = mid - m.gap * 0.65 * taper
     root = taper.clamp(min=1e-6).sqrt()
-    return inner_up + m.upper * bow * (0.35 * root + 0.65 * taper), inner_up, inner_low, inner_low - m.lower * root, taper
+    return (
+        inner_up + m.upper * bow * (0.35 * root + 0.65 * taper),
+        inner_up,
+        inner_low,
+        inner_low - m.lower * root,
+        taper,
+    )
 
 
 def _bumps(p: Named) -> list[tuple]:
@@ -152,7 +158,9 @@ def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
     fold_x = 0.165 + 0.55 * (-0.33 - y).clamp(min=0)
     fold = torch.exp(-(((x.abs() - fold_x) / 0.035) ** 2)) * smooth(-0.30, -0.38, y) * smooth(-0.74, -0.58, y)
     r = r - fold * (0.004 + 0.011 * p.map("age").clamp(min=0) + 0.007 * p.map("smile").clamp(min=0))
-    lines = torch.cos((y + 0.06 * x * x) * 75) * smooth(0.26, 0.33, y) * smooth(0.62, 0.5, y) * smooth(0.5, 0.3, x.abs())
+    lines = (
+        torch.cos((y + 0.06 * x * x) * 75) * smooth(0.26, 0.33, y) * smooth(0.62, 0.5, y) * smooth(0.5, 0.3, x.abs())
+    )
     r = r - lines * (0.0035 * (p.map("age") - 0.1).clamp(min=0) + 0.002 * p.map("brow_raise").clamp(min=0))
 
     ear_y = -0.06
@@ -172,7 +180,7 @@ def hair_cover(p: Named) -> tuple[Tensor, Tensor]:
     Returns:
         Two [N, GRID, GRID] tensors.
     """
-    axis, dx, dy, dz = _chart(p.device)
+    _, dx, dy, dz = _chart(p.device)
     length, volume = p.map("hair_length"), p.map("hair_volume")
     hairy = smooth(-1.0, -0.82, length)
     long = smooth(0.0, 0.35, length)
@@ -214,7 +222,7 @@ def hair_cover(p: Named) -> tuple[Tensor, Tensor]:
 
 def _long_hair(p: Named, r: Tensor, inside: Tensor) -> Tensor:
     """r where long hair hangs: a curtain around the head down to the hair's length."""
-    axis, dx, dy, dz = _chart(p.device)
+    _, dx, dy, dz = _chart(p.device)
     long = smooth(0.0, 0.35, p.map("hair_length"))
     wide = 0.68 + 0.05 * p.map("hair_volume") + 0.05 * p.map("hair_curl").clamp(min=0)
     column = wide * (dx * dx + 0.85 * dz * dz).clamp(min=1e-4).rsqrt()
@@ -247,7 +255,8 @@ def lookup(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def box_blur(t: Tensor, k: int) -> Tensor:
-    """Mean over (2k + 1)^2 neighbours of [N, 1, H, W], edges repeated (sums of shifts: much faster than avg_pool2d here)."""
+    """Mean over (2k + 1)^2 neighbours of [N, 1, H, W], edges repeated."""
+    # sums of shifted views are much faster here than avg_pool2d
     h, w = t.shape[2:]
     t = F.pad(t, (k, k, k, k), mode="replicate")
     t = sum(t[..., i : i + w] for i in range(2 * k + 1))
@@ -292,13 +301,23 @@ def bake(p: Named, light: Tensor) -> Bake:
 
     m = mouth_shape(p)
     ax = x.abs()
-    jaw = smooth(-0.30, -0.62, y + 0.50 * (ax - 0.55).clamp(min=0)) * smooth(1.35, 1.15, -y) * smooth(0.16, 0.42, ax - 0.2 * (-0.7 - y))
+    jaw = (
+        smooth(-0.30, -0.62, y + 0.50 * (ax - 0.55).clamp(min=0))
+        * smooth(1.35, 1.15, -y)
+        * smooth(0.16, 0.42, ax - 0.2 * (-0.7 - y))
+    )
     chin = smooth(-0.68, -0.78, y) * smooth(0.5, 0.25, ax) * smooth(-1.35, -1.15, y)
     side = smooth(0.45, 0.80, ax) * smooth(1.32, 1.22, ax) * smooth(-0.02, -0.30, y) * smooth(-1.3, -1.1, y)
     lip_top = m.y[:, :, None] + 0.06
-    tash = smooth(0.33, 0.20, ax) * smooth(-0.425, -0.455, y + 0.08 * ax) * smooth(lip_top - 0.02 - 0.35 * ax, lip_top + 0.01 - 0.3 * ax, y)
+    tash = (
+        smooth(0.33, 0.20, ax)
+        * smooth(-0.425, -0.455, y + 0.08 * ax)
+        * smooth(lip_top - 0.02 - 0.35 * ax, lip_top + 0.01 - 0.3 * ax, y)
+    )
     around = smooth(0.22, 0.29, ax) * smooth(0.46, 0.36, ax) * smooth(-0.44, -0.52, y) * smooth(-1.1, -0.9, y)
-    beard = p.map("beard").clamp(min=0) * torch.maximum(torch.maximum(jaw * smooth(0.2, 0.35, ax), chin), torch.maximum(side, around))
+    beard = p.map("beard").clamp(min=0) * torch.maximum(
+        torch.maximum(jaw * smooth(0.2, 0.35, ax), chin), torch.maximum(side, around)
+    )
     beard = torch.maximum(beard, p.map("moustache").clamp(min=0) * tash).clamp(0, 1)
     beard = beard * smooth(0.0, 0.10, dz + 0.35)
 
@@ -310,20 +329,25 @@ def bake(p: Named, light: Tensor) -> Bake:
     hair = torch.where(ear > 0.25, torch.minimum(inside, -0.3 * ear), inside)
 
     pad = [F.pad((r * c)[:, None], (1, 1, 1, 1), mode="replicate")[:, 0] for c in (dx, dy, dz)]
-    (ux, uy, uz), (vx, vy, vz) = ([q[:, 1:-1, 2:] - q[:, 1:-1, :-2] for q in pad], [q[:, 2:, 1:-1] - q[:, :-2, 1:-1] for q in pad])
+    (ux, uy, uz), (vx, vy, vz) = (
+        [q[:, 1:-1, 2:] - q[:, 1:-1, :-2] for q in pad],
+        [q[:, 2:, 1:-1] - q[:, :-2, 1:-1] for q in pad],
+    )
     nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
     inv = (nx * nx + ny * ny + nz * nz).clamp(min=1e-20).rsqrt()
 
     one = r[:, None]
     near = box_blur(box_blur(one, 3), 3)
-    wide = F.interpolate(box_blur(box_blur(F.avg_pool2d(one, 4), 2), 3), one.shape[2:], mode="bilinear", align_corners=False)
+    wide = F.interpolate(
+        box_blur(box_blur(F.avg_pool2d(one, 4), 2), 3), one.shape[2:], mode="bilinear", align_corners=False
+    )
     cavity = ((near - one) * 22).clamp(-1, 1)
     occlusion = 1 - ((near - one) * 14).clamp(0, 0.5) - ((wide - one) * 4.0).clamp(0, 0.5)
 
     blush = torch.exp(-(((ax - 0.50) / 0.22) ** 2) - ((y + 0.28) / 0.16) ** 2)
     blush = blush + 0.9 * torch.exp(-((ax / 0.13) ** 2) - ((y + 0.30) / 0.10) ** 2) + 0.6 * ear
     blush = blush.expand(len(p), -1, -1)
-    maps = torch.stack((nx * inv, ny * inv, nz * inv, occlusion[:, 0], _shadow(r, light), hair, beard, blush, cavity[:, 0], bald), 1)
+    maps = torch.stack(
+        (nx * inv, ny * inv, nz * inv, occlusion[:, 0], _shadow(r, light), hair, beard, blush, cavity[:, 0], bald), 1
+    )
     return Bake(one, maps)
-
-

@@ -27,7 +27,14 @@ def hsl(h: Tensor, s: Tensor, lightness: Tensor) -> Tensor:
 
 
 NECK_TOP = -0.30  # the neck fades into the head above this height of the picture
-SKIN = [(0.97, 0.83, 0.75), (0.94, 0.76, 0.65), (0.86, 0.65, 0.51), (0.73, 0.51, 0.37), (0.55, 0.36, 0.25), (0.37, 0.235, 0.165)]
+SKIN = [
+    (0.97, 0.83, 0.75),
+    (0.94, 0.76, 0.65),
+    (0.86, 0.65, 0.51),
+    (0.73, 0.51, 0.37),
+    (0.55, 0.36, 0.25),
+    (0.37, 0.235, 0.165),
+]
 HAIR = [(0.075, 0.06, 0.06), (0.17, 0.11, 0.08), (0.33, 0.21, 0.13), (0.53, 0.36, 0.20), (0.82, 0.66, 0.42)]
 
 
@@ -57,7 +64,9 @@ class Shader:
         pixel: size of a ray's pixel in head units.
     """
 
-    def __init__(self, p: Named, detail_seed: Tensor, key: Tensor, key_world: Tensor, up: Tensor, view: Tensor, pixel: float) -> None:
+    def __init__(
+        self, p: Named, detail_seed: Tensor, key: Tensor, key_world: Tensor, up: Tensor, view: Tensor, pixel: float
+    ) -> None:
         self.p, self.seed, self.pixel = p, detail_seed, pixel
         self.key, self.key_world, self.up, self.view = key, key_world, up, view
         self.half = F.normalize(key + view, dim=1)
@@ -68,7 +77,7 @@ class Shader:
         self.skin, self.hair = skin_colour(p), hair_colour(p)
 
     def octaves(self, base: float) -> int:
-        """How many doublings from `base` lattice points a head unit until the noise reaches the output's Nyquist limit."""
+        """How many octaves from `base` lattice points a head unit up reach the output's Nyquist limit."""
         count = 1
         while base * 2**count * self.pixel * 2 < 1.5 and count < 7:
             count += 1
@@ -138,8 +147,8 @@ def skin(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
 def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Light leaving the hair [N, 3, M], its coverage [N, M] and the strands' noise [N, M].
 
-    Strands are meridians around an axis through the parting; their brightness is noise stretched along them, summed over
-    octaves up to the picture's Nyquist frequency; the highlight is Kajiya and Kay's (SIGGRAPH 1989).
+    Strands are meridians around an axis through the parting; their brightness is noise stretched along them, summed
+    over octaves up to the picture's Nyquist frequency; the highlight is Kajiya and Kay's (SIGGRAPH 1989).
     """
     p = s.p
     part, curl = p["hair_part"], p["hair_curl"].clamp(min=0)
@@ -170,12 +179,18 @@ def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, 
         total = total + noise(across * f, along * f * stretch * 0.7, s.seed, 19 + k) * (0.42 if k < count - 2 else 0.62)
 
     cover = smooth(-0.030, 0.030, maps["hair"] + 0.030 * total + 0.020 * clump)
-    lift = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).sqrt() - maps["bald"] - 2 * hit.gap  # the sides of hanging hair
+    lift = (
+        (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).sqrt() - maps["bald"] - 2 * hit.gap
+    )  # the sides of hanging hair
     cover = torch.maximum(cover, smooth(0.010, 0.030, lift) * smooth(0.0, 0.2, p["hair_length"]))
     nx, ny, nz = maps["nx"], maps["ny"], maps["nz"]
     tn = axis_x * nx + axis_y * ny + axis_z * nz
     wob = (0.30 * clump + 0.16 * total) * (1 + curl)
-    tx, ty, tz = axis_x - tn * nx + wob * e1x * 0.5, axis_y - tn * ny + wob * e1y * 0.5, axis_z - tn * nz + wob * e1z * 0.5
+    tx, ty, tz = (
+        axis_x - tn * nx + wob * e1x * 0.5,
+        axis_y - tn * ny + wob * e1y * 0.5,
+        axis_z - tn * nz + wob * e1z * 0.5,
+    )
     inv = (tx * tx + ty * ty + tz * tz).clamp(min=1e-4).rsqrt()
     tl, th = dot(s.key, (tx, ty, tz)) * inv, dot(s.half, (tx, ty, tz)) * inv
     ndl, amb = s.lit([nx, ny, nz], maps["occlusion"])
@@ -194,7 +209,9 @@ def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, 
     light = s.key_colour * (0.95 * diffuse)[:, None] + s.fill_colour * (1.05 * amb)[:, None]
     gloss = front * root * (1 - 0.75 * kink)
     tint = s.hair.sqrt()
-    out = body * light + s.key_colour * (tint * (0.18 * wide * gloss * shade)[:, None] + (0.08 * sharp * gloss)[:, None])
+    out = body * light + s.key_colour * (
+        tint * (0.18 * wide * gloss * shade)[:, None] + (0.08 * sharp * gloss)[:, None]
+    )
     return out, cover, total
 
 
@@ -234,7 +251,11 @@ def body(s: Shader, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple
     weave = noise(x * 42 + 0.4 * y, y * 42, s.seed, 40) * 0.5 + noise(x * 9 * (1 + u * u), y * 3, s.seed, 41) * 0.4
     dye = hsl(p["cloth_hue"], 0.06 + 0.42 * p["cloth_saturation"], 0.10 + 0.65 * p["cloth_lightness"])
     chin_shadow = smooth(-0.02, 0.30, chin_y - y + 0.35 * (x - turn).abs())
-    albedo = mix(s.skin * (0.92 + 0.02 * weave)[:, None], dye * (1 + 0.10 * weave)[:, None] * (1 - 0.25 * lip)[:, None], cloth[:, None])
+    albedo = mix(
+        s.skin * (0.92 + 0.02 * weave)[:, None],
+        dye * (1 + 0.10 * weave)[:, None] * (1 - 0.25 * lip)[:, None],
+        cloth[:, None],
+    )
     up, ndl = 0.62 + 0.38 * ny, dot(s.key_world, (nx, ny, nz))
     wrap = colour(x, 0.30, 0.17, 0.11)
     shade = mix(torch.full_like(chin_shadow, 0.22), torch.ones_like(chin_shadow), chin_shadow)

@@ -12,7 +12,6 @@ from torch import Tensor
 from ._common import compact
 from ._head import Bake, lookup, to_chart
 
-
 Components = tuple[Tensor, Tensor, Tensor]
 
 
@@ -20,9 +19,9 @@ Components = tuple[Tensor, Tensor, Tensor]
 class Hit:
     """Where rays meet the head: [N, K] each.
 
-    t: ray parameter; gap: distance by which the ray misses (0 where it hits);
-    deep: 1 where the coarse rays all around hit, so that this one belongs to the head whatever its gap; dx, dy, dz: the ray's direction;
-    px, py, pz: the point relative to the head's centre; x, y: its chart coordinates.
+    t: ray parameter; gap: distance by which the ray misses (0 where it hits); deep: 1 where the coarse rays all around
+    hit, so that this one belongs to the head whatever its gap; dx, dy, dz: the ray's direction; px, py, pz: the point
+    relative to the head's centre; x, y: its chart coordinates.
     """
 
     t: Tensor
@@ -42,9 +41,7 @@ class Hit:
         return Hit(*(v.gather(1, index) for v in vars(self).values()))
 
 
-def _march(
-    radius: Tensor, o: Tensor, d: Components, t: Tensor, steps: int, reach: float
-) -> tuple[Tensor, Tensor]:
+def _march(radius: Tensor, o: Tensor, d: Components, t: Tensor, steps: int, reach: float) -> tuple[Tensor, Tensor]:
     """Walk along rays o + t d by the bracketed secant rule.
 
     Returns:

@@ -55,7 +55,8 @@ def _directions(turn: Tensor, x: Tensor, y: Tensor) -> Components:
     """Components in the head frame, [N, ...] each, of the rays through picture coordinates x, y [N or 1, ...]."""
     lift = (len(turn), *[1] * (x.dim() - 1))
     return tuple(
-        turn[:, 0, i].view(lift) * x + turn[:, 1, i].view(lift) * y - (turn[:, 2, i] * REACH).view(lift) for i in range(3)
+        turn[:, 0, i].view(lift) * x + turn[:, 1, i].view(lift) * y - (turn[:, 2, i] * REACH).view(lift)
+        for i in range(3)
     )
 
 

@@ -23,23 +23,26 @@ from ..errors import ShapeError, UnknownName, nearest
 from . import _scene
 from ._common import Named, hash01, mix, smooth
 
+# 0 is the average and -1 to 1 the usual range, unless a comment says otherwise.
 IDENTITY_NAMES = (
-    "head_width", "head_height", "jaw_width", "chin", "cheeks", "fullness",
-    "eye_size", "eye_spacing", "eye_tilt", "iris_hue",
+    "head_width", "head_height", "jaw_width", "chin", "cheeks", "fullness",  # proportions, wide or long at +1
+    "eye_size", "eye_spacing", "eye_tilt", "iris_hue",  # iris: -1 dark brown, hazel, green, 1 blue
     "nose_length", "nose_width", "nose_projection",
-    "mouth_width", "lip_fullness", "lip_tint",
+    "mouth_width", "lip_fullness", "lip_tint",  # tint: 0 bare to 1 lipstick
     "ear_size",
-    "skin_tone", "skin_warmth", "freckles",
-    "hair_tone", "hair_red", "grey", "hair_length", "hair_volume", "hair_curl", "hair_part", "fringe", "bun", "hairline",
+    "skin_tone", "skin_warmth", "freckles",  # tone: -1 lightest to 1 darkest; freckles: 0 to 1
+    "hair_tone", "hair_red", "grey",  # tone: -1 black to 1 blond; red and grey: 0 to 1
+    "hair_length", "hair_volume", "hair_curl",  # length: -1 bald, up to 0 short, 0.3 chin, 1 chest; curl: 0 to 1
+    "hair_part", "fringe", "bun", "hairline",  # parting from left to right; fringe, bun: 0 to 1; 1 is a high hairline
     "brow_thickness", "brow_arch",
-    "beard", "moustache",
-    "glasses", "glasses_shape",
-    "age", "femininity",
+    "beard", "moustache",  # 0 to 1
+    "glasses", "glasses_shape",  # worn above 0.5; -1 round to 1 square
+    "age", "femininity",  # age: below 0 young, 1 old
 )  # fmt: skip
 POSE_NAMES = ("yaw", "pitch")
-EXPRESSION_NAMES = ("smile", "mouth_open", "brow_raise", "lids")
+EXPRESSION_NAMES = ("smile", "mouth_open", "brow_raise", "lids")  # mouth_open: 0 to 1; lids: below 0 half shut
 LIGHT_NAMES = ("light_azimuth", "light_elevation", "light_warmth", "light_strength", "light_fill")
-BACKGROUND_NAMES = (
+BACKGROUND_NAMES = (  # hues, saturations, lightnesses, gradient and angle: 0 to 1
     "bg_hue", "bg_saturation", "bg_lightness", "bg_shift", "bg_gradient", "bg_angle", "bg_blob",
     "cloth_hue", "cloth_saturation", "cloth_lightness", "neckline",
 )  # fmt: skip
@@ -57,9 +60,9 @@ LANDMARK_NAMES = _scene.LANDMARKS
 class Portraits:
     """Parameters of N portraits.
 
-    identity [N, 38], expression [N, 4], background [N, 11]: mostly in [-1, 1] or [0, 1]; pose [N, 2]: yaw, pitch in
-    radians (yaw > 0 turns the face to the picture's right, pitch > 0 up); light [N, 5]: azimuth and elevation of the key
-    light in radians (0, 0 is the camera), then warmth, strength, fill in [-1, 1]; detail_seed [N] int64.
+    identity [N, 38], pose [N, 2], expression [N, 4], light [N, 5], background [N, 11]: float32, columns named above.
+    Yaw and pitch in radians (yaw > 0 turns the face to the picture's right, pitch > 0 up; made for 0.7 and 0.35 at
+    most); the light's azimuth and elevation in radians from the camera; detail_seed: [N] int64.
     """
 
     identity: Tensor
@@ -102,7 +105,9 @@ class Portraits:
                 return getattr(self, group)[:, names.index(name)]
         valid = [n for names in GROUPS.values() for n in names]
         raise UnknownName(
-            f"no portrait parameter {name!r}", expected=f"one of {', '.join(valid)}", do=nearest(name, valid) or "see GROUPS"
+            f"no portrait parameter {name!r}",
+            expected=f"one of {', '.join(valid)}",
+            do=nearest(name, valid) or "see GROUPS",
         )
 
     def named(self) -> Named:
@@ -112,14 +117,16 @@ class Portraits:
     def replace(self, **changes: Tensor | Mapping[str, float | Tensor]) -> Portraits:
         """A copy with some groups replaced.
 
-        Each keyword is a group's name; its value is the whole new tensor, or a mapping from parameter names of that group
-        to a number or an [N] tensor: `people.replace(pose={"yaw": 0.4}, expression={"smile": 1.0})`.
+        Each keyword is a group's name; its value is the whole new tensor, or a mapping from parameter names of that
+        group to a number or an [N] tensor: `people.replace(pose={"yaw": 0.4}, expression={"smile": 1.0})`.
         """
         new = {}
         for group, change in changes.items():
             if group not in {f.name for f in fields(self)}:
                 raise UnknownName(
-                    f"no group {group!r}", expected=f"one of {', '.join(f.name for f in fields(self))}", do="rename the keyword"
+                    f"no group {group!r}",
+                    expected=f"one of {', '.join(f.name for f in fields(self))}",
+                    do="rename the keyword",
                 )
             if isinstance(change, Mapping):
                 value = getattr(self, group).clone()
@@ -131,7 +138,9 @@ class Portraits:
                             expected=f"one of {', '.join(valid)}",
                             do=nearest(name, valid) or "see GROUPS",
                         )
-                    value[:, GROUPS[group].index(name)] = torch.as_tensor(column, dtype=value.dtype, device=value.device)
+                    value[:, GROUPS[group].index(name)] = torch.as_tensor(
+                        column, dtype=value.dtype, device=value.device
+                    )
                 change = value
             new[group] = change
         return _replace(self, **new)
@@ -142,9 +151,9 @@ class Truth:
     """A rendering and what is exactly known about it.
 
     image [N, 3, H, W] in [-1, 1]; head_mask, hair_mask [N, 1, H, W] in [0, 1] (the head includes its hair); depth
-    [N, 1, H, W]: distance along the optical axis in half shorter picture sides, NaN off the head; camera [N, 3, 4]: takes
-    homogeneous head points to homogeneous pixels (x right, y down, the first pixel's centre at 0.5); landmarks [N, 6, 3]:
-    head points named by LANDMARK_NAMES (left and right as seen in the picture).
+    [N, 1, H, W]: distance along the optical axis in half shorter picture sides, NaN off the head; camera [N, 3, 4]:
+    takes homogeneous head points to homogeneous pixels (x right, y down, the first pixel's centre at 0.5); landmarks
+    [N, 6, 3]: head points named by LANDMARK_NAMES (left and right as seen in the picture).
     """
 
     image: Tensor
@@ -158,8 +167,9 @@ class Truth:
 def sample(n: int, seed: int = 0, *, device: str | torch.device = "cpu") -> Portraits:
     """Draw n portraits; item i depends on (seed, i) alone.
 
-    Tones of skin are drawn evenly, ages from young adult to old, cuts of hair and accessories as mixtures that go together
-    often enough to look natural; poses crowd near the frontal one (standard deviations 14 and 6 degrees).
+    Tones of skin and ages are drawn evenly; hair, beards and glasses as mixtures that depend on skin_tone, age and
+    femininity, so columns are not independent. Poses crowd near the frontal one: yaw has a standard deviation of 14
+    degrees (at most 40), pitch of 6 (at most 20).
     """
     index = torch.arange(n)
     taken = 0
@@ -221,14 +231,21 @@ def sample(n: int, seed: int = 0, *, device: str | torch.device = "cpu") -> Port
     stack = lambda columns: torch.stack([torch.as_tensor(c) for c in columns], 1).float()
     detail = (hash01(torch.tensor(seed), index, torch.tensor(-1)) * (1 << 24)).long()
     return Portraits(
-        stack([v[name] for name in IDENTITY_NAMES]), stack((yaw, pitch)), stack(expression), stack(light), stack(background), detail
+        stack([v[name] for name in IDENTITY_NAMES]),
+        stack((yaw, pitch)),
+        stack(expression),
+        stack(light),
+        stack(background),
+        detail,
     ).to(device)
 
 
 def _size(size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 8:
-        raise ShapeError(f"a picture of {height} x {width}", expected="at least 8 x 8 pixels", do="ask for a larger one")
+        raise ShapeError(
+            f"a picture of {height} x {width}", expected="at least 8 x 8 pixels", do="ask for a larger one"
+        )
     return int(height), int(width)
 
 
@@ -237,7 +254,9 @@ def camera(people: Portraits, size: int | tuple[int, int]) -> Tensor:
     return _scene.camera(people.pose, *_size(size))
 
 
-def render_with_truth(people: Portraits, size: int | tuple[int, int] = 128, supersample: int = 2, *, chunk: int = 4) -> Truth:
+def render_with_truth(
+    people: Portraits, size: int | tuple[int, int] = 128, supersample: int = 2, *, chunk: int = 4
+) -> Truth:
     """Render portraits with their masks, depth, camera and landmarks.
 
     Args:
