@@ -57,7 +57,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "vgg16": Recipe({"channels": list(nets.THIN_CHANNELS)}, steps=8000, lr=4e-3),
-    "resnet50": Recipe({"channels": [8, 16, 32, 64]}, steps=3200, lr=3e-3),
+    "resnet50": Recipe({"channels": [8, 16, 32, 64]}, steps=2000, lr=3e-3),
     "deit": Recipe(
         {"img_size": 40, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3},
         steps=3200,
