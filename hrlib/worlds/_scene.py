@@ -153,7 +153,8 @@ def draw(p: Named, pose: Tensor, detail_seed: Tensor, height: int, width: int, s
     shader = _paint.Shader(p, detail_seed, key, key_world, up, F.normalize(eye, dim=1), 1 / half)
     found = _head.lookup(baked.maps, hit.x, hit.y)
     rgb, cover, loose = _paint_head(shader, hit, found, eye, landmarks)
-    alpha = smooth(1.0, -0.6, (hit.gap * (1 - hit.deep) - 0.004 - loose) * half)
+    gap = hit.gap * (1 - hit.deep)
+    alpha = smooth(1.0, -0.6, (gap - 0.004 - loose) * half).masked_fill(gap <= 0, 1.0)
 
     base = to_world(torch.tensor(NECK_BASE, device=device).expand(n, 3))
     chin = to_world(landmarks[:, LANDMARKS.index("chin")])

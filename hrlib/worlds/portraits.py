@@ -168,7 +168,7 @@ def sample(n: int, seed: int = 0, *, device: str | torch.device = "cpu") -> Port
     """Draw n portraits; item i depends on (seed, i) alone.
 
     Tones of skin and ages are drawn evenly; hair, beards and glasses as mixtures that depend on skin_tone, age and
-    femininity, so columns are not independent. Poses crowd near the frontal one: yaw has a standard deviation of 14
+    femininity, so columns are not independent. Poses crowd near the frontal one: yaw has a standard deviation of 15
     degrees (at most 40), pitch of 6 (at most 20).
     """
     index = torch.arange(n)
