@@ -262,7 +262,7 @@ def render_with_truth(
     Args:
         size: side in pixels, or (height, width); the shorter side shows the head as in a square picture.
         supersample: rays a pixel along each axis; the mean of their light is the pixel.
-        chunk: portraits drawn at once (memory is about 60 MB each at 128 pixels; the result does not depend on it).
+        chunk: portraits drawn at once (about 20 MB each at 128 pixels; the result does not depend on it).
     """
     height, width = _size(size)
     if supersample < 1:
