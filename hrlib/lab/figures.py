@@ -122,8 +122,7 @@ def html_figure(picture: bytes, *, alt: str, caption: str, width: float) -> str:
 def html_table(df: pd.DataFrame, *, caption: str, digits: int) -> str:
     """A table as HTML; numbers with `digits` decimals."""
     body = df.to_html(float_format=lambda v: f"{v:.{digits}f}", index=_named(df), border=0)
-    head, rest = body.split(">", 1)
-    return f"{head}><caption>{html.escape(caption)}</caption>{rest}" if caption else body
+    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{body}</figure>" if caption else body
 
 
 def markdown(df: pd.DataFrame, digits: int) -> str:

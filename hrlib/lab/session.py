@@ -164,7 +164,8 @@ class Run:
     def finish(self) -> None:
         """Write records.json, say what was made, and name what the metadata promises and this run did not make."""
         store.write_json(self.out / records.FILE, self.records.rows())
-        print(f"{len(self._made)} figures and tables and {len(self.records)} numbers in {_short(self.out)}")
+        where = "" if "HRLAB_OUT" in os.environ else f" in {self.out.relative_to(root())}"  # the batch moves it
+        print(f"{len(self._made)} figures and tables and {len(self.records)} numbers{where}")
         if missing := [name for name in self.source.makes if name not in self._made]:
             print(f"not made in this run, though the notebook's metadata lists them: {', '.join(missing)}")
         if extra := sorted(self._made - set(self.source.makes)):
@@ -199,10 +200,6 @@ def _describe(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{device}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
 
 
 def _display(html: str) -> None:

@@ -82,8 +82,10 @@ class Live:
         self._request: dict[str, Any] | None = None  # the latest one nobody has taken yet
         self._stop = threading.Event()  # leave the current loop
         self._worker: threading.Thread | None = None
-        self.image = widgets.Image(format="png", layout={"max_width": "100%"})
-        self.image.tooltip = self.alt  # the only text ipywidgets gives to a picture
+        # An empty image would show as a broken one, so it is hidden until there is a picture. ipywidgets' Image has no
+        # alt text (and a tooltip breaks it), so the description stands under the picture for everybody.
+        self.image = widgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
+        about = widgets.HTML(f'<div style="font-size:smaller;opacity:.8">{html.escape(self.alt)}</div>')
         self.status = widgets.HTML()
         self.start_button = widgets.Button(description="Start", icon="play", button_style="primary")
         self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
@@ -95,7 +97,7 @@ class Live:
             if auto:
                 control.observe(lambda _: self.start(), names="value")
         buttons = [self.stop_button] if auto else [self.start_button, self.stop_button]
-        self.box = widgets.VBox([*self.controls.values(), widgets.HBox(buttons), self.status, self.image])
+        self.box = widgets.VBox([*self.controls.values(), widgets.HBox(buttons), self.status, self.image, about])
 
     def show(self) -> None:
         """Show the widget; without a live front end run a few steps and show a static picture."""
@@ -117,7 +119,9 @@ class Live:
             raise ShapeError("the widget's loop yielded nothing", expected="at least one item", do="check the controls")
         said = ", ".join(f"{name} = {value}" for name, value in self._values().items())
         note = f"Static picture after {count} steps ({said}); run the notebook in JupyterLab for the controls."
-        return figures.html_figure(picture(self.render(last)), alt=self.alt, caption=note, width=840)
+        shown = self.render(last)
+        width = 120 * shown.get_figwidth() if isinstance(shown, Figure) else max(256, shown.shape[-1])
+        return figures.html_figure(picture(shown), alt=self.alt, caption=note, width=width)
 
     def start(self) -> None:
         """Ask for a run with the controls' present values; returns at once. The latest request wins."""
@@ -183,6 +187,7 @@ class Live:
 
     def _draw(self, item: Any, words: str) -> None:
         self.image.value = picture(self.render(item))
+        self.image.layout.display = None
         self._say(words)
 
     def _say(self, words: str, error: str = "") -> None:
