@@ -18,14 +18,11 @@ def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
 
     name: "portrait:7" renders a person drawn with seed 7 (seed 0 drew the training set: use others); "photo:astronaut"
     is a photograph from `image.SAMPLES`; "file:PATH" reads a file, relative to the project's root. size: side or
-    (H, W), by a centred crop; None keeps a photograph's own size and draws portraits at 128.
+    (H, W), photographs by a centred crop; None keeps a photograph's own size and draws portraits at 128.
     """
     kind, _, what = name.partition(":")
     if kind == "portrait" and what.isdigit():
-        person = portraits.sample(1, seed=int(what))
-        if isinstance(size, tuple):  # portraits are drawn square; the crop keeps the face's proportions
-            return image.resize(portraits.render(person, max(size)), size)
-        return portraits.render(person, size or 128)
+        return portraits.render(portraits.sample(1, seed=int(what)), size or 128)
     if kind == "photo":
         return image.sample(what, size)
     if kind == "file" and what:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping as MappingABC
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -40,11 +41,22 @@ def channel_plan(resolution: int, *, base: int = 32768, most: int = 512) -> dict
     return {res: min(base // res, most) for res in block_resolutions(resolution)}
 
 
-def blurred_kernel(weight: Tensor, gain: float = 1.0) -> Tensor:
-    """Compose a kernel with the FIR filter: [O, I, k, k] -> [O, I, k + 3, k + 3], their full convolution."""
-    o, i, k, _ = weight.shape
-    fir = FIR.to(weight) * gain
-    return F.conv2d(weight.reshape(o * i, 1, k, k), fir[None, None], padding=3).reshape(o, i, k + 3, k + 3)
+@lru_cache
+def _blur_matrix(k: int) -> Tensor:
+    """[k k, (k + 3)^2]: full convolution of a k x k kernel with the FIR filter, as a matrix on the flattened kernel."""
+    basis = torch.eye(k * k, dtype=torch.float64).reshape(k * k, 1, k, k)
+    return F.conv2d(basis, FIR.double()[None, None], padding=3).reshape(k * k, -1)
+
+
+@lru_cache
+def _phase_matrix() -> Tensor:
+    """[9, 36]: a 3x3 kernel -> the four 3x3 kernels that make the four parities of an up-sampled output.
+
+    Zero insertion leaves each output pixel 3x3 of the 6x6 taps of kernel and filter: output row 2q + p reads low rows
+    q - 1 .. q + 1 through taps 1 - p + 2 m, m = 0 .. 2, of the kernel turned round.
+    """
+    taps = _blur_matrix(3).reshape(3, 3, 6, 6).flip(0, 1).reshape(9, 3, 2, 3, 2)  # [9, m, parity, m, parity]
+    return 4 * taps.flip(2, 4).permute(0, 2, 4, 1, 3).reshape(9, 36)
 
 
 def upsample_image(x: Tensor) -> Tensor:
@@ -58,21 +70,19 @@ def upsample_image(x: Tensor) -> Tensor:
 def upsample_conv(x: Tensor, weight: Tensor) -> Tensor:
     """Stride-2 transposed 3x3 convolution, then the FIR filter with gain 4: [N, I, H, W] -> [N, O, 2H, 2W].
 
-    Zero insertion makes each output pixel of one parity see its own 3x3 of the composed 6x6 taps: four ordinary
-    convolutions at the low resolution (one call with 4 O outputs), interleaved by a pixel shuffle.
+    Four ordinary convolutions at the low resolution (one call with 4 O outputs), interleaved by a pixel shuffle.
     """
     o, i, _, _ = weight.shape
-    taps = blurred_kernel(weight.flip(2, 3), gain=4.0)  # [O, I, 6, 6]; kernels below correlate, hence the flip
-    phases = taps.reshape(o, i, 3, 2, 3, 2).permute(0, 3, 5, 1, 2, 4)  # [O, 2, 2, I, 3, 3]
-    # Output row 2q + p reads low rows q - 1 .. q + 1 through taps 1 - p + 2 m, m = 0..2: parity 0 takes the odd taps.
-    phases = phases.flip(1, 2).reshape(4 * o, i, 3, 3)
+    phases = weight.reshape(o, i, 9) @ _phase_matrix().to(weight)  # [O, I, 4 parities * 9]
+    phases = phases.reshape(o, i, 4, 3, 3).transpose(1, 2).reshape(4 * o, i, 3, 3)
     return F.pixel_shuffle(F.conv2d(x, phases, padding=1), 2)
 
 
 def downsample_conv(x: Tensor, weight: Tensor) -> Tensor:
     """The FIR filter, then a stride-2 convolution: [N, I, H, W] -> [N, O, H/2, W/2], in one call."""
-    k = weight.shape[-1]
-    return F.conv2d(x, blurred_kernel(weight), stride=2, padding=(k - 1) // 2 + 1)
+    o, i, k, _ = weight.shape
+    blurred = (weight.reshape(o, i, k * k) @ _blur_matrix(k).to(weight)).reshape(o, i, k + 3, k + 3)
+    return F.conv2d(x, blurred, stride=2, padding=(k - 1) // 2 + 1)
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -55,19 +55,23 @@ def explained(people: portraits.Portraits) -> Tensor:
 
 
 def gaussianise(values: Tensor, z_dim: int, *, seed: int) -> Tensor:
-    """Rank-transform each column to a standard normal and fill up to z_dim with unit normal draws.
+    """Parameters to latents that are distributed like z ~ N(0, I), nearly: [n, P] -> [n, z_dim].
 
-    [n, P] -> [n, z_dim]. The parameters are drawn independently, so the result is distributed like z ~ N(0, I): a
-    generator that learnt to draw the person z encodes can be sampled, and trained adversarially, with plain z. Ties
-    (glasses or none) are broken by chance, which spreads them over their share of the normal.
+    Each column is rank-transformed to a standard normal; ties (glasses or none) are broken by chance, which spreads
+    them over their share of it. The columns are then decorrelated by the symmetric square root, which keeps each one
+    as close to its parameter as possible (beards come with moustaches, age with grey hair), and unit normal draws fill
+    up to z_dim. So a generator that learnt to draw the person z encodes can be sampled, and trained adversarially,
+    with plain z.
     """
     n, p = values.shape
     g = torch.Generator().manual_seed(seed)
     jitter = torch.rand(n, p, generator=g)
     order = np.lexsort((jitter.numpy(), values.numpy()), axis=0)  # by value, then by chance
     ranks = torch.from_numpy(np.argsort(order, axis=0)).double()
-    z = torch.special.ndtri((ranks + 0.5) / n).float()
-    return torch.cat([z, torch.randn(n, z_dim - p, generator=g)], dim=1)
+    z = torch.special.ndtri((ranks + 0.5) / n)
+    variance, axes = torch.linalg.eigh(torch.corrcoef(z.T))
+    z = z @ (axes * variance.rsqrt()) @ axes.T
+    return torch.cat([z.float(), torch.randn(n, z_dim - p, generator=g)], dim=1)
 
 
 def render_set(folder: Path, n: int, *, resolution: int, z_dim: int, seed: int = 0) -> Iterator[int]:
