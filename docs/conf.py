@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import json
 
-from docutils import nodes
-from latex2mathml.converter import convert
-
 project = "HRInversion companion"
 author = copyright = "the HRInversion companion authors"
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx-mathjax-offline"]
 myst_enable_extensions = ["amsmath", "dollarmath"]
 nb_execution_mode = "off"  # `hrlab run` has executed them, and has checked what they made
 nb_ipywidgets_js = {}  # pages show the static pictures, so no widget code from a CDN is wanted
 html_theme = "sphinx_book_theme"
 html_title = project
-html_math_renderer = "mathml"  # browsers draw it themselves; MathJax would come from a CDN
 html_copy_source = False
-
-
-def _math(translator, node, display: str) -> None:
-    number = f'<span class="eqno">({node["number"]})</span>' if node.get("number") else ""
-    translator.body.append(number + convert(node.astext(), display=display))
-    raise nodes.SkipNode
 
 
 def _fold_solutions(app, docname: str, source: list[str]) -> None:
@@ -39,6 +29,4 @@ def _fold_solutions(app, docname: str, source: list[str]) -> None:
 
 def setup(app) -> None:
     """Called by Sphinx."""
-    inline, block = (lambda t, n: _math(t, n, "inline")), (lambda t, n: _math(t, n, "block"))
-    app.add_html_math_renderer("mathml", inline_renderers=(inline, None), block_renderers=(block, None))
     app.connect("source-read", _fold_solutions)

@@ -84,7 +84,8 @@ class Live:
         self._worker: threading.Thread | None = None
         # An empty image would show as a broken one, so it is hidden until there is a picture. ipywidgets' Image has no
         # alt text (and a tooltip breaks it), so the description stands under the picture for everybody.
-        self.image = widgets.Image(format="png", layout={"max_width": "100%", "display": "none"})
+        shape = {"max_width": "100%", "min_width": "256px", "align_self": "flex-start", "display": "none"}
+        self.image = widgets.Image(format="png", layout=shape)
         about = widgets.HTML(f'<div style="font-size:smaller;opacity:.8">{html.escape(self.alt)}</div>')
         self.status = widgets.HTML()
         self.start_button = widgets.Button(description="Start", icon="play", button_style="primary")
