@@ -55,7 +55,7 @@ def register(
         raise WeightsError(
             f"{file} is outside {_catalogue.DATA}", expected="a shipped file", do="save it under data/weights first"
         )
-    _, metadata = load_state(file)
+    metadata = _read(file)[1]  # not load_state: a file trained anew differs from the entry that this call replaces
     new = Entry(
         name=name,
         kind="network",
@@ -87,7 +87,10 @@ def load_state(name_or_path: str | os.PathLike) -> tuple[dict[str, Tensor], dict
 
     Floating point tensors saved in half precision come back as float32.
     """
-    file = path(name_or_path)
+    return _read(path(name_or_path))
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if file.suffix.lower() in TORCH_SUFFIXES:
         state = _pickles.read(file, "torch")
         if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):

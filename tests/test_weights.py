@@ -452,5 +452,7 @@ def test_register_makes_a_verified_entry_with_a_card(data, generator):
     file.write_bytes(content)
     with pytest.raises(DamagedFile, match="SHA-256"):
         weights.load_generator("tiny")
+    assert weights.register("tiny", file, card="# Tiny, trained anew").sha256 == digest(bytes(content))
+    assert weights.load_generator("tiny").resolution == 16
     with pytest.raises(WeightsError, match="outside"):
         weights.register("x", data.parent / "x.safetensors", card="")
