@@ -38,9 +38,10 @@ HIGH_LEVEL: Mapping[str, float] = {"features_21": 0.0002, "features_28": 0.0005}
 # The activations of a random VGG16 are smaller; with 20 times the lambdas its gradients have the trained one's size.
 # Adam ignores a common factor until gradients come near its epsilon (1e-8), as those of noise maps would here.
 VGG_RANDOM: Mapping[str, float] = {tap: 20 * lam for tap, lam in HRINVERSION.items()}
-# The paper names no taps and no lambdas for these two; equal weights over the depth are our choice.
-RESNET50: Mapping[str, float] = dict.fromkeys(("layer1", "layer2", "layer3", "layer4"), 0.0002)
-DEIT_DEPTHS = (1 / 4, 1 / 2, 3 / 4, 1.0)  # the blocks that end these shares of the depth, at 0.0002 each
+# The paper names no taps and no lambdas for these two: equal ones over the depth, of a size that gives the shipped
+# networks' gradients the magnitude that HRINVERSION gives those of the shipped VGG16, are our choice.
+RESNET50: Mapping[str, float] = dict.fromkeys(("layer1", "layer2", "layer3", "layer4"), 0.004)
+DEIT_DEPTHS, DEIT_LAMBDA = (1 / 4, 1 / 2, 3 / 4, 1.0), 0.002  # the blocks that end these shares of the depth
 
 MAX_ABS = 10.0  # no image of the library is near this; a 0..255 image is far above it
 
@@ -348,6 +349,6 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
     if name == "deit":
         f = feature_nets.deit(weights)
         taps = [f.taps[round(share * len(f.taps)) - 1] for share in DEIT_DEPTHS]
-        return Perceptual(f, dict.fromkeys(taps, 0.0002), resize)
+        return Perceptual(f, dict.fromkeys(taps, DEIT_LAMBDA), resize)
     f = feature_nets.vgg16(weights, tap="relu" if name == "vgg_relu" else "conv")
     return Perceptual(f, HIGH_LEVEL if name == "vgg_high" else HRINVERSION, resize)
