@@ -22,6 +22,7 @@ from .errors import LayoutMismatch, ShapeError, UnknownName, nearest
 from .nets import perceptual as nets
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FULL_CHANNELS, THIN_CHANNELS = nets.FULL_CHANNELS, nets.THIN_CHANNELS  # plans for a random VGG16
 VGG_TAPS = tuple(f"features_{i}" for i in nets.CONV_INDICES)
 CLASSIFIER_KEYS = ("classifier.", "pre_logits.", "head.", "fc.")  # in torchvision's and timm's files; not features
 
@@ -207,7 +208,7 @@ class _Discriminator(Features):
 
 
 def vgg16(
-    weights: str = "imagenet", tap: str = "conv", *, seed: int = 0, channels: Sequence[int] = nets.FULL_CHANNELS
+    weights: str = "imagenet", tap: str = "conv", *, seed: int = 0, channels: Sequence[int] = FULL_CHANNELS
 ) -> Features:
     """VGG16 with the taps `features_0` ... `features_28`, named after its convolutions.
 
@@ -217,7 +218,7 @@ def vgg16(
         tap: "conv" takes the convolution's output *before* the ReLU (Eq. 3); "relu" the output of the ReLU after the
             convolution of that name (Eq. 2; the authors' `features_3` is our `features_2` with tap="relu").
         seed: of the random weights.
-        channels: the plan of the random network, five or thirteen numbers; `nets.perceptual.THIN_CHANNELS` is the
+        channels: the plan of the random network, five or thirteen numbers; `THIN_CHANNELS` is the
             shipped one's.
 
     Random weights are He-normal over the outputs (variance 2 / (9 C_out), as timm initialises its VGG) with zero

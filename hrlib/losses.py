@@ -24,7 +24,6 @@ from . import features as feature_nets
 from . import weights as weight_files
 from .errors import ShapeError, UnknownName, nearest
 from .features import Features
-from .nets.perceptual import FULL_CHANNELS, THIN_CHANNELS
 
 # The lambdas of Eq. (3) and (4). They multiply the features *before* squaring.
 HRINVERSION: Mapping[str, float] = {
@@ -342,7 +341,9 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
     if name == "lpips":
         return LPIPS("thin" if thin else "vgg", resize)
     if name == "vgg_random":
-        f = feature_nets.vgg16("random", seed=seed, channels=THIN_CHANNELS if thin else FULL_CHANNELS)
+        f = feature_nets.vgg16(
+            "random", seed=seed, channels=feature_nets.THIN_CHANNELS if thin else feature_nets.FULL_CHANNELS
+        )
         return Perceptual(f, VGG_RANDOM, resize)
     if name == "resnet50":
         return Perceptual(feature_nets.resnet50(weights), RESNET50, resize)
