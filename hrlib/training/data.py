@@ -70,7 +70,7 @@ def gaussianise(values: Tensor, z_dim: int, *, seed: int) -> Tensor:
     ranks = torch.from_numpy(np.argsort(order, axis=0)).double()
     z = torch.special.ndtri((ranks + 0.5) / n)
     variance, axes = torch.linalg.eigh(torch.corrcoef(z.T))
-    z = z @ (axes * variance.rsqrt()) @ axes.T
+    z = z @ (axes * variance.clamp(min=0.01).rsqrt()) @ axes.T  # clamped: a set smaller than P is degenerate
     return torch.cat([z.float(), torch.randn(n, z_dim - p, generator=g)], dim=1)
 
 

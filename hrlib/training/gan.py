@@ -47,7 +47,8 @@ class Recipe:
     ema_images: int = 4_000  # half-life of the moving average
     mixing_prob: float = 0.25
     anchor: float = 1.0  # weight of the regression kept during adversarial training
-    noise_strength: float = 0.1  # initial; held there in the warm start, learnt afterwards
+    noise_strength: float = 0.12  # initial; held there in the warm start, learnt slowly afterwards, see `start`
+    noise_strength_gain: float = 0.01  # times lr for the noise strengths in adversarial training
     bf16: bool = True
     seed: int = 0
 
@@ -107,10 +108,13 @@ def start(recipe: Recipe) -> State:
     D = Discriminator(**shape)
     for net in (G, G_ema, D):
         net.to(memory_format=torch.channels_last)
-    adam = lambda *groups: torch.optim.Adam(
-        [{"params": g.parameters()} for g in groups], lr=recipe.lr, betas=(0.0, 0.99)
-    )
-    return State(G, G_ema, D, adam(G.mapping, G.synthesis), adam(D))
+    # Noise strengths are a group of their own with a small learning rate. At the full rate the first adversarial steps
+    # switched the noise off, before the weights had learnt to make strands and grain of it, and from zero a strength
+    # has no gradient to come back by (on average over the noise).
+    strengths = [p for name, p in G.synthesis.named_parameters() if name.endswith("noise_strength")]
+    weights = [p for name, p in G.synthesis.named_parameters() if not name.endswith("noise_strength")]
+    adam = lambda *groups: torch.optim.Adam([{"params": list(g)} for g in groups], lr=recipe.lr, betas=(0.0, 0.99))
+    return State(G, G_ema, D, adam(G.mapping.parameters(), weights, strengths), adam(D.parameters()))
 
 
 def pyramid_l1(a: Tensor, b: Tensor, levels: tuple[int, ...]) -> Tensor:
@@ -153,12 +157,11 @@ def train(recipe: Recipe, data: PortraitSet, state: State) -> Iterator[dict[str,
                 terms["anchor"] = pyramid_l1(fake, x, (4, 8))
                 loss = loss + recipe.anchor * terms["anchor"]
         # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.
-        state.opt_G.param_groups[0]["lr"] = recipe.lr * (recipe.warm_mapping_gain if warm else 1.0)
+        gains = (recipe.warm_mapping_gain, 1.0, 0.0) if warm else (1.0, 1.0, recipe.noise_strength_gain)
+        for group, gain in zip(state.opt_G.param_groups, gains, strict=True):
+            group["lr"] = recipe.lr * gain
         state.opt_G.zero_grad(set_to_none=True)
         loss.backward()
-        if warm:
-            for name in G.synthesis.conv_names():
-                G.synthesis.get_parameter(f"{name}.noise_strength").grad = None
         state.opt_G.step()
         _update_ema(state, recipe)
         state.step += 1
