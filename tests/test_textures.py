@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hrlib.errors import ShapeError, UnknownName
 from hrlib.training import perceptual
@@ -82,3 +83,24 @@ def test_a_resumed_training_run_is_the_same_run(tmp_path, monkeypatch):
         assert torch.equal(a, b)
     perceptual.save("vgg16", resumed.net, tmp_path / "x.safetensors", card="test")
     assert 0 <= perceptual.accuracy(resumed.net, edge=40, per_class=2) <= 1
+
+
+def test_colour_labels_name_each_quadrant():
+    x = torch.full((1, 3, 8, 8), -1.0)
+    x[0, 0, :4, 4:] = 1.0  # upper right red, the rest black
+    x[0, :, 4:, :4] = 0.1  # lower left just above the middle: level 2 of 0 .. 3
+    top = perceptual.LEVELS**2 * 3
+    assert perceptual.colour_labels(x).tolist() == [[0, top, 2 * (16 + 4 + 1), 0]]
+
+
+def test_grain_is_pixel_fine_of_the_stated_strength_and_repeats():
+    x = torch.zeros(400, 3, 16, 16)
+    y, kind = perceptual.grained(x, seed=1, step=2)
+    again, _ = perceptual.grained(x, seed=1, step=2)
+    assert torch.equal(y, again) and not torch.equal(y, perceptual.grained(x, seed=1, step=3)[0])
+    assert set(kind.tolist()) == set(range(perceptual.GRAINS))
+    assert y[kind == 0].abs().max() == 0
+    rms = y[kind > 0].square().mean((1, 2, 3)).sqrt()
+    assert rms.min() > 0.02 and rms.max() < 0.4
+    grating = y[kind % 4 != 1]  # all but white noise average out over 2 x 2 pixels
+    assert F.avg_pool2d(grating, 2).abs().max() < 1e-6

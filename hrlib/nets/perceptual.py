@@ -16,7 +16,7 @@ from torch import Tensor, nn
 CONVS_PER_BLOCK = (2, 2, 3, 3, 3)
 CONV_INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of `features`; a ReLU follows each
 FULL_CHANNELS = (64, 128, 256, 512, 512)
-THIN_CHANNELS = (8, 16, 32, 64, 64)
+THIN_CHANNELS = (16, 16, 32, 64, 64)
 
 
 class VGG16(nn.Module):

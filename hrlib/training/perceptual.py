@@ -1,8 +1,9 @@
 """Pre-training of the thin perceptual networks at low resolution, by classifying procedural images.
 
-There are two labels: what is shown, and the colour of each quadrant. ImageNet's classes depend on colour and
-brightness; procedural ones do not, and a network that learnt them alone was blind to both: a uniform change of
-brightness cost it 230 times less than white noise of the same energy, and inversions came out in the wrong colours.
+There are three labels: what is shown, the colour of each quadrant, and the kind of grain over the picture. ImageNet's
+classes depend on colour, brightness and fine texture; procedural ones do not, and a network that learnt them alone was
+blind to both: a uniform change of brightness cost it 230 times less than white noise of the same energy, and
+inversions came out in the wrong colours. With the colours learnt, its errors were nearly all above 1/8 cycle a pixel.
 
 The paper's networks saw ImageNet at 224x224 and are used at 1024x1024 (Sec. III-B). Ours see `worlds.textures` at 32 to
 48 pixels and are used at 128x128 and more, so their scale inconsistency is as real as the paper's. One CPU thread
@@ -41,6 +42,9 @@ LOOK_EVERY, CHECKPOINT_EVERY = 100, 500  # steps
 
 LEVELS = 4  # of each colour channel in the second label
 COLOURS = 4 * LEVELS**3  # one class a quadrant and colour
+# The third label: none, or white noise, rows, columns or a checkerboard along one of three axes of colour.
+AXES = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [0.5, 0.5, -1.0]])
+GRAINS = 1 + 4 * len(AXES)
 
 # The rms that the conv taps of the shipped VGG16 are scaled to, before the factor for its fewer channels: the order of
 # magnitude of an ImageNet VGG16, from fine to coarse. See `match_activation_scale`.
@@ -63,11 +67,11 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "vgg16": Recipe({"channels": list(nets.THIN_CHANNELS)}, steps=5000, lr=4e-3),
+    "vgg16": Recipe({"channels": list(nets.THIN_CHANNELS)}, steps=4000, lr=4e-3),
     "resnet50": Recipe({"channels": [8, 16, 32, 64]}, steps=2000, lr=3e-3),
     "deit": Recipe(
         {"img_size": 40, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3},
-        steps=3200,
+        steps=2000,
         lr=1.5e-3,
         bf16=False,
     ),
@@ -79,7 +83,7 @@ NAMING = {"vgg16": "torchvision's", "resnet50": "timm's", "deit": "timm's"}
 NOTES = {
     "vgg16": """- **Note**: trained with batch normalisation, folded into the convolutions. Successive layers are
   rescaled without changing the function, so that the taps' rms (on 448 procedural images) is 2, 5, 7, 5, 1 from
-  features_2 to features_28, times sqrt(8) for its eight times fewer channels. These are rough magnitudes of an ImageNet
+  features_2 to features_28, times sqrt(full / thin channels) of each. These are rough magnitudes of an ImageNet
   VGG16, for which the paper's lambdas were chosen; they were set from experience, not measured on that network.
 """,
     "deit": """- **Note**: position embeddings belong to 5x5 patches (40 px) and are interpolated elsewhere.
@@ -109,7 +113,7 @@ def recipe(which: str) -> Recipe:
 
 def build(which: str) -> nn.Module:
     """The untrained thin network with its classifier (and, for VGG16, batch normalisation)."""
-    config, classes = recipe(which).config, len(textures.CLASSES) + COLOURS
+    config, classes = recipe(which).config, len(textures.CLASSES) + COLOURS + GRAINS
     if which == "vgg16":
         return nets.VGG16(**config, num_classes=classes, batch_norm=True)
     return {"resnet50": nets.resnet50, "deit": nets.deit}[which](**config, num_classes=classes)
@@ -134,6 +138,20 @@ def batch_of(images: Tensor, labels: Tensor, *, n: int, seed: int, step: int) ->
     if edge != size:
         x = F.interpolate(x, (size, size), mode="area")
     return x, labels[pick]
+
+
+def grained(x: Tensor, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """x [N, 3, H, W] under pixel-fine grain of rms 0.03 to 0.3 and a random kind, and the kinds, int64 [N]."""
+    n, _, h, w = x.shape
+    dice = torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)
+    kind = torch.randint(GRAINS, (n,), generator=dice)
+    strength = 0.03 * 10 ** torch.rand(n, 1, 1, 1, generator=dice) * (kind > 0)[:, None, None, None]
+    rows, columns = (-1.0) ** torch.arange(h)[:, None].expand(h, w), (-1.0) ** torch.arange(w).expand(h, w)
+    patterns = torch.stack([rows, columns, rows * columns]).expand(n, 3, h, w)
+    patterns = torch.cat([torch.randn(n, 1, h, w, generator=dice), patterns], dim=1)  # [N, 4, H, W]
+    pattern, axis = (kind - 1).clamp(min=0) % 4, (kind - 1).clamp(min=0) // 4
+    colour = F.normalize(AXES, dim=1)[axis][:, :, None, None] * 3**0.5
+    return x + strength * colour * patterns[torch.arange(n), pattern][:, None], kind
 
 
 def colour_labels(x: Tensor) -> Tensor:
@@ -184,11 +202,13 @@ def train(
     losses, hits = [], []
     for step in range(first, steps):
         x, y = batch_of(images, labels, n=r.batch, seed=seed, step=step)
+        x, grain = grained(x, seed=seed, step=step)
         with torch.autocast("cpu", torch.bfloat16, enabled=r.bf16):
             inputs = features.imagenet_normalise(x).contiguous(memory_format=torch.channels_last)
-            logits, colours = net(inputs).float().split([len(textures.CLASSES), COLOURS], dim=1)
+            logits, colours, grains = net(inputs).float().split([len(textures.CLASSES), COLOURS, GRAINS], dim=1)
         loss = F.cross_entropy(logits, y, label_smoothing=0.1)
         loss = loss + F.cross_entropy(colours.reshape(-1, LEVELS**3, 4), colour_labels(x))
+        loss = loss + F.cross_entropy(grains, grain)
         adam.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -228,7 +248,7 @@ def match_activation_scale(net: nets.VGG16, x: Tensor) -> dict[str, float]:
 
     A ReLU is positively homogeneous: multiplying a convolution by s and the next one's weight by 1/s changes nothing
     but the activations in between. The paper's lambdas (Eq. 3) assume the activations of an ImageNet VGG16, which has
-    eight times our channels; so the rms of each tap is `TAP_RMS` times sqrt(full channels / our channels), and the sum
+    more channels; so the rms of each tap is `TAP_RMS` times sqrt(full channels / our channels), and the sum
     of squares at a position has the full network's order of magnitude. Edits `net`; returns the factors.
 
     x: ImageNet-normalised images [N, 3, H, W].
@@ -306,9 +326,9 @@ A thin {TITLES[which]}, `{json.dumps(r.config)}`, without its classifier. Parame
 - **Data**: {len(textures.CLASSES)} classes of procedural images (`hrlib.worlds.textures`: {patterns} patterns and
   materials, {len(textures.OBJECTS)} objects), {r.per_class} rendered images a class at {RENDER_SIZE} px, seed {seed}.
   No photograph, no person.
-- **Recipe**: two classifications, of what is shown and of each quadrant's mean colour ({LEVELS**3} classes), at
-  {", ".join(map(str, HOME_SIZES))} px in turn (random crop and mirror),
-  {report["steps"]} steps of {r.batch} images, AdamW, learning rate {r.lr} (one cycle), weight decay {r.weight_decay},
+- **Recipe**: three classifications, of what is shown, of each quadrant's mean colour ({LEVELS**3} classes) and of the
+  grain laid over the picture ({GRAINS} kinds), at {", ".join(map(str, HOME_SIZES))} px in turn (crop, mirror),
+  {report["steps"]} steps of {r.batch}, AdamW, learning rate {r.lr} (one cycle), weight decay {r.weight_decay},
   label smoothing 0.1, {"bfloat16 autocast" if r.bf16 else "float32"}.
 - **Command**: `python -m hrlib.training.perceptual --which {which} --seed {seed}` ({threads} thread,
   {report["seconds"] / 60:.0f} minutes on {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}).
