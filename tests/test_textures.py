@@ -94,7 +94,7 @@ def test_colour_labels_name_each_quadrant():
 
 
 def test_grain_is_pixel_fine_of_the_stated_strength_and_repeats():
-    x = torch.zeros(400, 3, 16, 16)
+    x = torch.zeros(1000, 3, 16, 16)
     y, kind = perceptual.grained(x, seed=1, step=2)
     again, _ = perceptual.grained(x, seed=1, step=2)
     assert torch.equal(y, again) and not torch.equal(y, perceptual.grained(x, seed=1, step=3)[0])
