@@ -15,7 +15,7 @@ Folder = Annotated[Path, typer.Option(help="Working folder: rendered set, checkp
 
 @app.command("render")
 def render_command(
-    n: Annotated[int, typer.Option(help="How many portraits.")] = 24_000,
+    n: Annotated[int, typer.Option(help="How many portraits.")] = 16_000,
     folder: Folder = Path("build/training/portraits128"),
     resolution: int = 128,
     z_dim: int = 64,
@@ -40,8 +40,8 @@ def portraits_command(
         "build/training/portraits128"
     ),
     folder: Folder = Path("build/training/portraits_inr128"),
-    total_images: Annotated[int, typer.Option(help="Images seen by the generator in all.")] = 120_000,
-    warm_images: Annotated[int, typer.Option(help="Of which by regression on rendered pictures.")] = 24_000,
+    total_images: Annotated[int, typer.Option(help="Images seen by the generator in all.")] = 130_000,
+    warm_images: Annotated[int, typer.Option(help="Of which by regression on rendered pictures.")] = 48_000,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
     seed: int = 0,
 ) -> None:

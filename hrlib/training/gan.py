@@ -37,9 +37,9 @@ class Recipe:
     mapping_layers: int = 4
     inr_hidden: int = 32
     batch: int = 16
-    warm_images: int = 24_000
+    warm_images: int = 48_000
     warm_set: int = 4_000  # the warm start draws from the first pictures only, so that rendering can go on beside it
-    total_images: int = 120_000
+    total_images: int = 130_000
     lr: float = 0.003
     warm_mapping_gain: float = 30.0  # times lr for the mapping network in the warm start, to undo most of its lr_mul
     r1_gamma: float = 0.5
