@@ -98,9 +98,7 @@ def invert(
     n = len(x)
     ws = w_avg.repeat(n, 1 if s.space == "w" else G.num_ws, 1) if ws_init is None else ws_init.expand(n, -1, -1)
     maps = noise_init or (_initial_noise(G, n, size, s.seed) if s.optimise_noise else G.noise_maps(size))
-    # The published code normalises even maps that it does not optimise, after the first step: 14 % in the final w.
-    fixed = {k: v.clone() for k, v in maps.items()}
-    normalised = {k: normalise_(v.clone()) for k, v in maps.items()} if s.normalise_noise else fixed
+    settled = {} if s.optimise_noise else fixed_noise(G, size, s, noise_init)
     variables = {"ws": ws}
     if s.optimise_noise:
         variables |= {NOISE + k: v.expand(n, *v.shape[-2:]) for k, v in maps.items()}
@@ -110,14 +108,9 @@ def invert(
     def objective(step: int, v: Variables) -> tuple[dict[str, Tensor], Tensor]:
         scale = descent.exploration_scale(step / s.num_steps, w_std=w_std, initial=s.eps_initial, length=s.eps_length)
         eps = draw(step).to(x) * scale
-        noise = noise_of(v) if s.optimise_noise else (normalised if step else fixed)
+        noise = noise_of(v) if s.optimise_noise else (settled if step else maps)
         image = G.synthesis(v["ws"].expand(-1, G.num_ws, -1) + eps, noise=noise, size=size)  # G(w + eps, n)
-        terms = dict(loss(image, target))  # d[G(w + eps, n), x]
-        if s.lam_mse:
-            terms["mse"] = s.lam_mse * (image - x).square().mean()  # lam_mse d_mse[G(w + eps, n), x]
-        if s.noise_regularisation:
-            terms["noise_regularisation"] = s.noise_regularisation * losses.noise_regularisation(noise)
-        return terms, image
+        return _terms(loss, image, target, x, noise, s), image
 
     def after_step(v: Variables) -> None:
         if s.normalise_noise:
@@ -139,6 +132,16 @@ def invert(
         resume=resume,
         config=config,
     )
+
+
+def _terms(loss, image: Tensor, target: Any, x: Tensor, noise: dict[str, Tensor], s: Settings) -> dict[str, Tensor]:
+    """The terms of Eq. (1) for image = G(w + eps, n), and the noise regularisation if asked for."""
+    terms = dict(loss(image, target))  # d[G(w + eps, n), x]
+    if s.lam_mse:
+        terms["mse"] = s.lam_mse * (image - x).square().mean()  # lam_mse d_mse[G(w + eps, n), x]
+    if s.noise_regularisation:
+        terms["noise_regularisation"] = s.noise_regularisation * losses.noise_regularisation(noise)
+    return terms
 
 
 def checked_settings(settings: dict[str, Any]) -> Settings:
@@ -288,17 +291,14 @@ def solve(
             "an inversion without a step", expected="a watcher that passes iterates on", do="check `watch`"
         )
     s = checked_settings({k: v for k, v in options.items() if k in Settings.__dataclass_fields__})
-    state, size = it.state(), _size(G, x)
+    state, size, target = it.state(), _size(G, x), loss.prepare(x)
+    settled = {} if s.optimise_noise else fixed_noise(G, size, s, options.get("noise_init"))
 
+    @torch.no_grad()
     def evaluate(variables: Variables) -> tuple[float, Tensor]:
-        noise = noise_of(variables)
-        maps = noise or fixed_noise(G, size, s)
-        with torch.no_grad():
-            image = G.synthesis(variables["ws"].expand(-1, G.num_ws, -1), noise=maps, size=size)
-            total = float(sum(loss(image, loss.prepare(x)).values())) + s.lam_mse * float((image - x).square().mean())
-            if s.noise_regularisation and noise:
-                total += s.noise_regularisation * float(losses.noise_regularisation(noise))
-        return total, image
+        noise = noise_of(variables) or settled
+        image = G.synthesis(variables["ws"].expand(-1, G.num_ws, -1), noise=noise, size=size)
+        return float(sum(_terms(loss, image, target, x, noise, s).values())), image
 
     # The loop's best was measured before an update and with eps; compare it with the last variables on equal terms.
     found = [(*evaluate(v), step, v) for step, v in ((it.best.step, it.best.variables), (it.step, it.variables))]
@@ -319,9 +319,14 @@ def solve(
     )
 
 
-def fixed_noise(G: nn.Module, size: tuple[int, int] | None, s: Settings) -> dict[str, Tensor]:
-    """The maps that a run without `optimise_noise` ends with: the generator's own, normalised if the run does so."""
-    maps = G.noise_maps(size)
+def fixed_noise(
+    G: nn.Module, size: tuple[int, int] | None, s: Settings, noise_init: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The maps of a run without `optimise_noise`, from its second step on: noise_init or the generator's own.
+
+    The published code normalises even maps that it does not optimise, after the first step: 14 % in the final w.
+    """
+    maps = noise_init or G.noise_maps(size)
     return {k: normalise_(v.clone()) for k, v in maps.items()} if s.normalise_noise else maps
 
 

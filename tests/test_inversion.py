@@ -241,6 +241,14 @@ def test_codes_alone_leave_no_noise_variables_and_the_batch_does_not_mix(small):
     assert torch.allclose(both.variables["ws"][:1], alone.variables["ws"], atol=2e-3)  # Adam's eps sees 1 / N
 
 
+def test_given_noise_maps_stay_in_the_result_of_a_run_that_does_not_optimise_them(small):
+    given = small.noise_maps(seed=8)
+    options = dict(num_steps=4, optimise_noise=False, normalise_noise=False)
+    result = inversion.solve(small, target_for((16, 16)), losses.MSE(), noise_init=given, **options)
+    assert torch.equal(result.image, small.synthesis(result.ws, noise=given))
+    assert not torch.equal(result.image, small.synthesis(result.ws))
+
+
 @pytest.mark.parametrize("size", [(24, 40), (17, 33), (16, 50)])
 def test_non_square_targets_and_their_noise_maps(small, size):
     result = inversion.solve(small, target_for(size), losses.MSE(), num_steps=3)
