@@ -5,7 +5,7 @@ Random numbers are pure functions of integers, so an item's depend neither on th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -115,6 +115,10 @@ class Named:
 
     def __getitem__(self, name: str) -> Tensor:
         return self._columns[name]
+
+    def replace(self, columns: Mapping[str, Tensor]) -> Named:
+        """A copy with columns [N, 1] changed or added."""
+        return Named({**self._columns, **columns})
 
     def map(self, name: str) -> Tensor:
         """[N, 1, 1], to meet maps over the chart or colours of pixels."""

@@ -24,7 +24,7 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, n: list[Tensor
     side = torch.where(x < 0, -1.0, 1.0)
     apart = 40 * side  # where the right eye's noise lies, away from the left one's
     cx = eye_x(p)
-    width = 0.168 + 0.016 * p["eye_size"]
+    width = (0.168 + 0.016 * p["eye_size"]) * p["eye_scale"]
     tilt = 0.05 + 0.08 * p["eye_tilt"]
     ex, ey = (side * x - cx) / width, (y - EYE_Y) / width
     ey = ey - tilt * ex
@@ -103,7 +103,13 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, n: list[Tensor
     # brow
     rise = 0.035 * p["brow_raise"]
     bx = (side * x - cx) / 0.19
-    line = 0.205 + rise + 0.012 * fem + (0.022 + 0.016 * p["brow_arch"]) * (1 - ((bx - 0.25) / 0.9) ** 2)
+    line = (
+        0.205
+        + 0.10 * (p["eye_scale"] - 1)
+        + rise
+        + 0.012 * fem
+        + (0.022 + 0.016 * p["brow_arch"]) * (1 - ((bx - 0.25) / 0.9) ** 2)
+    )
     line = line + 0.03 * bx * p["brow_raise"].clamp(max=0)
     thick = (0.035 + 0.012 * p["brow_thickness"] - 0.006 * fem) * smooth(1.22, -0.2, bx) ** 0.5
     across = (y - line) / thick.clamp(min=0.004)
@@ -172,9 +178,10 @@ def glasses(s: Shader, hit: Hit, o: Tensor, front: Tensor, rgb: Tensor) -> Tenso
     t = (z - o[:, 2, None]) / d[2]
     gx, gy = o[:, 0, None] + t * d[0], o[:, 1, None] + t * d[1]
     shape = p["glasses_shape"]
-    cx = 0.262
+    size = p["eye_scale"].sqrt() * p["head_scale"]
+    cx = 0.262 * size
     qx, qy = (gx.abs() - cx).abs(), (gy - (EYE_Y - 0.012)).abs()
-    rx, ry = 0.178 + 0.012 * shape, 0.142 - 0.022 * shape
+    rx, ry = (0.178 + 0.012 * shape) * size, (0.142 - 0.022 * shape) * size
     corner = 0.125 - 0.06 * shape
     ax, ay = qx - rx + corner, qy - ry + corner
     dist = (ax.clamp(min=0) ** 2 + ay.clamp(min=0) ** 2).sqrt() + torch.maximum(ax, ay).clamp(max=0) - corner

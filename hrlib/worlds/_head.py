@@ -45,7 +45,7 @@ def to_chart(px: Tensor, py: Tensor, pz: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 def eye_x(p: Named) -> Tensor:
     """[N, 1] chart abscissa of the right eye's middle."""
-    return 0.345 + 0.02 * p["eye_spacing"]
+    return 0.345 + 0.02 * p["eye_spacing"] + 0.07 * (p["eye_scale"] - 1)
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def _bumps(p: Named) -> list[tuple]:
     """Separable bumps of the face: (|X| centre, Y centre, X width, Y width, height in head units)."""
     age, fem = p["age"].clamp(min=0), p["femininity"]
     ex = eye_x(p)
+    big, nose = p["eye_scale"], p["nose_scale"]
     w = 0.012 * p["nose_width"]
     smile = p["smile"]
     thin = (-p["fullness"]).clamp(min=0)
@@ -103,14 +104,14 @@ def _bumps(p: Named) -> list[tuple]:
     return [
         (ex - 0.06, 0.17, 0.26, 0.08, 0.030 - 0.013 * fem),
         (0.0, 0.13, 0.12, 0.10, 0.012 - 0.006 * fem),
-        (ex, EYE_Y, 0.17, 0.115, -0.062),
-        (ex, EYE_Y + 0.005, 0.125, 0.085, 0.040),
-        (ex, EYE_Y - 0.13, 0.13, 0.045, 0.004 + 0.012 * age),
+        (ex, EYE_Y, 0.17 * big, 0.115 * big, -0.062),
+        (ex, EYE_Y + 0.005, 0.125 * big, 0.085 * big, 0.040),
+        (ex, EYE_Y - 0.13 * big, 0.13 * big, 0.045, 0.004 + 0.012 * age),
         (0.50 + 0.02 * full, -0.26, 0.20, 0.15, 0.030 + 0.014 * p["cheeks"] + 0.014 * smile.clamp(min=0)),
         (0.36, -0.36, 0.13, 0.12, 0.012 + 0.016 * smile.clamp(min=0)),
         (0.66, -0.64, 0.22, 0.20, 0.020 * full - 0.036 * thin - 0.012 * age),
         (0.0, -0.55, 0.30, 0.20, 0.040),
-        (0.11 + w, NOSE_TIP_Y - 0.045, 0.058 + 0.4 * w, 0.052, 0.046 + 0.9 * w),
+        ((0.11 + w) * nose, NOSE_TIP_Y - 0.045, (0.058 + 0.4 * w) * nose, 0.052, (0.046 + 0.9 * w) * nose),
         (0.0, -0.44, 0.045, 0.06, -0.010),
         (0.0, -0.745, 0.17, 0.045, -0.024),
         (0.0, -0.93, 0.21, 0.14, 0.048 + 0.026 * p["chin"] - 0.006 * fem),
@@ -140,10 +141,12 @@ def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
     for cx, cy, sx, sy, height in _bumps(p):
         gx.append((torch.exp(-(((ax - cx) / sx) ** 2)) * height).expand(len(p), -1))
         gy.append(torch.exp(-(((ay - cy) / sy) ** 2)).expand(len(p), -1))
-    proj, length = p["nose_projection"], 0.02 * p["nose_length"]
+    nose, proj, length = p["nose_scale"], p["nose_projection"], 0.02 * p["nose_length"]
     under = smooth(-0.43 - length, -0.32 - length, ay)
     for width, top, height in ((0.100, 0.14, 0.072), (0.075, 0.20, 0.034), (0.115, -0.12, 0.082)):
-        gx.append(torch.exp(-((ax / (width + 0.012 * p["nose_width"])) ** 2)) * (height * (1 + 0.22 * proj)))
+        gx.append(
+            torch.exp(-((ax / (nose * (width + 0.012 * p["nose_width"]))) ** 2)) * (nose * height * (1 + 0.22 * proj))
+        )
         gy.append(smooth(top, NOSE_TIP_Y - 0.02, ay) * under)
     r = r + torch.einsum("nky,nkx->nyx", torch.stack(gy, 1), torch.stack(gx, 1))
 
@@ -171,7 +174,7 @@ def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
     bowl = torch.exp(-(((x.abs() - back + 0.075) / 0.06) ** 2) - ((t + 0.1) / 0.55) ** 2)
     shown = 1 - smooth(0.0, 0.3, p.map("hair_length"))
     r = r + (0.125 * size * ear - 0.02 * bowl) * shown
-    return r, (ear * shown).clamp(0, 1)
+    return r * p.map("head_scale"), (ear * shown).clamp(0, 1)
 
 
 def hair_cover(p: Named) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._common import Named, colour, compact, dot, mix, noise, pick, put, smooth
+from ._common import Named, colour, compact, dot, hash01, mix, noise, pick, put, smooth
 from ._rays import Hit
 
 
@@ -227,11 +227,13 @@ def body(s: Shader, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple
         light [N, 3, M], coverage [N, M], world depth z [N, M].
     """
     p = s.p
+    size = p["body_scale"]
     neck = 0.275 - 0.045 * p["femininity"] + 0.03 * p["fullness"].clamp(min=0) + 0.02 * p["jaw_width"]
+    neck = neck * size
     drop = (-0.72 - y).clamp(min=0)
     slope = 0.9 * drop * drop / (drop + 0.10) * 2.6
-    flare = neck + 0.03 * drop + slope * (1.0 - 0.12 * p["femininity"])
-    half = torch.minimum(flare, 1.12 + 0.12 * drop)
+    flare = neck + 0.03 * drop + slope * size * (1.0 - 0.12 * p["femininity"])
+    half = torch.minimum(flare, 1.12 * size + 0.12 * drop)
     centre = turn * smooth(-1.1, -0.55, y)
     u = (x - centre) / half
     cover = smooth(0.5, -0.5, (u.abs() - 1) * half / s.pixel) * smooth(NECK_TOP, NECK_TOP - 0.1, y)
@@ -279,3 +281,15 @@ def backdrop(s: Shader, x: Tensor, y: Tensor) -> Tensor:
         dist = ((x - cx) ** 2 + (y - cy) ** 2).sqrt()
         gain = gain * (1 + more * p["bg_blob"] * smooth(radius, radius * 0.35, dist))
     return mix(a, b, g[:, None]) * gain[:, None]
+
+
+def film(s: Shader, linear: Tensor) -> Tensor:
+    """Linear light [N, 3, H, W] -> picture in [-1, 1]: a gentle shoulder, gamma 2.2, grain on every pixel."""
+    n, _, height, width = linear.shape
+    light = F.pad(linear.flatten(2).clamp(min=0), (0, -(height * width) % 256))  # padded: see _common.compact
+    light = light * (1 + light * 0.10) / (1 + 0.32 * light)
+    image = light.clamp(min=1e-5).pow(1 / 2.2)[:, :, : height * width].reshape(n, 3, height, width)
+    row, col = torch.arange(height, device=linear.device)[:, None], torch.arange(width, device=linear.device)
+    seed = s.seed[:, None, None]
+    grain = hash01(seed, row, col) + hash01(seed + 77, row, col) - 1
+    return ((image + 0.030 * grain[:, None]) * 2 - 1).clamp(-1, 1)

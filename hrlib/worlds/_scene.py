@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _features, _head, _paint
-from ._common import Named, compact, hash01, mix, pick, put, smooth
+from . import _head, _paint
+from ._common import Named, compact, mix, pick, put, smooth
+from ._domain import Domain, Layers
 from ._rays import Components, Hit, intersect
 
 LANDMARKS = ("left_eye", "right_eye", "nose_tip", "mouth_left", "mouth_right", "chin")
@@ -71,21 +72,24 @@ def _landmarks(p: Named, radius: Tensor) -> Tensor:
     return torch.stack((x * s, y * s, 1 - rho2 / 2), -1) * _head.lookup(radius, x, y)[:, 0, :, None]
 
 
-def _eyeballs(hit: Hit, eye: Tensor, sockets: Tensor) -> list[Tensor]:
+def _eyeballs(p: Named, hit: Hit, eye: Tensor, sockets: Tensor) -> list[Tensor]:
     """Components [N, K] of the eyeballs' normals where the rays meet them (or pass nearest).
 
     eye: [N, 3] the camera; sockets: [N, 2, 3] the middles of the eyes' openings.
     """
+    ball = EYEBALL * p["eye_scale"] * p["head_scale"]
     to = [(eye[:, i, None] - sockets[:, :, i]) for i in range(3)]  # from each ball's centre to the camera
-    to[2] = to[2] + EYEBALL * 0.96
+    to[2] = to[2] + ball * 0.96
     to = [torch.where(hit.x < 0, c[:, :1], c[:, 1:]) for c in to]
     d = (hit.dx, hit.dy, hit.dz)
     dd, td, tt = sum(c * c for c in d), sum(c * v for c, v in zip(d, to, strict=True)), sum(v * v for v in to)
-    t = (-td - (td * td - dd * (tt - EYEBALL**2)).clamp(min=0).sqrt()) / dd
-    return [(v + t * c) / EYEBALL for v, c in zip(to, d, strict=True)]
+    t = (-td - (td * td - dd * (tt - ball**2)).clamp(min=0).sqrt()) / dd
+    return [(v + t * c) / ball for v, c in zip(to, d, strict=True)]
 
 
-def _paint_head(s: _paint.Shader, hit: Hit, found: Tensor, eye: Tensor, landmarks: Tensor) -> tuple[Tensor, ...]:
+def _paint_head(
+    s: _paint.Shader, hit: Hit, found: Tensor, eye: Tensor, landmarks: Tensor, domain: Domain
+) -> tuple[Tensor, ...]:
     """Light [N, 3, K] leaving the head along its K rays, how much of it is hair, and how far hairs stand off, [N, K].
 
     Each material is worked out only where it can show.
@@ -96,42 +100,34 @@ def _paint_head(s: _paint.Shader, hit: Hit, found: Tensor, eye: Tensor, landmark
         index = compact(mask)
         return index, hit.pick(index), dict(zip(_head.MAPS, pick(found, index).unbind(1), strict=True))
 
+    wide, tall = domain.eye_reach
     hairy = found[:, _head.MAPS.index("hair")]
     lift = _head.to_chart(hit.px, hit.py, hit.pz)[2] - found[:, _head.MAPS.index("bald")]
     rgb = torch.zeros(len(p), 3, hit.x.shape[1], device=p.device)
     index, part, maps = where(hairy < 0.25)
-    rgb = put(rgb, index, _paint.skin(s, part, maps))
-    index, part, maps = where(((hit.x.abs() - 0.35).abs() < 0.30) & ((hit.y - 0.07).abs() < 0.27))
-    ball = _eyeballs(part, eye, landmarks[:, :2])
-    rgb = put(rgb, index, _features.brows_and_eyes(s, part.x, part.y, pick(rgb, index), ball, maps["shadow"]))
+    rgb = put(rgb, index, domain.skin(s, part, maps))
+    index, part, maps = where(((hit.x.abs() - 0.35).abs() < wide) & ((hit.y - 0.07).abs() < tall))
+    ball = _eyeballs(p, part, eye, landmarks[:, :2])
+    rgb = put(rgb, index, domain.eyes(s, part.x, part.y, pick(rgb, index), ball, maps["shadow"]))
     index, part, maps = where((hit.x.abs() < 0.38) & ((hit.y + 0.58).abs() < 0.28))
-    rgb = put(rgb, index, _features.mouth(s, part.x, part.y, pick(rgb, index), maps))
+    rgb = put(rgb, index, domain.mouth(s, part.x, part.y, pick(rgb, index), maps))
     index, part, maps = where((hairy > -0.25) | (lift > 0.005))
-    strands, cover, fly = _paint.hair(s, part, maps)
+    strands, cover, fly = domain.hair(s, part, maps)
     rgb = put(rgb, index, mix(pick(rgb, index), strands, cover[:, None]))
     nowhere = torch.zeros_like(hit.x)
     loose = nowhere.scatter(1, index, cover * (0.008 + 0.011 * fly.clamp(min=-0.5)))
     if bool((p["glasses"] > 0.45).any()):
         at, part, _ = where((hit.y.abs() < 0.40) & (hit.x.abs() < 1.6) & (p["glasses"] > 0.45))
         front = landmarks[:, :2, 2].mean(1, keepdim=True)
-        rgb = put(rgb, at, _features.glasses(s, part, eye, front, pick(rgb, at)))
+        rgb = put(rgb, at, domain.glasses(s, part, eye, front, pick(rgb, at)))
     return rgb, nowhere.scatter(1, index, cover), loose
 
 
-def _film(linear: Tensor, detail_seed: Tensor) -> Tensor:
-    """Linear light [N, 3, H, W] -> picture in [-1, 1]: a gentle shoulder, gamma 2.2, grain on every pixel."""
-    n, _, height, width = linear.shape
-    light = F.pad(linear.flatten(2).clamp(min=0), (0, -(height * width) % 256))  # padded: see _common.compact
-    light = light * (1 + light * 0.10) / (1 + 0.32 * light)
-    image = light.clamp(min=1e-5).pow(1 / 2.2)[:, :, : height * width].reshape(n, 3, height, width)
-    row, col = torch.arange(height, device=linear.device)[:, None], torch.arange(width, device=linear.device)
-    seed = detail_seed[:, None, None]
-    grain = hash01(seed, row, col) + hash01(seed + 77, row, col) - 1
-    return ((image + 0.030 * grain[:, None]) * 2 - 1).clamp(-1, 1)
-
-
-def draw(p: Named, pose: Tensor, detail_seed: Tensor, height: int, width: int, supersample: int) -> dict[str, Tensor]:
+def draw(
+    p: Named, pose: Tensor, detail_seed: Tensor, height: int, width: int, supersample: int, domain: Domain
+) -> dict[str, Tensor]:
     """One chunk of portraits: the fields of `portraits.Truth` by name."""
+    p = domain.parameters(p)
     n, device = len(p), p.device
     fine = (height * supersample, width * supersample)
     count = fine[0] * fine[1]
@@ -150,21 +146,25 @@ def draw(p: Named, pose: Tensor, detail_seed: Tensor, height: int, width: int, s
     x, y = (F.pad(c.reshape(1, -1), (0, fill)) for c in _grid(*fine, (height, width), device))
     hit, at = intersect(baked, eye, coarse, lambda at: _directions(turn, x[0][at], y[0][at]), fine, REACH)
     landmarks = _landmarks(p, baked.radius)
-    shader = _paint.Shader(p, detail_seed, key, key_world, up, F.normalize(eye, dim=1), 1 / half)
+    shader = domain.shader(p, detail_seed, key, key_world, up, F.normalize(eye, dim=1), 1 / half)
     found = _head.lookup(baked.maps, hit.x, hit.y)
-    rgb, cover, loose = _paint_head(shader, hit, found, eye, landmarks)
+    rgb, cover, loose = _paint_head(shader, hit, found, eye, landmarks, domain)
     gap = hit.gap * (1 - hit.deep)
     alpha = smooth(1.0, -0.6, (gap - 0.004 - loose) * half).masked_fill(gap <= 0, 1.0)
 
     base = to_world(torch.tensor(NECK_BASE, device=device).expand(n, 3))
     chin = to_world(landmarks[:, LANDMARKS.index("chin")])
-    back = _paint.backdrop(shader, x, y)
+    back = domain.backdrop(shader, x, y)
     top = int((y[0, :count] > _paint.NECK_TOP).sum()) // 256 * 256  # the body is below
-    torso, torso_cover, torso_z = _paint.body(shader, x[:, top:], y[:, top:], base[:, :1], chin[:, 1:2])
+    torso, torso_cover, torso_z = domain.body(shader, x[:, top:], y[:, top:], base[:, :1], chin[:, 1:2])
     back[:, :, top:] = mix(back[:, :, top:], torso, torso_cover[:, None])
     nearer = F.pad(torso_z, (top, 0), value=-9.0).gather(1, at) - (DISTANCE - hit.t * REACH)
     alpha = alpha * (1 - F.pad(torso_cover, (top, 0)).gather(1, at) * smooth(-0.02, 0.02, nearer))
     rgb = put(back, at, mix(pick(back, at), rgb, alpha[:, None]))
+    if domain.ink is not None:
+        full = [F.pad(v, (top, 0), value=off) for v, off in ((torso_cover, 0.0), (torso_z, -9.0))]
+        maps = dict(zip(_head.MAPS, found.unbind(1), strict=True))
+        rgb = domain.ink(shader, Layers(rgb, x, y, *full, hit, at, maps, alpha, cover, fine))
 
     def shrink(value: Tensor) -> Tensor:
         value = value[..., :count].reshape(n, -1, *fine)
@@ -174,7 +174,7 @@ def draw(p: Named, pose: Tensor, detail_seed: Tensor, height: int, width: int, s
     nowhere = torch.zeros_like(back[:, 0])
     mask, depth = shrink(nowhere.scatter(1, at, alpha)), shrink(nowhere.scatter(1, at, hit.t * REACH))
     return {
-        "image": _film(shrink(rgb), detail_seed),
+        "image": domain.film(shader, shrink(rgb)),
         "head_mask": mask,
         "hair_mask": shrink(nowhere.scatter(1, at, alpha * cover)),
         "depth": torch.where(mask > 0.99, depth, torch.full_like(depth, float("nan"))),

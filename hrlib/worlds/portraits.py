@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import ShapeError, UnknownName, nearest
 from . import _scene
 from ._common import Named, hash01, mix, smooth
+from ._domain import PHOTO
 
 # 0 is the average and -1 to 1 the usual range, unless a comment says otherwise.
 IDENTITY_NAMES = (
@@ -54,6 +55,8 @@ GROUPS = {
     "background": BACKGROUND_NAMES,
 }
 LANDMARK_NAMES = _scene.LANDMARKS
+_DOMAINS = {"photo": PHOTO}
+DOMAINS = tuple(_DOMAINS)
 
 
 @dataclass(frozen=True)
@@ -255,26 +258,46 @@ def camera(people: Portraits, size: int | tuple[int, int]) -> Tensor:
 
 
 def render_with_truth(
-    people: Portraits, size: int | tuple[int, int] = 128, supersample: int = 2, *, chunk: int = 4
+    people: Portraits,
+    size: int | tuple[int, int] = 128,
+    supersample: int = 2,
+    *,
+    domain: str = "photo",
+    chunk: int = 4,
 ) -> Truth:
     """Render portraits with their masks, depth, camera and landmarks.
 
     Args:
         size: side in pixels, or (height, width); the shorter side shows the head as in a square picture.
         supersample: rays a pixel along each axis; the mean of their light is the pixel.
+        domain: one of DOMAINS; the same parameters are the same person in each, and camera, masks, depth and
+            landmarks are those of what is drawn.
         chunk: portraits drawn at once (about 20 MB each at 128 pixels; the result does not depend on it).
     """
     height, width = _size(size)
+    if domain not in _DOMAINS:
+        raise UnknownName(
+            f"no domain {domain!r}",
+            expected=f"one of {', '.join(DOMAINS)}",
+            do=nearest(domain, DOMAINS) or "see portraits.DOMAINS",
+        )
     if supersample < 1:
         raise ShapeError(f"supersample {supersample}", expected="a whole number from 1", do="2 is a good choice")
     with torch.no_grad():
-        parts = []
+        parts, how = [], _DOMAINS[domain]
         for i in range(0, len(people), chunk):
             some = people[i : i + chunk]
-            parts.append(_scene.draw(some.named(), some.pose, some.detail_seed, height, width, supersample))
+            parts.append(_scene.draw(some.named(), some.pose, some.detail_seed, height, width, supersample, how))
     return Truth(**{f.name: torch.cat([part[f.name] for part in parts]) for f in fields(Truth)})
 
 
-def render(people: Portraits, size: int | tuple[int, int] = 128, supersample: int = 2, *, chunk: int = 4) -> Tensor:
+def render(
+    people: Portraits,
+    size: int | tuple[int, int] = 128,
+    supersample: int = 2,
+    *,
+    domain: str = "photo",
+    chunk: int = 4,
+) -> Tensor:
     """[N, 3, H, W] pictures in [-1, 1]; arguments as in `render_with_truth`."""
-    return render_with_truth(people, size, supersample, chunk=chunk).image
+    return render_with_truth(people, size, supersample, domain=domain, chunk=chunk).image
