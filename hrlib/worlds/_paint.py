@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ._common import Named, colour, compact, dot, hash01, mix, noise, pick, put, smooth
-from ._rays import Hit
+from ._rays import Components, Hit
 
 
 def ramp(stops: list[tuple[float, float, float]], t: Tensor) -> Tensor:
@@ -144,11 +146,35 @@ def skin(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
     return out + s.key_colour * sheen[:, None] * 0.55 + s.fill_colour * rim[:, None]
 
 
-def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Light leaving the hair [N, 3, M], its coverage [N, M] and the strands' noise [N, M].
+@dataclass(frozen=True)
+class Strands:
+    """Where hair runs and how it varies: noise of locks and of strands [N, M] of about unit variance.
 
-    Strands are meridians around an axis through the parting; their brightness is noise stretched along them, summed
-    over octaves up to the picture's Nyquist frequency; the highlight is Kajiya and Kay's (SIGGRAPH 1989).
+    axis, side: components [N, 1] of unit vectors: the axis that strands are meridians of, and one across it; curl and
+    kink: [N, 1] in [0, 1].
+    """
+
+    locks: Tensor
+    strands: Tensor
+    axis: Components
+    side: Components
+    curl: Tensor
+    kink: Tensor
+
+    def tangent(self, n: Components, wobble: Tensor) -> Components:
+        """Components [N, M] of the strands' unit tangents on a surface of normals n, swayed sideways by `wobble`."""
+        along = sum(a * c for a, c in zip(self.axis, n, strict=True))
+        t = [a - along * c + wobble * e * 0.5 for a, c, e in zip(self.axis, n, self.side, strict=True)]
+        inv = (t[0] * t[0] + t[1] * t[1] + t[2] * t[2]).clamp(min=1e-4).rsqrt()
+        return t[0] * inv, t[1] * inv, t[2] * inv
+
+
+def strands(s: Shader, hit: Hit, base: float = 14.0, octaves: int = 9) -> Strands:
+    """Strands as meridians around an axis through the parting, with noise stretched along them.
+
+    Args:
+        base: strands' lowest frequency, lattice points a head unit across.
+        octaves: how many at most; the picture's Nyquist frequency is another limit.
     """
     p = s.p
     part, curl = p["hair_part"], p["hair_curl"].clamp(min=0)
@@ -172,28 +198,36 @@ def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, 
     across = across + bend
     stretch = mix(torch.full_like(curl, 0.10), torch.full_like(curl, 0.45), kink)
 
-    count = s.octaves(14.0)
+    count = min(s.octaves(base), octaves)
     total, clump = 0.0, noise(across * 9, along * 0.9 + 3 * kink * along, s.seed, 18)
     for k in range(count):
-        f = 14.0 * 2**k
+        f = base * 2**k
         total = total + noise(across * f, along * f * stretch * 0.7, s.seed, 19 + k) * (0.42 if k < count - 2 else 0.62)
+    return Strands(clump, total, (axis_x, axis_y, axis_z), (e1x, e1y, e1z), curl, kink)
 
-    cover = smooth(-0.030, 0.030, maps["hair"] + 0.030 * total + 0.020 * clump)
+
+def hair_cover(s: Shader, hit: Hit, maps: dict[str, Tensor], ragged: Tensor) -> Tensor:
+    """[N, M] coverage by hair; `ragged` moves the hairline by so much, strand by strand."""
+    cover = smooth(-0.030, 0.030, maps["hair"] + ragged)
     lift = (
         (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).sqrt() - maps["bald"] - 2 * hit.gap
     )  # the sides of hanging hair
-    cover = torch.maximum(cover, smooth(0.010, 0.030, lift) * smooth(0.0, 0.2, p["hair_length"]))
-    nx, ny, nz = maps["nx"], maps["ny"], maps["nz"]
-    tn = axis_x * nx + axis_y * ny + axis_z * nz
-    wob = (0.30 * clump + 0.16 * total) * (1 + curl)
-    tx, ty, tz = (
-        axis_x - tn * nx + wob * e1x * 0.5,
-        axis_y - tn * ny + wob * e1y * 0.5,
-        axis_z - tn * nz + wob * e1z * 0.5,
-    )
-    inv = (tx * tx + ty * ty + tz * tz).clamp(min=1e-4).rsqrt()
-    tl, th = dot(s.key, (tx, ty, tz)) * inv, dot(s.half, (tx, ty, tz)) * inv
-    ndl, amb = s.lit([nx, ny, nz], maps["occlusion"])
+    return torch.maximum(cover, smooth(0.010, 0.030, lift) * smooth(0.0, 0.2, s.p["hair_length"]))
+
+
+def hair(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Light leaving the hair [N, 3, M], its coverage [N, M] and the strands' noise [N, M].
+
+    The strands' brightness is noise summed over octaves up to the picture's Nyquist frequency; the highlight is Kajiya
+    and Kay's (SIGGRAPH 1989).
+    """
+    it = strands(s, hit)
+    total, clump, curl, kink = it.strands, it.locks, it.curl, it.kink
+    cover = hair_cover(s, hit, maps, 0.030 * total + 0.020 * clump)
+    n = maps["nx"], maps["ny"], maps["nz"]
+    tangent = it.tangent(n, (0.30 * clump + 0.16 * total) * (1 + curl))
+    tl, th = dot(s.key, tangent), dot(s.half, tangent)
+    ndl, amb = s.lit(n, maps["occlusion"])
     front = smooth(-0.35, 0.55, ndl) * (1 - 0.6 * maps["shadow"])
     diffuse = (1 - tl * tl).clamp(min=0).sqrt() * front
     th = th + 0.10 * total + 0.06 * clump
