@@ -182,7 +182,7 @@ def glasses(s: Shader, hit: Hit, o: Tensor, front: Tensor, rgb: Tensor) -> Tenso
     cx = 0.262 * size
     qx, qy = (gx.abs() - cx).abs(), (gy - (EYE_Y - 0.012)).abs()
     rx, ry = (0.178 + 0.012 * shape) * size, (0.142 - 0.022 * shape) * size
-    corner = 0.125 - 0.06 * shape
+    corner = (0.125 - 0.06 * shape) * size
     ax, ay = qx - rx + corner, qy - ry + corner
     dist = (ax.clamp(min=0) ** 2 + ay.clamp(min=0) ** 2).sqrt() + torch.maximum(ax, ay).clamp(max=0) - corner
     bar = 0.013 + 0.008 * p["brow_thickness"].abs()

@@ -97,6 +97,7 @@ def _bumps(p: Named) -> list[tuple]:
     age, fem = p["age"].clamp(min=0), p["femininity"]
     ex = eye_x(p)
     big, nose = p["eye_scale"], p["nose_scale"]
+    slim = nose.sqrt()
     w = 0.012 * p["nose_width"]
     smile = p["smile"]
     thin = (-p["fullness"]).clamp(min=0)
@@ -111,7 +112,7 @@ def _bumps(p: Named) -> list[tuple]:
         (0.36, -0.36, 0.13, 0.12, 0.012 + 0.016 * smile.clamp(min=0)),
         (0.66, -0.64, 0.22, 0.20, 0.020 * full - 0.036 * thin - 0.012 * age),
         (0.0, -0.55, 0.30, 0.20, 0.040),
-        ((0.11 + w) * nose, NOSE_TIP_Y - 0.045, (0.058 + 0.4 * w) * nose, 0.052, (0.046 + 0.9 * w) * nose),
+        ((0.11 + w) * slim, NOSE_TIP_Y - 0.045, (0.058 + 0.4 * w) * slim, 0.052, (0.046 + 0.9 * w) * nose),
         (0.0, -0.44, 0.045, 0.06, -0.010),
         (0.0, -0.745, 0.17, 0.045, -0.024),
         (0.0, -0.93, 0.21, 0.14, 0.048 + 0.026 * p["chin"] - 0.006 * fem),
@@ -141,12 +142,11 @@ def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
     for cx, cy, sx, sy, height in _bumps(p):
         gx.append((torch.exp(-(((ax - cx) / sx) ** 2)) * height).expand(len(p), -1))
         gy.append(torch.exp(-(((ay - cy) / sy) ** 2)).expand(len(p), -1))
-    nose, proj, length = p["nose_scale"], p["nose_projection"], 0.02 * p["nose_length"]
+    nose, w = p["nose_scale"], 0.012 * p["nose_width"]
+    slim, proj, length = nose.sqrt(), p["nose_projection"], 0.02 * p["nose_length"]
     under = smooth(-0.43 - length, -0.32 - length, ay)
     for width, top, height in ((0.100, 0.14, 0.072), (0.075, 0.20, 0.034), (0.115, -0.12, 0.082)):
-        gx.append(
-            torch.exp(-((ax / (nose * (width + 0.012 * p["nose_width"]))) ** 2)) * (nose * height * (1 + 0.22 * proj))
-        )
+        gx.append(torch.exp(-((ax / (slim * (width + w))) ** 2)) * (nose * height * (1 + 0.22 * proj)))
         gy.append(smooth(top, NOSE_TIP_Y - 0.02, ay) * under)
     r = r + torch.einsum("nky,nkx->nyx", torch.stack(gy, 1), torch.stack(gx, 1))
 

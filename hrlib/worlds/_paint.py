@@ -317,7 +317,7 @@ def backdrop(s: Shader, x: Tensor, y: Tensor) -> Tensor:
     return mix(a, b, g[:, None]) * gain[:, None]
 
 
-def film(s: Shader, linear: Tensor) -> Tensor:
+def film(s: Shader, linear: Tensor, grain: float = 0.030) -> Tensor:
     """Linear light [N, 3, H, W] -> picture in [-1, 1]: a gentle shoulder, gamma 2.2, grain on every pixel."""
     n, _, height, width = linear.shape
     light = F.pad(linear.flatten(2).clamp(min=0), (0, -(height * width) % 256))  # padded: see _common.compact
@@ -325,5 +325,5 @@ def film(s: Shader, linear: Tensor) -> Tensor:
     image = light.clamp(min=1e-5).pow(1 / 2.2)[:, :, : height * width].reshape(n, 3, height, width)
     row, col = torch.arange(height, device=linear.device)[:, None], torch.arange(width, device=linear.device)
     seed = s.seed[:, None, None]
-    grain = hash01(seed, row, col) + hash01(seed + 77, row, col) - 1
-    return ((image + 0.030 * grain[:, None]) * 2 - 1).clamp(-1, 1)
+    dust = hash01(seed, row, col) + hash01(seed + 77, row, col) - 1
+    return ((image + grain * dust[:, None]) * 2 - 1).clamp(-1, 1)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import ShapeError, UnknownName, nearest
 from . import _scene
+from ._cartoon import CARTOON
 from ._common import Named, hash01, mix, smooth
 from ._domain import PHOTO
 
@@ -55,7 +56,7 @@ GROUPS = {
     "background": BACKGROUND_NAMES,
 }
 LANDMARK_NAMES = _scene.LANDMARKS
-_DOMAINS = {"photo": PHOTO}
+_DOMAINS = {"photo": PHOTO, "cartoon": CARTOON}
 DOMAINS = tuple(_DOMAINS)
 
 
