@@ -1,0 +1,355 @@
+"""The INR head on a StyleGAN2 that somebody has trained already: the paper's generator without the paper's GPUs.
+
+Style-INR-GAN (Sec. III-A) differs from StyleGAN2 in its last step only, so everything else is taken over as it is
+(mapping network, constant, convolutions, noise: the same numbers, frozen) and the head learns to draw the generator's
+own pictures. There is no data set and no discriminator: every batch is drawn from the generator, whose one pass gives
+the features that the head reads and the picture that it should draw from them.
+
+What can be lost. StyleGAN2 adds up one RGB picture a block; the head sees the last features alone. What an earlier
+block told its toRGB and not the next block cannot be drawn any more. `measure` says how much that is.
+
+How the head starts. The last toRGB is a modulated linear map, and so is a part of the head: its affine layer is copied,
+and because lrelu(a) - lrelu(-a) = 1.2 a with slope 0.2, six of the hidden units carry the three colours through both
+hidden layers exactly. So a head draws the last block's RGB before its first step, and learns the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from .. import features, image, metrics, weights
+from .._catalogue import DATA
+from ..errors import LayoutMismatch, ShapeError, StoreError
+from ..nets import Generator, StyleINR
+from ..nets.style_inr import pixel_grid
+from ..nets.stylegan2 import SQRT2
+from ..store import atomic, write_bytes
+from .data import RenderedSet
+from .ship import pooled_features
+
+PAIR_GAIN = 1.2  # lrelu(a) - lrelu(-a) = (1 + 0.2) a
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the training of a head.
+
+    steps, batch: each step draws a batch of pictures.
+    points, updates: the head works point by point and the features are costly, so each step updates the head `updates`
+        times, each time at `points` pixels of every picture that no other update of this step saw.
+    lr: of Adam; falls linearly to zero over the steps.
+    hidden: width of the MLP.
+    mixing_prob: share of batches whose codes change to another sample's at a random layer: inversion visits W+.
+    psi_min: every picture is truncated by a psi drawn from [psi_min, 1], because inversions start at the mean code.
+    canvas_prob: share of batches on a random other canvas, 1/2 to 3/2 of the native edge each way, where the frozen
+        blocks and their toRGBs give features and picture just as well.
+    """
+
+    steps: int = 1000
+    batch: int = 8
+    points: int = 2048
+    updates: int = 4
+    lr: float = 0.01
+    hidden: int = 64
+    mixing_prob: float = 0.5
+    psi_min: float = 0.5
+    canvas_prob: float = 0.25
+    seed: int = 0
+
+
+def attach(G: Generator, *, hidden: int = 64) -> StyleINR:
+    """A Style-INR-GAN with G's own mapping, constant, convolutions and noise maps, all frozen, and a head to train.
+
+    The head starts as G's last toRGB, exactly (without its clamp). G is not touched; the copies are bit-identical.
+
+    Raises:
+        LayoutMismatch: G is no StyleGAN2 (a Style-INR-GAN has its head already).
+        ShapeError: fewer hidden units than the colours need.
+    """
+    if type(G) is not Generator:
+        raise LayoutMismatch(
+            f"a {type(G).__name__}", expected="a StyleGAN2 generator", do="give a checkpoint whose pictures toRGB draws"
+        )
+    if hidden < 6:
+        raise ShapeError(f"{hidden} hidden units", expected="at least 6, two a colour", do="use 32 or more")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        S = StyleINR(inr_hidden=hidden, **G.config)
+    shared = {k: v for k, v in G.state_dict().items() if ".torgb." not in k}
+    head = {k: v for k, v in S.state_dict().items() if k.startswith("synthesis.inr.")}
+    weights.load_strictly(S, shared | head, "the StyleGAN2")
+    _start_as_torgb(S.synthesis.inr, getattr(G.synthesis, f"b{G.resolution}").torgb)
+    S.to(G.w_avg.device).eval().requires_grad_(False)
+    S.synthesis.inr.requires_grad_(True)
+    return S
+
+
+@torch.no_grad()
+def _start_as_torgb(inr: nn.Module, torgb: nn.Module) -> None:
+    """Write toRGB into the first six units of both hidden layers; the others start random and unheard."""
+    inr.affine.load_state_dict(torgb.affine.state_dict())
+    sign = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])[:, None]
+    rgb = torch.cat([torgb.weight[:, :, 0, 0].cpu() * torgb.gain, torch.zeros(3, 2)], dim=1)  # [3, C + 2]
+    through = torch.eye(3).repeat(2, 2) * sign * sign.T / PAIR_GAIN  # [6, 6]: each unit is its own pair's +-difference
+    # Linear multiplies by its gain, and by sqrt 2 before the leaky ReLU.
+    inr.fc0.weight[:6] = rgb.repeat(2, 1) * sign / (inr.fc0.gain * SQRT2)
+    inr.fc1.weight[:6] = 0
+    inr.fc1.weight[:6, :6] = through / (inr.fc1.gain * SQRT2)
+    inr.fc2.weight.zero_()
+    inr.fc2.weight[:, :6] = through[:3] / inr.fc2.gain
+    inr.fc2.bias.copy_(torgb.bias)
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def drawn(
+    G: Generator,
+    n: int,
+    rng: torch.Generator,
+    *,
+    mixing_prob: float = 0.0,
+    psi_min: float = 1.0,
+    size: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """n samples of G with their own z and noise maps, from one pass: what the head reads, and what it should draw.
+
+    Returns (features [n, C, H, W], the last codes [n, w_dim], pictures [n, 3, H, W]). All draws come from `rng`, on
+    the CPU. G's last blocks take any canvas `size`, though nobody trained them on it.
+    """
+    device = G.w_avg.device
+    w = G.mapping.w(torch.randn(n, G.z_dim, generator=rng).to(device))
+    psi = psi_min + (1 - psi_min) * torch.rand(n, 1, generator=rng)
+    ws = G.w_avg.lerp(w, psi.to(device)).unsqueeze(1).repeat(1, G.num_ws, 1)
+    if float(torch.rand([], generator=rng)) < mixing_prob:
+        cut = int(torch.randint(1, G.num_ws, (1,), generator=rng))
+        ws = torch.cat([ws[:, :cut], ws.flip(0)[:, cut:]], dim=1)
+    canvas = G.synthesis.canvas(size)
+    shapes = {name: canvas[int(name.split(".")[0][1:])] for name in G.synthesis.conv_names()}
+    noise = {name: torch.randn(n, *shape, generator=rng).to(device) for name, shape in shapes.items()}
+    for _, x, picture in G.synthesis.blocks(ws, noise, size):
+        pass
+    return x, ws[:, -1], picture
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class State:
+    """A run at a step: the network with its head, the optimiser, and which generator and recipe it belongs to."""
+
+    S: StyleINR
+    opt: torch.optim.Adam
+    recipe: Recipe
+    source: str  # fingerprint of the generator
+    step: int = 0
+
+    def save(self, file: Path) -> None:
+        """Head, optimiser and step as one safetensors file, atomically."""
+        tensors = {f"inr/{k}": v for k, v in self.S.synthesis.inr.state_dict().items()}
+        for i, moments in self.opt.state_dict()["state"].items():
+            tensors |= {f"opt/{i}/{k}": v for k, v in moments.items()}
+        facts = {"step": str(self.step), "recipe": json.dumps(asdict(self.recipe)), "source": self.source}
+        with atomic(file) as temp:
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temp, facts)
+
+    def load(self, file: Path) -> None:
+        """Continue from what `save` wrote; a `StoreError` if it was another generator's, or another recipe's."""
+        with safe_open(file, framework="pt") as f:
+            facts, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+        if facts["source"] != self.source or json.loads(facts["recipe"]) != asdict(self.recipe):
+            raise StoreError(
+                f"{file} belongs to another generator or recipe: {facts['recipe']}",
+                expected=json.dumps(asdict(self.recipe)),
+                do="give the same arguments to go on, or another folder to start anew",
+            )
+        part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+        self.S.synthesis.inr.load_state_dict(part("inr/"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in part("opt/").items():
+            i, what = key.split("/")
+            moments.setdefault(int(i), {})[what] = value
+        self.opt.load_state_dict({"state": moments, "param_groups": self.opt.state_dict()["param_groups"]})
+        self.step = int(facts["step"])
+
+
+def start(recipe: Recipe, G: Generator) -> State:
+    """A fresh head for the generator, on the generator's device."""
+    S = attach(G, hidden=recipe.hidden)
+    opt = torch.optim.Adam(S.synthesis.inr.parameters(), lr=recipe.lr, betas=(0.9, 0.99))
+    return State(S, opt, recipe, features.fingerprint(G))
+
+
+def train(G: Generator, state: State) -> Iterator[dict[str, float]]:
+    """Advance `state` in place to the recipe's end; yield {"step", "mse", "lr"} after every step.
+
+    mse: mean squared difference to the generator's pictures, on the scale [-1, 1], over the updates of this step. All
+    draws depend on (seed, step), so a resumed run is the same run.
+    """
+    recipe, inr, R = state.recipe, state.S.synthesis.inr, G.resolution
+    while state.step < recipe.steps:
+        rng = torch.Generator().manual_seed(recipe.seed * 10_000_019 + state.step)
+        size = (R, R)
+        if float(torch.rand([], generator=rng)) < recipe.canvas_prob:
+            height, width = torch.randint(R // 2, 3 * R // 2 + 1, (2,), generator=rng).tolist()
+            size = (height, width)
+        x, w, picture = drawn(G, recipe.batch, rng, mixing_prob=recipe.mixing_prob, psi_min=recipe.psi_min, size=size)
+        everywhere, wanted = pixel_grid(size, device=x.device).flatten(0, 1), picture.flatten(2)
+        order = torch.randperm(len(everywhere), generator=rng).to(x.device)
+        lr = state.opt.param_groups[0]["lr"] = recipe.lr * (1 - state.step / recipe.steps)
+        errors = []
+        for points in order.split(recipe.points)[: recipe.updates]:
+            error = F.mse_loss(inr(x, w, everywhere[points][None]).flatten(2), wanted[:, :, points])
+            state.opt.zero_grad(set_to_none=True)
+            error.backward()
+            state.opt.step()
+            errors.append(error.detach())
+        state.step += 1
+        yield {"step": state.step, "mse": float(torch.stack(errors).mean()), "lr": lr}
+
+
+# --- what was lost ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def measure(
+    G: Generator, S: StyleINR, *, n: int = 256, seed: int = 1_000_003, data: RenderedSet | None = None
+) -> dict[str, float]:
+    """What the head loses against G, on n samples that it never saw (no truncation, no mixing, native canvas).
+
+    Returns "psnr" [dB], "psnr_low" (5th percentile) and "lpips" (thin) of the head's pictures against G's; "frechet",
+    the distance between n pictures of the head and n other ones of G in pooled thin VGG16 features, and
+    "frechet_floor", the same for G's own pictures: what the sample size costs. With `data`, "frechet_data" and
+    "frechet_data_generator" are the distances of the head's and of G's pictures from (at most n of) its pictures.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    psnr, lpips, pooled = [], [], {"other": [], "generator": [], "head": []}
+    for first in range(0, n, 8):
+        b = min(8, n - first)
+        pooled["other"].append(pooled_features(drawn(G, b, rng)[2].clamp(-1, 1).cpu()))
+        x, w, picture = drawn(G, b, rng)
+        ours, theirs = S.synthesis.inr(x, w, None).clamp(-1, 1), picture.clamp(-1, 1)
+        psnr.extend(metrics.psnr(ours, theirs))
+        lpips.extend(metrics.lpips(ours, theirs, "thin"))
+        pooled["head"].append(pooled_features(ours.cpu()))
+        pooled["generator"].append(pooled_features(theirs.cpu()))
+    sets = {k: torch.cat(v) for k, v in pooled.items()}
+    psnrs = torch.tensor(psnr)
+    found = {
+        "psnr": float(psnrs.mean()),
+        "psnr_low": float(psnrs.quantile(0.05)),
+        "lpips": float(torch.tensor(lpips).mean()),
+        "frechet": metrics.frechet_distance(sets["other"], sets["head"]),
+        "frechet_floor": metrics.frechet_distance(sets["other"], sets["generator"]),
+    }
+    if data is not None:
+        index = torch.arange(min(n, len(data)))
+        real = torch.cat([pooled_features(data.batch(part)[0]) for part in index.split(8)])
+        found["frechet_data"] = metrics.frechet_distance(real, sets["head"])
+        found["frechet_data_generator"] = metrics.frechet_distance(real, sets["generator"])
+    return found
+
+
+# --- from a checkpoint to a file --------------------------------------------------------------------------------------
+
+CHECKPOINT, LOG, SHEET = "checkpoint.safetensors", "log.csv", "samples.png"
+
+
+def run(
+    source: str,
+    out: Path,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    device: str = "cpu",
+    n: int = 256,
+    data: RenderedSet | None = None,
+    every: int = 50,
+    tell: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Train a head for `source` (catalogue name, our file, .pkl or .pt), save the network as `out`, measure it.
+
+    folder: checkpoint, log.csv (step, mse, lr, seconds) and samples.png (G's pictures over the head's); an interrupted
+    run goes on from its checkpoint, which is written every `every` steps. Beside `out` lies its card, out.md; a file in
+    data/weights enters the catalogue. Returns `measure`'s numbers.
+    """
+    G = weights.load_generator(source, device=device)
+    state, seconds = start(recipe, G), 0.0
+    checkpoint, log = Path(folder) / CHECKPOINT, Path(folder) / LOG
+    rows = []
+    if checkpoint.exists():
+        state.load(checkpoint)
+        with open(log, newline="") as f:  # rows that no checkpoint kept will come again
+            rows = [row for row in csv.DictReader(f) if int(row["step"]) <= state.step]
+        seconds = float(rows[-1]["seconds"])
+        tell(f"{source}: going on from step {state.step}")
+    begun, sums = time.perf_counter() - seconds, []
+    for row in train(G, state):
+        sums.append(row["mse"])
+        if state.step % every and state.step < recipe.steps:
+            continue
+        rows.append(row | {"mse": sum(sums) / len(sums), "seconds": round(time.perf_counter() - begun, 1)})
+        sums.clear()
+        text = "\n".join([",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)])
+        write_bytes(log, f"{text}\n".encode())
+        state.save(checkpoint)
+        tell("  ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()))
+    found = measure(G, state.S, n=n, data=data)
+    with torch.no_grad():
+        x, w, picture = drawn(G, 8, torch.Generator().manual_seed(1))
+        sheet = torch.cat([picture, state.S.synthesis.inr(x, w, None)]).clamp(-1, 1).cpu()
+    image.write(make_grid(sheet, nrow=8, padding=2)[None].clamp(-1, 1), Path(folder) / SHEET)
+    weights.save_network(state.S, out, card=f"INR head trained on the samples of {Path(source).name}")
+    text = card(out.stem, source, state, found, n=n, seconds=float(rows[-1]["seconds"]))
+    if out.resolve().parent == DATA / "weights":
+        weights.register(out.stem, out, card=text)
+    else:
+        write_bytes(out.with_suffix(".md"), text.encode())
+    return found
+
+
+def card(name: str, source: str, state: State, found: dict[str, float], *, n: int, seconds: float) -> str:
+    """The model card: Markdown with the recipe and what was lost."""
+    r = state.recipe
+    where = "a CUDA GPU" if next(state.S.parameters()).is_cuda else f"one process on a {platform.machine()} CPU"
+    shared = Path(source).name
+    command = f"hrlab train style-inr --from {shared} --out {name}.safetensors --steps {r.steps} --hidden {r.hidden}"
+    to_data = ""
+    if "frechet_data" in found:
+        ours, theirs = found["frechet_data"], found["frechet_data_generator"]
+        to_data = (
+            f"- **Frechet distance to {n} pictures of the data:** {theirs:.3f} without, {ours:.3f} with the head.\n"
+        )
+    return f"""# {name}
+
+An INR head (Sec. III-A) on the StyleGAN2 `{shared}`: any canvas, the same codes and noise maps.
+
+- **What is whose:** mapping, constant, convolutions and noise are the StyleGAN2's own numbers, untouched; its toRGB
+  layers are gone; the head ({sum(p.numel() for p in state.S.synthesis.inr.parameters()):,} parameters) was trained.
+- **Data:** none. The head learnt to draw the StyleGAN2's own samples ({r.steps * r.batch:,} of them, random z, style
+  mixing in {r.mixing_prob:.0%} of the batches, truncation {r.psi_min} to 1, random noise, {r.canvas_prob:.0%} on other
+  canvases) from its last features. Mean squared error, Adam, lr {r.lr} falling to zero.
+- **Command:** `{command}`, seed {r.seed}.
+- **Hardware and time:** {where}, {seconds / 60:.1f} minutes.
+- **What was lost,** on {n} samples that training never saw, against the StyleGAN2's picture of the same codes and
+  noise: PSNR {found["psnr"]:.1f} dB (5th percentile {found["psnr_low"]:.1f} dB), LPIPS (thin) {found["lpips"]:.4f}.
+- **Frechet distance to {n} other pictures of the StyleGAN2** (pooled features of `vgg16_thin`): {found["frechet"]:.3f};
+  its own pictures of these codes are at {found["frechet_floor"]:.3f}.
+{to_data}- **Limits:** what the StyleGAN2's coarser toRGB layers drew, and its last features do not show, is lost.
+- **Licence:** as the StyleGAN2's.
+"""
