@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import ShapeError, UnknownName, nearest
 from . import _scene
+from ._caricature import CARICATURE
 from ._cartoon import CARTOON
 from ._common import Named, hash01, mix, smooth
 from ._domain import PHOTO
@@ -56,7 +57,7 @@ GROUPS = {
     "background": BACKGROUND_NAMES,
 }
 LANDMARK_NAMES = _scene.LANDMARKS
-_DOMAINS = {"photo": PHOTO, "cartoon": CARTOON}
+_DOMAINS = {"photo": PHOTO, "cartoon": CARTOON, "caricature": CARICATURE}
 DOMAINS = tuple(_DOMAINS)
 
 

@@ -1,0 +1,362 @@
+"""The anime domain: flat tones with crisp borders, ink lines of one width, and hair in vivid, pointed clumps.
+
+Everything is painted in display values 0 to 1 (no film follows): the tones are the pictures' own flat colours. Lines
+outside the silhouette come from the distance by which a ray misses the head, lines inside from second differences of
+depth and material, so their width is a length in head units and every size looks alike. Faces are in `_anime_face`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._anime_face import brows, eyes, glasses, mouth, nose
+from ._common import Named, colour, compact, dot, hash01, mix, noise, pick, put, smooth
+from ._domain import Domain, Layers
+from ._paint import NECK_TOP, SKIN, Shader, hsl, ramp
+from ._rays import Hit
+
+DISTANCE, REACH = 6.0, 5.65  # of the camera: see _scene
+LINE = 0.0165  # width of the outline outside the silhouette and of the lines inside, in head units
+JUMP = 0.075  # a step of this many head units in depth is a line
+IRIS = [(0.60, 0.25, 0.10), (0.90, 0.52, 0.10), (0.22, 0.70, 0.30), (0.06, 0.66, 0.72), (0.14, 0.42, 0.96)]
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Flat colours of one batch, display values [N, 3, 1]: each material lit, in shade, and what else it needs."""
+
+    skin: Tensor
+    skin_shade: Tensor
+    hair: Tensor
+    hair_shade: Tensor
+    hair_light: Tensor
+    ink: Tensor
+    iris: Tensor
+    cloth: Tensor
+    cloth_shade: Tensor
+
+
+def _flat(h: Tensor, s: Tensor | float, lightness: Tensor | float) -> Tensor:
+    """[N, 3, 1] display colours of hue, saturation and lightness."""
+    full = lambda v: v if isinstance(v, Tensor) else torch.full_like(h, v)
+    return hsl(h % 1.0, full(s), full(lightness)).pow(1 / 2.2)
+
+
+def vivid_hair(p: Named) -> Tensor:
+    """[N, 3, 1] the hair's flat display colour.
+
+    A continuous function of the identity alone: black hair becomes teal to violet, brown hair rose to amber, blond
+    gold; red stays red and grey turns to silver and lavender. The shape of the face decides the hue in each range.
+    """
+    tone, w = p["hair_tone"], torch.tanh(1.5 * (p["cheeks"] + p["eye_spacing"] + p["head_width"]))
+    dark = _flat(0.655 + 0.20 * w, 0.50, 0.30 + 0.10 * (tone + 0.8))
+    brown = _flat(0.035 + 0.055 * w, 0.62, 0.45 + 0.15 * tone)
+    blond = _flat(0.125 + 0.035 * w, 0.88, 0.64)
+    out = mix(mix(brown, dark, smooth(-0.35, -0.65, tone)[:, :, None]), blond, smooth(0.15, 0.55, tone)[:, :, None])
+    red = _flat(0.995 + 0.045 * w, 0.78, 0.50 + 0.06 * tone)
+    out = mix(out, red, smooth(0.1, 0.6, p["hair_red"])[:, :, None])
+    silver = _flat(0.69 + 0.13 * w, 0.30, 0.81)
+    return mix(out, silver, smooth(0.1, 0.8, p["grey"])[:, :, None])
+
+
+def palette(p: Named) -> Palette:
+    """The flat colours of N people."""
+    skin = ramp(SKIN, 0.5 + 0.5 * p["skin_tone"]).pow(1 / 2.2)
+    skin = (skin + 0.22 * (skin - skin.mean(1, keepdim=True)) + 0.035).clamp(0, 1)
+    skin = skin * (1 + p.map("skin_warmth") * colour(skin, 0.02, 0.0, -0.04))
+    hair = vivid_hair(p)
+    cloth = _flat(p["cloth_hue"], 0.25 + 0.45 * p["cloth_saturation"], 0.28 + 0.50 * p["cloth_lightness"])
+    warm = 1 + p.map("light_warmth") * colour(skin, 0.04, 0.0, -0.05) + 0.03 * p.map("light_strength")
+    lit = lambda c: (c * warm).clamp(0, 1)
+    light = mix(hair, torch.ones_like(hair), torch.full_like(hair[:, :1], 0.62))
+    iris = ramp(IRIS, 0.5 + 0.5 * p["iris_hue"]).pow(1 / 2.2)
+    return Palette(
+        skin=lit(skin),
+        skin_shade=lit(skin * colour(skin, 0.845, 0.70, 0.72)),
+        hair=lit(hair),
+        hair_shade=lit(hair * colour(skin, 0.66, 0.60, 0.78)),
+        hair_light=lit(light),
+        ink=hair * 0.16 + skin * colour(skin, 0.07, 0.03, 0.05) + colour(skin, 0.03, 0.015, 0.04),
+        iris=iris,
+        cloth=lit(cloth),
+        cloth_shade=lit(cloth * colour(skin, 0.70, 0.68, 0.80)),
+    )
+
+
+class Inked(Shader):
+    """The anime domain's shader: the photo's, with flat colours."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.flat = palette(self.p)
+
+
+@dataclass(frozen=True)
+class Clumps:
+    """Hair in clumps, [N, M] each.
+
+    across: longitude around the parting's axis; along: height on it; edge: 0 in a clump's middle, 1 at its border;
+    field: signed depth inside the hair with the clumps' pointed ends (> 0 is hair).
+    """
+
+    across: Tensor
+    along: Tensor
+    edge: Tensor
+    field: Tensor
+
+
+def clumps(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Clumps:
+    """How the hair at the hits is parted into clumps; depends on the person alone, not on the detail."""
+    p = s.p
+    tilt = 0.55 * p["hair_part"]
+    axis = F.normalize(torch.cat((tilt.sin() * 0.94, tilt.cos() * 0.94, torch.full_like(tilt, -0.30)), 1), dim=1)
+    right = torch.tensor([1.0, 0.0, 0.0], device=axis.device).expand_as(axis)
+    e1 = F.normalize(right - axis[:, :1] * axis, dim=1)
+    e2 = torch.linalg.cross(axis, e1)
+    point = (hit.px, hit.py, hit.pz)
+    along = dot(axis, point)
+    # below the brow strands hang: their longitude stays that of a point at the brow's height
+    hang = (hit.px, hit.py.clamp(min=0.05), hit.pz)
+    across = torch.atan2(dot(e1, hang), -dot(e2, hang))
+    # a curtain's front is a wall along a radius, where the longitude stands still
+    out = (hit.px * hit.px + hit.pz * hit.pz).sqrt() * torch.sign(hit.px)
+    across = across + 1.0 * out * smooth(0.10, -0.45, hit.py)
+    curl = p["hair_curl"].clamp(min=0)
+    kink = smooth(0.6, 1.0, curl)
+    across = across + curl * 0.075 * torch.sin(along * 15 + across * 5) + 0.10 * kink * torch.sin(along * 31)
+    cell = across * (3.1 - 0.5 * p["hair_length"].clamp(-0.6, 0.6)) + 0.55 * torch.sin(
+        across * 2.3 + 4 * p["hair_part"]
+    )
+    cell = cell + 0.30 * torch.sin(across * 5.7 + 3 * p["hair_volume"])
+    edge = 2 * (torch.frac(cell + 32) - 0.5).abs()
+    long = smooth(0.0, 0.35, p["hair_length"])
+    reach = 0.075 + 0.04 * long + 0.06 * p["fringe"].clamp(min=0)
+    uneven = 0.7 + 0.3 * torch.sin(across * 9.1 + 7 * p["hair_part"])
+    return Clumps(across, along, edge, maps["hair"] + reach * uneven * (0.42 - edge))
+
+
+def _cel(s: Shader, hit: Hit, maps: dict[str, Tensor], own: float) -> Tensor:
+    """[N, M] cosine to the key light of a normal between the surface's (weight `own`) and a ball's: simple shadows."""
+    inv = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).rsqrt() * (1 - own)
+    n = [maps[k] * own + v * inv for k, v in (("nx", hit.px), ("ny", hit.py), ("nz", hit.pz))]
+    return dot(s.key, n)
+
+
+def skin(s: Inked, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
+    """[N, 3, M] the bare face with nose, blush, wrinkles and beard in flat tones."""
+    p, c, x, y = s.p, s.flat, hit.x, hit.y
+    field = clumps(s, hit, maps).field
+    ax, px = x.abs(), s.pixel / 0.72
+    soft = 2.0 * px
+    ndl = _cel(s, hit, maps, 0.35)
+    dark = smooth(0.5, -0.5, (ndl - 0.02) / soft)
+    drop = smooth(-0.5, 0.5, (field + 0.050 + 0.03 * s.key[:, 1, None]) / soft) * (maps["hair"] > -0.5)
+    ear = smooth(0.5, -0.5, ((ax - 1.40).abs() - 0.035) / soft) * smooth(0.13, 0.10, (y + 0.07).abs())
+    dark = torch.maximum(torch.maximum(dark, drop), ear)
+    out = mix(c.skin, c.skin_shade, dark[:, None])
+    fem, old = p["femininity"], smooth(0.1, 0.9, p["age"])
+    bx, by = (ax - 0.47) / 0.15, (y + 0.285) / 0.062
+    blush = smooth(0.5, -0.5, ((bx * bx + by * by).sqrt() - 1) * 0.06 / px)
+    rose = c.skin * colour(x, 1.06, 0.70, 0.72)
+    out = mix(out, rose, (blush * (0.34 + 0.20 * fem.clamp(min=-0.6)))[:, None])
+    line = s.pixel / 0.72
+    stroke = lambda d, w: smooth(0.6, -0.6, (d.abs() - w) / line)
+    if bool((old > 0).any()):
+        fold = stroke(ax - 0.20 - 0.5 * (-0.36 - y).clamp(min=0), 0.006) * (y < -0.36) * (y > -0.38 - 0.13 * old)
+        bag = stroke(y + 0.31 - 0.8 * (ax - 0.36) ** 2, 0.005) * ((ax - 0.33).abs() < 0.09 * old)
+        brow = stroke(y - 0.42 - 0.05 * torch.cos(x * 5), 0.005) * (ax < 0.24 * old)
+        lines = torch.maximum(torch.maximum(fold, bag), brow) * old
+        out = mix(out, c.skin_shade * 0.80, (0.85 * lines)[:, None])
+    if bool((p["freckles"] > 0).any()):
+        spots = smooth(1.15, 1.35, noise(x * 26, y * 26, s.seed, 8)) * smooth(
+            0.62, 0.5, (x * x + (y + 0.2) ** 2).sqrt()
+        )
+        out = mix(out, c.skin_shade * 0.85, (0.8 * spots * p["freckles"].clamp(min=0))[:, None])
+    out = nose(s, c, x, y, out)
+    grow = maps["beard"]
+    if bool((grow > 0.05).any()):
+        at = compact(grow > 0.05)
+        bx, by, grow = x.gather(1, at), y.gather(1, at), grow.gather(1, at)
+        jag = 0.10 * torch.sin(bx * 46 + 9 * by) + 0.10 * noise(bx * 60 + 9 * by, by * 14, s.seed, 9)
+        full = smooth(0.44, 0.52, torch.maximum(p["beard"], p["moustache"]))
+        thick = smooth(0.5, -0.5, (0.42 + jag - grow) * 0.25 / line) * full
+        stubble = smooth(0.5, -0.5, (0.15 + 0.5 * jag - grow) * 0.25 / line) * (1 - full)
+        part = pick(out, at)
+        part = mix(part, c.skin_shade * 0.55 + c.hair_shade * 0.32, (0.55 * stubble)[:, None])
+        tone = mix(c.hair, c.hair_shade, torch.full_like(c.hair[:, :1], 0.55))
+        strands = smooth(0.45, 0.75, noise(bx * 48 + 5 * by, by * 12, s.seed, 10)) * 0.8
+        tone = mix(tone, c.hair_shade * 0.8, strands[:, None])
+        rim = smooth(0.5, -0.5, ((0.42 + jag - grow).abs() - 0.05) * 0.25 / line)
+        part = mix(part, tone, thick[:, None])
+        out = put(out, at, mix(part, c.ink, (0.7 * rim * full)[:, None]))
+    return out
+
+
+def hair(s: Inked, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Flat hair [N, 3, M] with shade, ring and strand lines (brows show through); coverage and loose hairs [N, M]."""
+    p, c, px, k = s.p, s.flat, s.pixel / 0.72, clumps(s, hit, maps)
+    lift = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).sqrt() - maps["bald"] - 2 * hit.gap
+    cover = smooth(-0.6, 0.6, k.field / (1.3 * px))
+    cover = torch.maximum(cover, smooth(0.010, 0.030, lift) * smooth(0.0, 0.2, p["hair_length"]))
+    kink = smooth(0.6, 1.0, p["hair_curl"])
+    puff = torch.sin(k.across * 11 + 2 * torch.sin(k.along * 9)) * torch.sin(k.along * 19 + 2 * torch.sin(k.across * 7))
+    jag = mix(0.5 - k.edge, 0.5 * puff, kink)
+    ndl = _cel(s, hit, maps, 0.12)
+    soft = 2.0 * px
+    dark = smooth(0.5, -0.5, (ndl + 0.30 * jag + 0.05) / soft)
+    back = torch.minimum(0.16 - hit.pz, -0.14 - hit.py) - 0.07 * jag  # hair that hangs behind the face is in shade
+    dark = torch.maximum(dark, smooth(-0.5, 0.5, back / soft))
+    # the angel ring: a band around the lamp, its borders toothed by the clumps
+    lamp = F.normalize(s.up + 0.45 * s.key + 0.25 * s.view, dim=1)
+    inv = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).rsqrt()
+    height = dot(lamp, (hit.px * inv, hit.py * inv, hit.pz * inv))
+    width = 0.045 * (1 - 0.4 * kink)
+    tooth = 0.10 * (k.edge - 0.5) + 0.03 * torch.sin(k.across * 23)
+    band = ((height - 0.80 + tooth).abs() - width * smooth(1.0, 0.35, k.edge)) / soft
+    ring = smooth(0.5, -0.5, band) * (1 - dark)
+    # strands: bold borders of clumps, then finer and finer lines up to the output's Nyquist limit
+    count = s.octaves(14.0)
+    fine = 0.0
+    for i in range(max(0, count - 3), count):
+        f = 14.0 * 2**i
+        fine = fine + noise(k.across * f, k.along * f * 0.07, s.seed, 19 + i) * (0.55 if i < count - 1 else 0.75)
+    out = mix(c.hair, c.hair_light, (ring * (0.9 + 0.1 * fine))[:, None])
+    out = mix(out, c.hair_shade, dark[:, None])
+    out = mix(out, c.hair_shade * 0.85, (0.75 * smooth(0.75, 1.25, fine))[:, None])
+    out = mix(out, c.hair_light, (0.28 * smooth(0.95, 1.45, -fine))[:, None])
+    taper = smooth(0.62, 0.05, k.along) * (1 - kink)
+    bold = smooth(0.5, -0.5, (1 - k.edge - 0.085 * taper) * 0.16 / px) * smooth(0.0, 0.15, taper)
+    curls = smooth(0.5, -0.5, (puff.abs() - 0.10) * 0.07 / px) * kink
+    out = mix(out, c.ink, (0.72 * torch.maximum(bold, curls))[:, None])
+    return brows(s, c, hit.x, hit.y, out, 0.7), cover, torch.zeros_like(cover)
+
+
+def ink(s: Inked, layers: Layers) -> Tensor:
+    """[N, 3, M] the picture with its outlines: around the silhouette and where depth or material jumps inside.
+
+    The second difference over a step of half the line's width sees a jump on both its sides and no slope.
+    """
+    hit, at = layers.hit, layers.at
+    gap = hit.gap * (1 - hit.deep)
+    torso_all = torch.where(layers.body > 0.5, DISTANCE + 1 - layers.body_z, 0.0)
+    depth, torso = hit.t * REACH, DISTANCE - layers.body_z.gather(1, at)
+    over = layers.body.gather(1, at) * smooth(-0.02, 0.02, depth - torso)  # the torso covers the head
+    around = smooth(0.6, -0.6, (gap - LINE) / s.pixel) * smooth(-0.2, 0.6, (gap - 0.004) / s.pixel) * (1 - over)
+    hidden = (layers.alpha < 0.5) & (layers.body.gather(1, at) > 0.5)
+    value = torch.where(hidden, torso + 1, depth + 0.6 * layers.hair)
+    value = layers.grid(torso_all.scatter(1, at, value))
+
+    def jumps(step: int) -> Tensor:
+        v = F.pad(value, (step,) * 4, mode="replicate")
+        h, w = layers.size
+        shift = lambda i, j: v[:, :, step + i : step + i + h, step + j : step + j + w]
+        d = max(1, round(step * 0.7071))
+        most = torch.zeros_like(value)
+        for i, j in ((0, step), (step, 0), (d, d), (d, -d)):
+            most = torch.maximum(most, (shift(i, j) + shift(-i, -j) - 2 * value).abs_())
+        return smooth(JUMP * 0.8, JUMP * 1.2, most)
+
+    half = 0.5 * LINE / s.pixel
+    low = int(half)
+    lines = jumps(max(low, 1)) * (half if low == 0 else 1.0)
+    if low and half - low > 0.04:
+        lines = mix(lines, jumps(low + 1), torch.full_like(lines, half - low))
+    lines = F.pad(lines.view(len(at), -1), (0, layers.rgb.shape[2] - value[0].numel())).gather(1, at)
+    lines = lines * torch.maximum(layers.alpha, over)
+    dark = layers.spread(torch.maximum(around, lines))
+    return mix(layers.rgb, s.flat.ink, dark[:, None])
+
+
+def body(s: Inked, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Neck, shoulders and a collar in flat tones; arguments and results as those of `_paint.body`."""
+    p, c, px = s.p, s.flat, s.pixel
+    neck = 0.205 - 0.035 * p["femininity"] + 0.02 * p["fullness"].clamp(min=0)
+    drop = (-0.74 - y).clamp(min=0)
+    flare = neck + 0.02 * drop + 2.1 * drop * drop / (drop + 0.12) * (1.0 - 0.12 * p["femininity"])
+    half = torch.minimum(flare, 1.05 + 0.12 * drop)
+    out = x - turn * smooth(-1.1, -0.55, y)
+    u = out / half
+    steep = 1 / (1 + (4.0 * smooth(0.0, 0.25, drop)) ** 2).sqrt()  # sideways distance to distance from the border
+    away = (u.abs() - 1) * half * steep
+    top = smooth(NECK_TOP, NECK_TOP - 0.1, y)
+    cover = smooth(0.5, -0.5, (away - LINE) / px) * top
+    z = -0.16 + (0.26 + 0.25 * smooth(-0.75, -1.25, y)) * (1 - u * u).clamp(min=1e-4).sqrt()
+    side = out.abs()
+    vee = (0.14 + 0.18 * p["neckline"].clamp(min=0)) * (1 - side / 0.30).clamp(min=0)
+    edge = -0.84 - vee
+    cloth = smooth(-0.5, 0.5, (edge - y) / px)
+    collar = smooth(-0.5, 0.5, (y - edge + 0.085) / px) * cloth
+    light_x = s.key_world[:, 0, None]
+    fold = smooth(-0.5, 0.5, (-u * torch.sign(light_x) - 0.62 + 0.25 * (y + 1)) / px * 0.5)
+    dye = mix(c.cloth, c.cloth_shade, fold[:, None])
+    band = mix(c.cloth, torch.ones_like(c.cloth), torch.full_like(c.cloth[:, :1], 0.62))
+    dye = mix(dye, band, collar[:, None])
+    under = smooth(0.5, -0.5, (chin_y - 0.10 - 0.5 * side - y) / px)
+    bare = mix(c.skin, c.skin_shade, torch.maximum(under, smooth(-0.5, 0.5, (fold - 0.5)))[:, None])
+    rgb = mix(bare, dye, cloth[:, None])
+    stroke = lambda d: smooth(0.6, -0.6, (d.abs() - LINE * 0.45) / px)
+    ink = torch.maximum(torch.maximum(stroke(y - edge), stroke(y - edge + 0.085)), smooth(-0.5, 0.5, away / px))
+    return mix(rgb, c.ink, ink[:, None]), cover, z
+
+
+def backdrop(s: Inked, x: Tensor, y: Tensor) -> Tensor:
+    """[N, 3, M] two flat tones; a screen of dots, larger toward the darker one, joins them."""
+    p = s.p
+    sat, light = 0.25 + 0.40 * p["bg_saturation"], 0.62 + 0.26 * p["bg_lightness"]
+    a = _flat(p["bg_hue"], sat, light)
+    b = _flat(p["bg_hue"] + 0.10 * p["bg_shift"], sat, light - 0.07 - 0.10 * p["bg_gradient"])
+    angle = 6.2832 * p["bg_angle"]
+    g = x * angle.cos() + y * angle.sin() + 0.5 * p["bg_blob"] - 0.25
+    zero = torch.zeros_like(s.seed)
+    u = (x + y) * 11 + 16 + hash01(s.seed, zero + 50)[:, None]
+    v = (x - y) * 11 + 16 + hash01(s.seed, zero + 51)[:, None]
+    jitter = hash01(s.seed[:, None], u.long(), v.long())
+    dist = ((torch.frac(u) - 0.5) ** 2 + (torch.frac(v) - 0.5) ** 2).sqrt()
+    size = 0.42 * smooth(-0.75, 0.15, g) * (0.8 + 0.4 * jitter)
+    dots = smooth(0.6, -0.6, (dist - size) / (15.6 * s.pixel)) * smooth(0.02, 0.08, size)
+    flat = smooth(-0.5, 0.5, (g - 0.15) / s.pixel)
+    return mix(a, b, torch.maximum(dots, flat)[:, None])
+
+
+def film(s: Inked, display: Tensor) -> Tensor:
+    """Display values [N, 3, H, W] -> picture in [-1, 1] on grained paper."""
+    height, width = display.shape[2:]
+    row, col = torch.arange(height, device=display.device)[:, None], torch.arange(width, device=display.device)
+    seed = s.seed[:, None, None]
+    grain = hash01(seed, row, col) + hash01(seed + 77, row, col) - 1
+    return ((display + 0.024 * grain[:, None]) * 2 - 1).clamp(-1, 1)
+
+
+def warp(p: Named) -> dict[str, Tensor]:
+    """The parameters as this domain draws them: a small nose and mouth, a pointed chin, more hair."""
+    one = torch.ones_like(p["yaw"])
+    return {
+        "eye_scale": 1.30 * one,
+        "nose_scale": 0.42 * one,
+        "mouth_width": -2.0 + 0.8 * p["mouth_width"],
+        "jaw_width": -0.9 + 0.8 * p["jaw_width"],
+        "chin": -1.4 + 0.7 * p["chin"],
+        "fullness": 0.6 * p["fullness"],
+        "hair_volume": 0.45 + 0.6 * p["hair_volume"],
+    }
+
+
+ANIME = Domain(
+    warp=warp,
+    shader=Inked,
+    skin=skin,
+    eyes=eyes,
+    mouth=mouth,
+    hair=hair,
+    glasses=glasses,
+    body=body,
+    backdrop=backdrop,
+    ink=ink,
+    film=film,
+    eye_reach=(0.34, 0.40),
+)
