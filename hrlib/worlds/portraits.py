@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import ShapeError, UnknownName, nearest
 from . import _scene
+from ._anime import ANIME
 from ._caricature import CARICATURE
 from ._cartoon import CARTOON
 from ._common import Named, hash01, mix, smooth
@@ -57,7 +58,7 @@ GROUPS = {
     "background": BACKGROUND_NAMES,
 }
 LANDMARK_NAMES = _scene.LANDMARKS
-_DOMAINS = {"photo": PHOTO, "cartoon": CARTOON, "caricature": CARICATURE}
+_DOMAINS = {"photo": PHOTO, "cartoon": CARTOON, "caricature": CARICATURE, "anime": ANIME}
 DOMAINS = tuple(_DOMAINS)
 
 
