@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -143,6 +144,99 @@ def frechet_distance(feats_a: np.ndarray | Tensor, feats_b: np.ndarray | Tensor)
     trace = scipy.linalg.svdvals(root_a @ root_b).sum()
     distance = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * trace
     return float(max(distance, 0.0))
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What `id_retrieval` found.
+
+    rate: share of the stylised pictures whose person was found, 0 to 1; chance: what guessing would reach;
+    nearest [M]: the row of the closest content; distance [M]: the squared L2 distance to it; found [M]: bool.
+    """
+
+    rate: float
+    chance: float
+    nearest: np.ndarray
+    distance: np.ndarray
+    found: np.ndarray
+
+
+def id_retrieval(
+    content: np.ndarray | Tensor,
+    stylised: np.ndarray | Tensor,
+    labels: Sequence[int] | np.ndarray | Tensor,
+    threshold: float | None = None,
+) -> Retrieval:
+    """ID retrieval (Sec. III-D): how often the nearest face among the contents is that of the right person.
+
+    Args:
+        content: identity vectors [N, D] of the content pictures, one a person, as an identity network's `embed` gives
+            them (unit length, so squared distances lie between 0 and 4).
+        stylised: identity vectors [M, D]. At equal distances the first content counts as the nearest.
+        labels: [M] rows of `content`: whom each stylised picture shows.
+        threshold: count a stylised picture as found only if its squared distance is below this (the authors' code
+            offers 1.5); None: whatever the distance.
+
+    Raises:
+        ShapeError: shapes that do not fit, labels that are no rows, numbers that are not finite.
+    """
+    a, b = (np.asarray(torch.as_tensor(f).detach().cpu(), dtype=np.float64) for f in (content, stylised))
+    y = np.asarray(torch.as_tensor(labels).cpu())
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or y.shape != b.shape[:1] or not len(a) or not len(b):
+        raise ShapeError(
+            f"contents {a.shape}, stylised {b.shape}, labels {y.shape}",
+            expected="[N, D], [M, D] and [M], none of them empty",
+            do="give one identity vector a picture and one label a stylised picture",
+        )
+    if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= len(a):
+        raise ShapeError(
+            f"labels of type {y.dtype} from {y.min()} to {y.max()}",
+            expected=f"whole numbers from 0 to {len(a) - 1}",
+            do="a label is the row of the picture's content",
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ShapeError(
+            "identity vectors with NaN or infinity", expected="finite numbers", do="look for the image they come from"
+        )
+    squared = np.square(a).sum(1) + np.square(b).sum(1)[:, None] - 2 * b @ a.T
+    nearest = squared.argmin(1)
+    distance = squared[np.arange(len(b)), nearest].clip(min=0)
+    found = (nearest == y) & (distance < (np.inf if threshold is None else threshold))
+    return Retrieval(float(found.mean()), 1 / len(a), nearest, distance, found)
+
+
+def precision_recall(real: np.ndarray | Tensor, fake: np.ndarray | Tensor, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, Eqs. 1 and 2) of two sets of feature vectors.
+
+    A set's manifold is the union of balls around its vectors, each reaching to its k-th nearest neighbour in the set
+    (itself not counted). Precision is the share of `fake` in the manifold of `real`, recall the share of `real` in the
+    manifold of `fake`. Both depend on the features and fall with the number of vectors; compare equal numbers.
+
+    real, fake: [N, D] and [M, D], more than k rows each. Memory is that of 1,024 rows of distances (float64).
+    """
+    a, b = (torch.as_tensor(f).detach().cpu().double() for f in (real, fake))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or k < 1 or min(len(a), len(b)) <= k:
+        raise ShapeError(
+            f"features of shapes {tuple(a.shape)} and {tuple(b.shape)}, k={k}",
+            expected="[N, D] and [M, D] with more than k rows each, k at least 1",
+            do="stack one feature vector per image",
+        )
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise ShapeError(
+            "features with NaN or infinity", expected="finite numbers", do="look for the image they come from"
+        )
+    a, b = a - a.mean(0), b - a.mean(0)  # distances from products lose fewer digits near the origin
+    return _covered(b, a, k), _covered(a, b, k)
+
+
+def _covered(points: Tensor, centres: Tensor, k: int) -> float:
+    """The share of `points` inside some ball around `centres` whose radius is the distance to its k-th neighbour."""
+    chunks = centres.split(1024)
+    radii = [torch.cdist(chunk, centres).kthvalue(k + 1, dim=1).values for chunk in chunks]  # the nearest is itself
+    inside = torch.zeros(len(points), dtype=torch.bool)
+    for chunk, radius in zip(chunks, radii, strict=True):
+        inside |= (torch.cdist(chunk, points) <= radius[:, None]).any(0)
+    return float(inside.double().mean())
 
 
 METRICS = {

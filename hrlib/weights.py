@@ -32,6 +32,7 @@ __all__ = [
     "fetch",
     "load_discriminator",
     "load_generator",
+    "load_identity",
     "load_state",
     "load_strictly",
     "path",
@@ -211,6 +212,14 @@ def load_discriminator(name_or_path: str | os.PathLike, device: str = "cpu") -> 
     """A discriminator in evaluation mode, without gradients on its parameters; files as for `load_generator`."""
     expected = ("stylegan2_discriminator",)
     return _assemble(_network(name_or_path, "D"), str(name_or_path), expected).to(device)
+
+
+def load_identity(name_or_path: str | os.PathLike = "identity_thin", device: str = "cpu") -> nn.Module:
+    """Our identity network (`nets.identity.Identity`) in evaluation mode, without gradients on its parameters.
+
+    name_or_path: catalogue name, or a file that `save_network` wrote.
+    """
+    return _assemble(_network(name_or_path, "identity"), str(name_or_path), ("identity",)).to(device)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

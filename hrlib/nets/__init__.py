@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import UnknownName, nearest
+from .identity import Identity
 from .style_inr import StyleINR
 from .stylegan2 import Discriminator, Generator
 
@@ -12,6 +13,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "stylegan2": Generator,
     "stylegan2_discriminator": Discriminator,
     "style_inr": StyleINR,
+    "identity": Identity,
 }
 
 

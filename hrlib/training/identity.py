@@ -1,0 +1,330 @@
+"""The shipped identity network: ArcFace (Deng et al. 2019) on people of the portrait world, photo domain.
+
+    hrlab train identity          # renders build/training/identity, trains, measures, enters data/weights
+
+Half of the people come in families of look-alikes, who share skin, hair, beard, glasses and age and differ in their
+proportions alone, and hue and saturation are varied strongly: so that the embedding cannot live on colours. Pictures
+are blurred, shifted, dirtied and partly covered too, because reconstructions by a GAN will be looked up with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import indent
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import _catalogue as catalogue
+from .. import metrics, store, weights
+from ..nets.identity import Identity
+from ..worlds import portraits
+from .people import CHUNK, FAMILY, load_views, lookalikes, render_views, view
+
+LOOK_EVERY, CHECKPOINT_EVERY = 50, 250  # steps
+TEST_SEED = 52_000  # of the people that only `measure` sees
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the network is trained; AdamW with a one-cycle learning rate."""
+
+    config: dict = field(default_factory=dict)  # of `nets.identity.Identity`
+    identities: int = 2400  # the second half in families; a multiple of 2 * FAMILY
+    views: int = 6  # the first rendered with 2x2 rays a pixel, the others, twice as fast, with one
+    resolution: int = 96  # of the renders
+    steps: int = 3000
+    batch: int = 128  # a multiple of 2 * FAMILY
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    scale: float = 32.0  # ArcFace's s
+    margin: float = 0.4  # ArcFace's m in radians, reached after a fifth of the steps
+    data_seed: int = 41_000
+
+
+@dataclass
+class Progress:
+    """One look at a training run: after `step` steps and `seconds`, the mean loss and accuracy since the last look."""
+
+    step: int
+    seconds: float
+    loss: float
+    accuracy: float
+    net: Identity = field(repr=False)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+class ArcFace(nn.Module):
+    """Additive angular margin loss (Deng et al. 2019, Eq. 3): logits of a classifier of directions.
+
+        L = -log( e^{s cos(theta_y + m)} / ( e^{s cos(theta_y + m)} + sum_{j != y} e^{s cos theta_j} ) )
+
+    theta_j is the angle between an embedding and the direction of class j. As in the authors' code, past
+    theta_y = pi - m, where cos(theta + m) would rise again, cos theta_y - m sin m continues it.
+    """
+
+    def __init__(self, classes: int, dim: int, *, scale: float) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(classes, dim) * dim**-0.5), scale
+
+    def forward(self, embedding: Tensor, label: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+        """Unit vectors [N, dim], labels [N] -> (mean loss, logits without margin [N, classes])."""
+        cosine = embedding @ F.normalize(self.weight, dim=1).T
+        own = cosine.gather(1, label[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
+        moved = own * math.cos(margin) - (1 - own.square()).sqrt() * math.sin(margin)
+        moved = torch.where(own > -math.cos(margin), moved, own - margin * math.sin(margin))
+        loss = F.cross_entropy(self.scale * cosine.scatter(1, label[:, None], moved), label)
+        return loss, self.scale * cosine.detach()
+
+
+def draw(recipe: Recipe, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows of the training set and people of one batch, int64 [batch] each: half unrelated people, half families."""
+    half, n = recipe.batch // 2, recipe.identities // 2
+    single = torch.randint(n, (half,), generator=dice)
+    family = torch.randint(n // FAMILY, (half // FAMILY, 1), generator=dice) * FAMILY + torch.arange(FAMILY)
+    label = torch.cat([single, n + family.flatten()])
+    return label + recipe.identities * torch.randint(recipe.views, (len(label),), generator=dice), label
+
+
+def augment(x: Tensor, edge: int, dice: torch.Generator) -> Tensor:
+    """[N, 3, R, R] in [-1, 1] -> [N, 3, edge, edge]: everything that does not change who is shown.
+
+    Zoom, turn, shift and mirror; brightness, contrast and saturation, a strong change of hue on a fifth of the
+    pictures and grey on a tenth; low resolution on half of them, noise on a third, a covered part on a fifth.
+    """
+    n = len(x)
+    u = lambda lo, hi, *shape: lo + (hi - lo) * torch.rand(n, *shape, generator=dice)
+    some = lambda p, *shape: torch.rand(n, *shape, generator=dice) < p
+    zoom, turn, flip = 2 ** u(-0.3, 0.25), u(-0.12, 0.12), torch.where(some(0.5), -1.0, 1.0)
+    rows = [zoom * flip * turn.cos(), -zoom * turn.sin(), u(-0.1, 0.1), zoom * flip * turn.sin(), zoom * turn.cos()]
+    where = F.affine_grid(torch.stack([*rows, u(-0.1, 0.1)], 1).view(n, 2, 3), [n, 3, edge, edge], align_corners=False)
+    x = F.grid_sample(x, where, padding_mode="reflection", align_corners=False)
+
+    hue = torch.where(some(0.2), u(-math.pi, math.pi), u(-0.15, 0.15))
+    saturation = torch.where(some(0.1), torch.zeros(n), u(0.5, 1.4))
+    grey = torch.full((3, 3), 1 / 3)
+    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / 3**0.5
+    c, s = (saturation * f(hue) for f in (torch.cos, torch.sin))  # a rotation of the colours about the grey axis
+    colour = grey + c[:, None, None] * (torch.eye(3) - grey) + s[:, None, None] * cross
+    x = torch.einsum("nij,njhw->nihw", colour, x) * u(0.75, 1.25, 3, 1, 1).lerp(u(0.75, 1.25, 1, 1, 1), 0.7)
+    x = x + u(-0.2, 0.2, 1, 1, 1)
+
+    parts = list(x.split(max(n // 8, 1)))
+    for i in range(0, len(parts), 2):
+        small = int(torch.randint(edge // 3, edge, (), generator=dice))
+        parts[i] = F.interpolate(parts[i], (small, small), mode="bilinear", antialias=True)
+        parts[i] = F.interpolate(parts[i], (edge, edge), mode="bilinear")
+    x = torch.cat(parts)
+    strength = u(0.0, 0.2, 1, 1, 1) * some(1 / 3, 1, 1, 1)
+    x = x + strength * torch.randn(x.shape, generator=dice)
+
+    place = (torch.arange(edge) + 0.5) / edge
+    middle, side = u(0, 1, 2), u(0.05, 0.2, 2) * some(0.2, 1)
+    inside = (place - middle[..., None]).abs() < side[..., None]  # [N, 2, edge]
+    covered = inside[:, 0, :, None] & inside[:, 1, None, :]
+    return torch.where(covered[:, None], u(-1, 1, 3, 1, 1), x).clamp(-1, 1)
+
+
+def train(recipe: Recipe, folder: Path, *, seed: int = 0, checkpoint: str | Path | None = None) -> Iterator[Progress]:
+    """Train on the rendered set in `folder`, on the CPU; yields a `Progress` every 50 steps and after the last.
+
+    Args:
+        folder: filled by `render_views` with the same recipe.
+        seed: of the initial weights and the batches.
+        checkpoint: file for the state of the run, written every 250 steps; an existing one is resumed from, exactly.
+
+    Raises:
+        StoreError: the set is not there, or not whole.
+    """
+    images = load_views(folder)
+    torch.manual_seed(seed)
+    net = Identity(**recipe.config).to(memory_format=torch.channels_last).train()
+    head = ArcFace(recipe.identities, net.dim, scale=recipe.scale)
+    decay = [p for p in net.parameters() if p.ndim > 1]
+    plain = [p for p in (*net.parameters(), *head.parameters()) if p.ndim <= 1 or p is head.weight]
+    adam = torch.optim.AdamW(
+        [{"params": decay}, {"params": plain, "weight_decay": 0.0}], recipe.lr, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, recipe.lr, total_steps=recipe.steps, pct_start=0.1)
+    parts = {"net": net, "head": head, "adam": adam, "schedule": schedule}
+    first, before, losses, hits = 0, 0.0, [], []
+    if checkpoint and Path(checkpoint).exists():
+        state = torch.load(checkpoint, weights_only=True)
+        first, before, losses, hits = state["step"], state["seconds"], [state["loss"]], [state["accuracy"]]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    start = time.perf_counter() - before
+    if first >= recipe.steps:
+        yield Progress(first, before, losses[0], hits[0], net)
+    for step in range(first, recipe.steps):
+        dice = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        torch.manual_seed(seed * 1_000_003 + step)  # for the dropout
+        rows, label = draw(recipe, dice)
+        x = augment(torch.from_numpy(images[rows.numpy()]).float() / 127.5 - 1, net.edge, dice)
+        margin = recipe.margin * min(1.0, 5 * step / recipe.steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding = net.embed(x.contiguous(memory_format=torch.channels_last))
+        loss, logits = head(embedding, label, margin)
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([*net.parameters(), *head.parameters()], 5.0)
+        adam.step()
+        schedule.step()
+        losses.append(loss.item())
+        hits.append((logits.argmax(1) == label).float().mean().item())
+        done, look = step + 1, None
+        if done % LOOK_EVERY == 0 or done == recipe.steps:
+            look = Progress(done, time.perf_counter() - start, np.mean(losses).item(), np.mean(hits).item(), net)
+            losses, hits = [], []
+            yield look
+        if checkpoint and look and (done % CHECKPOINT_EVERY == 0 or done == recipe.steps):
+            facts = {"step": done, "seconds": look.seconds, "loss": look.loss, "accuracy": look.accuracy}
+            with store.atomic(checkpoint) as temp:
+                torch.save({name: part.state_dict() for name, part in parts.items()} | facts, temp)
+
+
+# --- measures and shipping --------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def embed(
+    net: Identity, people: portraits.Portraits, *, size: int = 128, domain: str = "photo", low: int = 0
+) -> Tensor:
+    """Identity vectors [N, dim] of rendered portraits; with `low`, of pictures first shrunk to that edge."""
+    vectors = []
+    for i in range(0, len(people), CHUNK):
+        x = portraits.render(people[i : i + CHUNK], size, domain=domain)
+        if low:
+            x = F.interpolate(x, (low, low), mode="bilinear", antialias=True)
+            x = F.interpolate(x, (size, size), mode="bicubic").clamp(-1, 1)
+        vectors.append(net.embed(x))
+    return torch.cat(vectors)
+
+
+def measure(
+    net: Identity, *, n: int = 200, seeds: Sequence[int] = range(5), domains: Sequence[str] = portraits.DOMAINS
+) -> dict[str, list[float]]:
+    """Top-1 rates of ID retrieval among n unseen people at 128 px, one for each seed (other people, other views).
+
+    Contents are photographs. Looked up are other views of the same people: as photographs, as photographs of a third
+    of the resolution, with the paper's threshold, among look-alikes, and in the other domains (own name each).
+    """
+    rates: dict[str, list[float]] = {}
+    for seed in seeds:
+        first = TEST_SEED + 10 * seed
+        who, alike = portraits.sample(n, seed=first).identity, lookalikes(n, seed=first + 1)
+        content, again = embed(net, view(who, seed=first + 3)), view(who, seed=first + 4)
+        photo = embed(net, again)
+        tests = {
+            "photo": (content, photo, None),
+            "photo, squared distance below 1.5": (content, photo, 1.5),
+            "photo at 42 px": (content, embed(net, again, low=42), None),
+            "look-alikes": (*(embed(net, view(alike, seed=first + s)) for s in (5, 6)), None),
+            **{d: (content, embed(net, again, domain=d), None) for d in domains if d != "photo"},
+        }
+        for name, (a, b, threshold) in tests.items():
+            rates.setdefault(name, []).append(metrics.id_retrieval(a, b, range(n), threshold).rate)
+    return rates
+
+
+def table(rates: dict[str, list[float]], n: int) -> str:
+    """The rates of `measure` among n people as a Markdown table: mean, standard deviation and least over the seeds."""
+    rows = [
+        f"| {k} | {np.mean(v):.1%} | {np.std(v, ddof=1):.1%} | {min(v):.1%} | {1 / n:.1%} |" for k, v in rates.items()
+    ]
+    return "\n".join(["| looked up | top-1 | spread | least | chance |", "|---|---|---|---|---|", *rows])
+
+
+def run(
+    folder: str | Path = "build/training/identity",
+    out: str | Path | None = None,
+    *,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    threads: int = 1,
+) -> dict[str, list[float]]:
+    """Render, train, save in half precision, measure, and enter in the catalogue what lies in the data folder.
+
+    Args:
+        folder: the rendered set, checkpoint.pt and log.csv; an interrupted run goes on from them.
+        out: the .safetensors file to write; None is the shipped one, data/weights/identity_thin.safetensors.
+        recipe: None is the shipped network's.
+        seed: see `train`.
+        threads: of PyTorch. The numbers depend on it in the last digits.
+
+    Returns:
+        The rates of `measure`, of the network as it is in the file.
+    """
+    torch.set_num_threads(threads)
+    folder, recipe = Path(folder), recipe or Recipe()
+    set_ = {"identities": recipe.identities, "views": recipe.views, "resolution": recipe.resolution}
+    for done in render_views(folder, **set_, seed=recipe.data_seed):
+        if done % 1200 == 0:
+            print(f"{done} portraits", flush=True)
+    rows = ["step,seconds,loss,accuracy"]
+    if (folder / "log.csv").exists() and (folder / "checkpoint.pt").exists():
+        rows = (folder / "log.csv").read_text().splitlines()
+    for p in train(recipe, folder, seed=seed, checkpoint=folder / "checkpoint.pt"):
+        rows = [rows[0], *(row for row in rows[1:] if int(row.split(",")[0]) < p.step)]
+        rows.append(f"{p.step},{p.seconds:.1f},{p.loss:.4f},{p.accuracy:.4f}")
+        store.write_bytes(folder / "log.csv", ("\n".join(rows) + "\n").encode())
+        print(rows[-1], flush=True)
+    return ship(p, recipe, out, seed=seed, threads=threads)
+
+
+def ship(
+    p: Progress, recipe: Recipe, out: str | Path | None = None, *, seed: int = 0, threads: int = 1
+) -> dict[str, list[float]]:
+    """Save the network of a finished run, measure the file, and register it with its card; see `run`."""
+    file = Path(out) if out else catalogue.DATA / "weights" / "identity_thin.safetensors"
+    note = f"thin IR-SE, trained with ArcFace on {recipe.identities} people of the portrait world, seed {seed}"
+    weights.save_network(p.net, file, card=note, half=True)
+    net, people_tested, seeds = Identity(**p.net.config).eval(), 200, range(5)
+    weights.load_strictly(net, weights.load_state(file)[0], str(file))
+    rates = measure(net, n=people_tested, seeds=seeds)
+    if file.resolve().parent == (catalogue.DATA / "weights").resolve():
+        text = card(p, recipe, table(rates, people_tested), seed=seed, threads=threads)
+        weights.register(file.stem, file, card=text)
+    return rates
+
+
+def card(p: Progress, recipe: Recipe, rates: str, *, seed: int, threads: int) -> str:
+    """The model card of a trained network, in Markdown."""
+    r, config, edge = recipe, p.net.config, p.net.edge
+    return f"""# identity_thin
+
+A thin IR-SE network: pictures of any size, resized whole to {edge}x{edge} (bilinear, antialiased), to unit vectors of
+{config["dim"]} numbers. {sum(q.numel() for q in p.net.parameters()):,} parameters, `{json.dumps(config)}`.
+
+- **For**: ID retrieval (Sec. III-D) at the `laptop` profile, in place of the paper's IR-SE50.
+- **Data**: portraits of `hrlib.worlds.portraits`, photo domain only: {r.identities:,} people, {r.views} views each
+  (pose, expression, light, background and detail differ), {r.resolution} px, seeds from {r.data_seed:,}. Half of the
+  people come in families of {FAMILY} look-alikes: same skin, hair, beard, glasses and age, other proportions.
+- **Recipe**: ArcFace (s = {r.scale:g}, m = {r.margin:g}), {r.steps:,} steps of {r.batch} pictures (half of them whole
+  families), AdamW, learning rate {r.lr} (one cycle), weight decay {r.weight_decay}, bfloat16 autocast. Augmented by
+  zoom, turn, shift, mirror, brightness, contrast, saturation, hue, low resolution, noise and covered parts.
+- **Command**: `hrlab train identity`, seed {seed} ({threads} thread, {p.seconds / 60:.0f} minutes of training on a
+  shared {platform.machine()} machine, {torch.backends.cpu.get_cpu_capability()}; rendering comes before it).
+- **ID retrieval** among 200 unseen people at 128 px, from another view each; contents are photographs; mean, standard
+  deviation and least of five seeds (other people each). Measured again by `python benchmarks/identity.py`:
+
+{indent(rates, "  ")}
+
+- **In training**: {p.accuracy:.1%} of the augmented pictures in the last {LOOK_EVERY} steps were nearest to their own
+  class out of {r.identities:,}; loss {p.loss:.3f}.
+- **Limits**: it knows these heads and nothing else: no photograph of a real person, and none of the other domains, was
+  ever shown to it. A person is the identity vector, hair, beard and glasses included: who changes them is somebody
+  else. Mirrored pictures count as the same person. There is no face detection: the head has to fill the picture as
+  it does in the renders.
+- **Licence**: MIT, like the code that made it.
+"""
