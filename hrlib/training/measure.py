@@ -1,0 +1,227 @@
+"""How good a generator is: distance from a world on a ladder, precision and recall, and what it shares with another.
+
+All measures look through the shipped thin VGG16, so their numbers compare only with each other. Pictures are drawn or
+read in chunks, and only their features are kept. Renders and their features are cached below `build/measure`; delete
+the folder after a change of the renderer.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
+
+from .. import features, metrics
+from ..errors import ShapeError
+from ..store import atomic
+from ..worlds import portraits
+from .data import RenderedSet, load_set, render_set
+
+POOL_TAPS = ("features_14", "features_21", "features_28")
+CACHE = Path("build/measure")
+CHUNK = 32
+BLURS = (0.5, 1.0, 2.0)  # rungs of the ladder: sigma of a Gaussian, in pixels
+SEEDS = (1, 2)  # of the two sets of renders; training sets have seed 0
+POSE = ("yaw", "pitch")
+PROPORTIONS = ("head_width", "head_height", "jaw_width", "eye_size", "mouth_width", "hair_length")
+
+
+@functools.lru_cache(maxsize=1)
+def _vgg() -> features.Features:
+    return features.vgg16("shipped", tap="conv")
+
+
+@torch.inference_mode()
+def grid_features(images: Tensor, cells: int = 4) -> Tensor:
+    """Three taps of the shipped thin VGG16, each averaged over cells x cells parts of the picture.
+
+    images: [N, 3, H, W] in [-1, 1]. Returns [N, C cells^2].
+    """
+    vgg, parts = _vgg().to(images.device), []
+    for x in images.split(CHUNK):
+        maps = vgg(x, POOL_TAPS)
+        parts.append(torch.cat([F.adaptive_avg_pool2d(maps[t], cells).flatten(1) for t in POOL_TAPS], dim=1))
+    return torch.cat(parts)
+
+
+def pooled_features(images: Tensor) -> Tensor:
+    """The same taps averaged over the whole picture: what the distances here compare. [N, 3, H, W] -> [N, C]."""
+    return grid_features(images, cells=1)
+
+
+@torch.inference_mode()
+def drawn(G: nn.Module, n: int, *, seed: int, ws: Tensor | None = None) -> Iterator[Tensor]:
+    """n samples of G in chunks [c, 3, R, R], clamped to [-1, 1], each with its own noise maps; all draws from `seed`.
+
+    ws: codes [n, num_ws, w_dim] to draw; None draws z ~ N(0, I), without truncation.
+    """
+    g, device = torch.Generator().manual_seed(seed), G.w_avg.device
+    for start in range(0, n, CHUNK):
+        b = min(CHUNK, n - start)
+        codes = G.mapping(torch.randn(b, G.z_dim, generator=g).to(device)) if ws is None else ws[start : start + b]
+        noise = {k: torch.randn(b, *m.shape, generator=g).to(device) for k, m in G.noise_maps().items()}
+        yield G.synthesis(codes, noise=noise).clamp(-1, 1)
+
+
+def draw(G: nn.Module, n: int, *, seed: int) -> Tensor:
+    """The samples of `drawn` in one tensor [n, 3, R, R]."""
+    return torch.cat(list(drawn(G, n, seed=seed)))
+
+
+# --- renders ----------------------------------------------------------------------------------------------------------
+
+
+def renders(world: str, n: int, *, resolution: int, seed: int, cache: Path = CACHE) -> RenderedSet:
+    """n renders of a world (see `data.WORLDS`) that nobody was trained on, from the cache or made now."""
+    if seed == 0:
+        raise ShapeError("seed 0", expected="another seed", do="training sets are rendered from seed 0")
+    folder = cache / f"{world.replace('/', '_')}{resolution}_seed{seed}_{n}"
+    for _ in render_set(folder, n, world=world, resolution=resolution, z_dim=64, seed=seed):
+        pass
+    return load_set(folder)
+
+
+def render_features(data: RenderedSet, *, cells: int = 1, sigma: float = 0.0) -> Tensor:
+    """`grid_features` of a whole set, after a blur of `sigma` pixels; cached in the set's folder. [n, C cells^2]."""
+    what = json.dumps([_vgg().fingerprint, POOL_TAPS, cells, sigma, len(data)])
+    file = data.folder / f"features_{hashlib.sha256(what.encode()).hexdigest()[:16]}.npy"
+    if not file.exists():
+        chunks = (data.batch(index)[0] for index in torch.arange(len(data)).split(CHUNK))
+        found = torch.cat([grid_features(blur(x, sigma), cells) for x in chunks])
+        with atomic(file) as temp, open(temp, "wb") as f:
+            np.save(f, found.numpy())
+    return torch.from_numpy(np.load(file))
+
+
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur by `sigma` pixels (0: none), cut off at four of them, borders reflected."""
+    return gaussian_blur(x, 2 * int(4 * sigma + 0.5) + 1, sigma) if sigma else x
+
+
+# --- the ladder -------------------------------------------------------------------------------------------------------
+
+
+def ladder(G: nn.Module, world: str, *, n: int = 10_000, cache: Path = CACHE) -> pd.DataFrame:
+    """Compare n unseen renders with other renders, blurred renders, and n samples of G.
+
+    Returns one row a rung, columns "pictures", "frechet" (distance), "precision" and "recall" (k = 3; of the pictures
+    as fakes). "other renders" is what a perfect generator would reach, since both sets are finite.
+    """
+    size = G.resolution
+    real, other = (renders(world, n, resolution=size, seed=seed, cache=cache) for seed in SEEDS)
+    reference = render_features(real)
+    rungs = {"other renders": render_features(other)}
+    rungs |= {f"renders, blur {s:g} px": render_features(other, sigma=s) for s in BLURS}
+    rungs["generator"] = torch.cat([pooled_features(x).cpu() for x in drawn(G, n, seed=SEEDS[0])])
+    rows = []
+    for name, found in rungs.items():
+        precision, recall = metrics.precision_recall(reference, found)
+        rows.append((name, metrics.frechet_distance(reference, found), precision, recall))
+    return pd.DataFrame(rows, columns=["pictures", "frechet", "precision", "recall"])
+
+
+# --- what two generators share ----------------------------------------------------------------------------------------
+
+
+class Ridge:
+    """Ridge regression of several targets on many features; the penalty minimises the generalised cross-validation.
+
+    fit: x [n, D], y [n, T]. Features are standardised (a feature without variance is dropped).
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.mean, std = x.double().mean(0), x.double().std(0)
+        self.scale = torch.where(std > 1e-8, 1 / std, 0.0)
+        self.offset = y.double().mean(0)
+        u, s, vt = torch.linalg.svd(self._standard(x), full_matrices=False)
+        uy, n = u.T @ (y.double() - self.offset), len(x)
+        outside = (y.double() - self.offset).square().sum(0) - uy.square().sum(0)  # of the span of the features
+        found = []
+        for penalty in torch.logspace(-4, 4, 33, dtype=torch.float64) * s.square().mean():
+            inverse = s / (s.square() + penalty)
+            residual = outside + ((1 - s * inverse)[:, None] * uy).square().sum(0)
+            score = residual / (1 - ((s * inverse).sum() + 1) / n) ** 2
+            found.append((score, vt.T @ (inverse[:, None] * uy)))
+        best = torch.stack([score for score, _ in found]).argmin(0)  # of each target
+        self.weight = torch.stack([found[int(b)][1][:, t] for t, b in enumerate(best)], dim=1)
+
+    def _standard(self, x: Tensor) -> Tensor:
+        return (x.double() - self.mean) * self.scale
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[m, D] -> predicted targets [m, T], float64."""
+        return self._standard(x) @ self.weight + self.offset
+
+
+def pose_correlation(
+    G_source: nn.Module,
+    G_target: nn.Module,
+    target: str,
+    *,
+    source: str = "portraits/photo",
+    names: Sequence[str] = POSE + PROPORTIONS,
+    fit: int = 2000,
+    held_out: int = 500,
+    n: int = 500,
+    cache: Path = CACHE,
+) -> pd.DataFrame:
+    """Does one w give the same pose and proportions in both generators?
+
+    Each parameter is read off a picture by ridge regression on `grid_features` (4 x 4), fitted on `fit` renders of the
+    generator's own world. Both generators draw the same n codes w (of G_source's mapping, z ~ N(0, I)), with noise of
+    their own, and what is read off the two pictures is correlated over the codes.
+
+    Args:
+        source, target: the worlds, "portraits/...".
+        names: portrait parameters.
+
+    Returns one row a name, columns: "parameter"; "correlation" with its 95 % bootstrap interval "low", "high";
+    "renders", the same correlation for the held-out people rendered in both worlds, which bounds what can be read;
+    "r2_source", "r2_target", of the readings on these renders.
+    """
+    count, seed = fit + held_out, SEEDS[0]
+    people = portraits.sample(count, seed=seed)
+    truth = torch.stack([people.get(name) for name in names], dim=1).double()
+    with torch.inference_mode():
+        ws = G_source.mapping(torch.randn(n, G_source.z_dim, generator=torch.Generator().manual_seed(seed)))
+    read, of_renders, r2 = [], [], []
+    for G, world, noise_seed in ((G_source, source, 11), (G_target, target, 12)):
+        found = render_features(renders(world, count, resolution=G.resolution, seed=seed, cache=cache), cells=4)
+        model = Ridge(found[:fit], truth[:fit])
+        of_renders.append(model(found[fit:]))
+        error = (of_renders[-1] - truth[fit:]).square().sum(0)
+        r2.append(1 - error / (truth[fit:] - truth[fit:].mean(0)).square().sum(0))
+        read.append(model(torch.cat([grid_features(x) for x in drawn(G, n, seed=noise_seed, ws=ws)])))
+    low, high = _bootstrap(lambda i: _correlation(read[0][i], read[1][i]), n)
+    columns = {
+        "parameter": list(names),
+        "correlation": _correlation(*read),
+        "low": low,
+        "high": high,
+        "renders": _correlation(*of_renders),
+        "r2_source": r2[0],
+        "r2_target": r2[1],
+    }
+    return pd.DataFrame({k: v.tolist() if isinstance(v, Tensor) else v for k, v in columns.items()})
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's, column by column: [n, T], [n, T] -> [T]."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    return (a * b).sum(0) / (a.square().sum(0) * b.square().sum(0)).sqrt()
+
+
+def _bootstrap(statistic: Callable[[Tensor], Tensor], n: int, *, draws: int = 1000) -> tuple[Tensor, Tensor]:
+    """The 2.5 and 97.5 percentiles of a statistic over resamples of n items (by index), seed 0."""
+    g = torch.Generator().manual_seed(0)
+    values = torch.stack([statistic(torch.randint(n, (n,), generator=g)) for _ in range(draws)])
+    return values.quantile(0.025, dim=0), values.quantile(0.975, dim=0)
