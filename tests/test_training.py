@@ -1,54 +1,57 @@
-"""The GAN recipe on a tiny scale: the set on disk, the latents, the two phases, exact resuming."""
+"""Training sets on disk: rendered ones, their latents, and packed folders."""
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from hrlib.errors import StoreError
-from hrlib.training import data, gan
+from hrlib import image
+from hrlib.errors import ImageError, StoreError, UnknownName
+from hrlib.training import data
 
-TINY = gan.Recipe(
-    resolution=16,
-    z_dim=70,
-    w_dim=8,
-    channels={4: 8, 8: 8, 16: 4},
-    mapping_layers=2,
-    inr_hidden=8,
-    batch=4,
-    warm_images=12,
-    warm_set=8,
-    total_images=40,
-    r1_every=2,
-    mixing_prob=0.5,
-)
+Z = 70
+
+
+def rendered(folder, n, **options):
+    for done in data.render_set(folder, n, resolution=16, z_dim=Z, seed=3, **options):
+        pass
+    return data.load_set(folder)
 
 
 @pytest.fixture(scope="module")
 def portraits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("set")
-    for done in data.render_set(folder, 16, resolution=16, z_dim=TINY.z_dim, seed=3):
-        pass
-    assert done == 16
-    return data.load_set(folder)
-
-
-def run(recipe, portraits, state, steps):
-    rows = []
-    for row in gan.train(recipe, portraits, state):
-        rows.append(row)
-        if len(rows) == steps:
-            break
-    return rows
+    return rendered(tmp_path_factory.mktemp("set"), 16)
 
 
 def test_rendering_resumes_and_does_not_depend_on_n(portraits, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "CHUNK", 4)
-    rendering = data.render_set(tmp_path, 12, resolution=16, z_dim=TINY.z_dim, seed=3)
+    rendering = data.render_set(tmp_path, 12, resolution=16, z_dim=Z, seed=3)
     assert next(rendering) == 4  # then the process dies
     rendering.close()
-    assert list(data.render_set(tmp_path, 12, resolution=16, z_dim=TINY.z_dim, seed=3)) == [8, 12]
+    assert list(data.render_set(tmp_path, 12, resolution=16, z_dim=Z, seed=3)) == [8, 12]
+    assert list(data.render_set(tmp_path, 12, resolution=16, z_dim=Z, seed=3)) == []
     assert np.array_equal(data.load_set(tmp_path).images, portraits.images[:12])
+
+
+def test_a_part_of_another_domain_is_the_same_people(portraits, tmp_path):
+    part = rendered(tmp_path, 16, world="portraits/photo", count=5)
+    assert len(part) == 5
+    assert torch.equal(part.z, portraits.z[:5])
+    assert np.array_equal(part.images, portraits.images[:5])
+
+
+def test_another_set_in_the_same_folder_is_made_anew(tmp_path):
+    first = rendered(tmp_path, 6)
+    assert not np.array_equal(rendered(tmp_path, 6, count=4).images, first.images)
+    assert len(data.load_set(tmp_path)) == 4
+
+
+def test_unknown_worlds_and_impossible_counts(tmp_path):
+    with pytest.raises(UnknownName, match="portraits/photo"):
+        rendered(tmp_path, 4, world="portrait/photo")
+    with pytest.raises(StoreError, match="count=5 of n=4"):
+        rendered(tmp_path, 4, count=5)
+    with pytest.raises(StoreError, match="z_dim 3"):
+        list(data.render_set(tmp_path, 4, resolution=16, z_dim=3))
 
 
 def test_latents_are_standard_normal_uncorrelated_and_close_to_their_parameters():
@@ -71,43 +74,42 @@ def test_missing_set(tmp_path):
         data.load_set(tmp_path)
 
 
-def test_the_warm_start_leaves_the_noise_strengths_alone_and_the_gan_phase_does_not(portraits):
-    state = gan.start(TINY)
-    strength = lambda: torch.stack(
-        [state.G.synthesis.get_parameter(f"{n}.noise_strength").detach() for n in state.G.synthesis.conv_names()]
-    )
-    rows = run(TINY, portraits, state, 3)
-    assert all(set(row) == {"step", "images", "regression"} for row in rows)
-    assert torch.equal(strength(), torch.full((5,), TINY.noise_strength))
-    rows = run(TINY, portraits, state, 7)
-    assert {"adversarial", "D_fake", "D_real", "R1"} <= set().union(*rows)
-    assert not torch.equal(strength(), torch.full((5,), TINY.noise_strength))
-    assert state.step * TINY.batch == TINY.total_images
+@pytest.fixture
+def album(tmp_path):
+    """Three pictures: a wide one (red | green | blue thirds), a tall one in a subfolder, a small one."""
+    wide = torch.full((1, 3, 30, 90), -1.0)
+    for i in range(3):
+        wide[:, i, :, 30 * i : 30 * (i + 1)] = 1
+    image.write(wide, tmp_path / "album/a.png")
+    image.write(torch.zeros(1, 3, 80, 40), tmp_path / "album/sub/b.jpg")
+    image.write(torch.full((1, 3, 7, 9), 1.0), tmp_path / "album/sub/c.bmp")
+    (tmp_path / "album/notes.txt").write_text("not a picture")
+    return tmp_path / "album"
 
 
-def test_regression_lowers_its_loss(portraits):
-    recipe = gan.Recipe(**{**gan.summary(TINY), "warm_images": 400, "total_images": 400, "bf16": False})
-    rows = run(recipe, portraits, gan.start(recipe), 100)
-    mean = lambda part: np.mean([row["regression"] for row in part])
-    assert mean(rows[-10:]) < 0.8 * mean(rows[:10])
+def test_a_folder_is_packed_as_centred_squares(album, tmp_path):
+    assert list(data.pack_folder(album, tmp_path / "set", 16)) == [1, 2, 3]
+    packed = data.load_set(tmp_path / "set")
+    assert packed.images.shape == (3, 3, 16, 16) and packed.z is None
+    assert (packed.images[0] == np.array([0, 255, 0], np.uint8)[:, None, None]).all()  # the middle third
+    assert np.abs(packed.images[1].astype(int) - 128).max() <= 1
+    x, z = packed.batch(torch.tensor([2, 0]))
+    assert z is None and torch.equal(x[0], torch.ones(3, 16, 16))
 
 
-def test_a_resumed_training_is_the_same_training(portraits, tmp_path):
-    whole, first = gan.start(TINY), gan.start(TINY)
-    run(TINY, portraits, whole, 10)
-    run(TINY, portraits, first, 5)
-    save_file(first.tensors(), tmp_path / "checkpoint.safetensors")
-    second = gan.start(gan.Recipe(**{**gan.summary(TINY), "seed": 7}))  # other initial values, all overwritten
-    second.load(load_file(tmp_path / "checkpoint.safetensors"), step=5)
-    run(TINY, portraits, second, 5)
-    for name, value in whole.tensors().items():
-        assert torch.equal(value, second.tensors()[name]), name
+def test_damaged_pictures_are_all_named_and_leave_no_set(album, tmp_path):
+    (album / "bad1.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    whole = (album / "sub/b.jpg").read_bytes()
+    (album / "sub/bad2.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match=r"2 of 5 pictures[\s\S]*bad1\.png[\s\S]*bad2\.jpg"):
+        list(data.pack_folder(album, tmp_path / "set", 16))
+    with pytest.raises(StoreError):
+        data.load_set(tmp_path / "set")
+    with pytest.raises(StoreError, match="no pictures"):
+        list(data.pack_folder(tmp_path / "nothing", tmp_path / "set", 16))
 
 
-def test_the_average_generator_lags_behind_and_tracks_w(portraits):
-    state = gan.start(TINY)
-    before = state.G_ema.synthesis.inr.fc2.weight.clone()
-    run(TINY, portraits, state, 10)
-    moved = (state.G_ema.synthesis.inr.fc2.weight - before).norm()
-    assert moved > 0 and not torch.equal(state.G_ema.synthesis.inr.fc2.weight, state.G.synthesis.inr.fc2.weight)
-    assert state.G_ema.mapping.w_avg.abs().max() > 0
+def test_packing_over_a_rendered_set_forgets_its_latents(album, tmp_path):
+    rendered(tmp_path / "set", 4)
+    list(data.pack_folder(album, tmp_path / "set", 16))
+    assert data.load_set(tmp_path / "set").z is None

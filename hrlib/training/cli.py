@@ -1,121 +1,219 @@
-"""`hrlab train ...`: one command for each shipped network."""
+"""`hrlab train ...`: render or pack a data set, train a GAN on it, ship it; one command for each shipped network.
+
+The training commands run on one CPU or one GPU as they are, and on many through `accelerate launch -m hrlib.cli train
+...` or `torchrun -m hrlib.cli train ...`.
+"""
 
 from __future__ import annotations
 
-import csv
-import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Train the shipped networks again.")
-Folder = Annotated[Path, typer.Option(help="Working folder: rendered set, checkpoint, log, sample sheets.")]
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+app = typer.Typer(no_args_is_help=True, help="Train the shipped networks again, or others on your own pictures.")
+ROOT = Path("build/training")
+Option = typer.Option
+Threads = Annotated[int, Option(help="CPU threads; 0 leaves the choice to PyTorch.", min=0)]
+Device = Annotated[str, Option(help='"cpu", "cuda", or "auto": a GPU where there is one.')]
+Work = Annotated[Path, Option(help="Where rendered sets and training folders are.")]
 
 
 @app.command("render")
 def render_command(
-    n: Annotated[int, typer.Option(help="How many portraits.")] = 16_000,
-    folder: Folder = Path("build/training/portraits128"),
+    folder: Annotated[Path, Option(help="The set's folder.")],
+    world: Annotated[str, Option(help='"portraits/photo", ".../cartoon", ".../caricature", ".../anime", "scenes".')] = (
+        "portraits/photo"
+    ),
+    n: Annotated[int, Option(help="How many people or scenes have latents.")] = 16_000,
+    count: Annotated[int, Option(help="How many of them, from the first, are rendered; 0 for all.")] = 0,
     resolution: int = 128,
     z_dim: int = 64,
     seed: int = 0,
+    threads: Threads = 0,
 ) -> None:
-    """Render the training portraits; goes on where an interrupted run stopped."""
-    from rich.progress import track
+    """Render a training set; goes on where an interrupted run stopped."""
+    from .data import render_set
 
-    from .data import CHUNK, render_set
-
-    for _ in track(
-        render_set(folder, n, resolution=resolution, z_dim=z_dim, seed=seed),
-        total=-(-n // CHUNK),
-        description="portraits",
-    ):
-        pass
+    _threads(threads)
+    size = dict(resolution=resolution, z_dim=z_dim)
+    _track(render_set(folder, n, world=world, seed=seed, count=count or None, **size), world, count or n)
 
 
-@app.command("portraits")
-def portraits_command(
-    data: Annotated[Path, typer.Option(help="A folder made by `hrlab train render`.")] = Path(
-        "build/training/portraits128"
-    ),
-    folder: Folder = Path("build/training/portraits_inr128"),
-    total_images: Annotated[int, typer.Option(help="Images seen by the generator in all.")] = 130_000,
-    warm_images: Annotated[int, typer.Option(help="Of which by regression on rendered pictures.")] = 48_000,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
-    seed: int = 0,
+@app.command("pack")
+def pack_command(
+    source: Annotated[Path, typer.Argument(help="A folder of pictures of any size, and its subfolders.")],
+    folder: Annotated[Path, typer.Argument(help="The set's folder.")],
+    resolution: int = 128,
 ) -> None:
-    """Train the shipped Style-INR-GAN and its discriminator; goes on from the checkpoint if there is one.
+    """Make a training set of a folder of pictures: centred squares, resampled."""
+    from .data import pack_folder
 
-    When it ends, copy the pair into data/weights with `hrlab train ship`.
+    _track(pack_folder(source, folder, resolution), str(source), None)
+
+
+@app.command("gan")
+def gan_command(
+    data: Annotated[Path, Option(help="A set made by `hrlab train render` or `hrlab train pack`.")],
+    folder: Annotated[Path, Option(help="The run's folder: checkpoint, log, samples, snapshots.")],
+    network: Annotated[str, Option(help='"style_inr" or "stylegan2"; a source decides it.')] = Recipe.network,
+    source: Annotated[str, Option(help="Fine-tune this generator (and its discriminator): a name or a file.")] = "",
+    backbone_from: Annotated[str, Option(help="Begin with this pair's layers below the RGB head.")] = "",
+    total_images: Annotated[int, Option(help="Images seen by the generator in all.")] = Recipe.total_images,
+    warm_images: Annotated[int, Option(help="Of which by regression (rendered sets only).")] = Recipe.warm_images,
+    anchor: Annotated[float, Option(help="Weight of the regression beside the GAN loss.")] = Recipe.anchor,
+    batch: Annotated[int, Option(help="Of all processes together.")] = Recipe.batch,
+    lr: float = Recipe.lr,
+    train_mapping: Annotated[bool, Option(help="Train z -> w too, or keep the source's layout.")] = True,
+    warm_mapping_gain: float = Recipe.warm_mapping_gain,
+    r1_gamma: float = Recipe.r1_gamma,
+    r1_every: Annotated[int, Option(help="Steps.")] = Recipe.r1_every,
+    ema_images: Annotated[int, Option(help="Half-life of the moving average.")] = Recipe.ema_images,
+    mixing_prob: float = Recipe.mixing_prob,
+    mirror: bool = Recipe.mirror,
+    ada_target: Annotated[float, Option(help="Of E[sign D(real)]; 0 for no augmentation.")] = Recipe.ada_target,
+    ada_images: Annotated[int, Option(help="Within which p may rise to 1.")] = Recipe.ada_images,
+    noise_strength: Annotated[float, Option(help="Initial, without a source.")] = Recipe.noise_strength,
+    noise_strength_gain: float = Recipe.noise_strength_gain,
+    z_dim: Annotated[int, Option(help="Of a new network on pictures without latents.")] = Recipe.z_dim,
+    w_dim: Annotated[int, Option(help="Of a new network.")] = Recipe.w_dim,
+    mapping_layers: Annotated[int, Option(help="Of a new network.")] = Recipe.mapping_layers,
+    channel_base: Annotated[int, Option(help="Of a new network: min(base / resolution, max).")] = 2048,
+    channel_max: Annotated[int, Option(help="Of a new network.")] = 96,
+    inr_hidden: Annotated[int, Option(help="Of a new Style-INR-GAN.")] = Recipe.inr_hidden,
+    bf16: bool = Recipe.bf16,
+    seed: int = Recipe.seed,
+    checkpoint_every: Annotated[int, Option(help="Images; also the log and the sample sheet.")] = 4_000,
+    snapshot_every: Annotated[int, Option(help="Images; generator and discriminator are kept. 0: never.")] = 40_000,
+    frechet_every: Annotated[int, Option(help="Images. 0: never.")] = 40_000,
+    frechet_n: Annotated[int, Option(help="Pictures a side.")] = 1_000,
+    threads: Threads = 0,
+    device: Device = "auto",
+) -> None:
+    """Train StyleGAN2 or Style-INR-GAN as Sec. IV-A; goes on from the folder's checkpoint if there is one.
+
+    The defaults, with a source, are the paper's fine-tuning on few pictures.
     """
-    import torch
-    from safetensors.torch import load_file, save_file
-    from torchvision.utils import make_grid
-
-    from .. import image
-    from ..store import atomic, read_json, write_json
-    from . import gan
+    from ..nets.stylegan2 import channel_plan
+    from . import gan, run
     from .data import load_set
 
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe = gan.Recipe(total_images=total_images, warm_images=warm_images, seed=seed)
-    write_json(folder / "recipe.json", gan.summary(recipe))
-    portraits, state = load_set(data), gan.start(recipe)
-    checkpoint, log = folder / "checkpoint.safetensors", folder / "log.csv"
-    spent = 0.0
-    if checkpoint.exists():
-        facts = read_json(folder / "checkpoint.json")
-        state.load(load_file(checkpoint), facts["step"])
-        spent = facts["seconds"]
-    sums: dict[str, list[float]] = {}
-    start = time.perf_counter()
-    for row in gan.train(recipe, portraits, state):
-        for k, v in row.items():
-            sums.setdefault(k, []).append(v)
-        done = state.step * recipe.batch >= recipe.total_images
-        if state.step % save_every and not done:
-            continue
-        seconds = spent + time.perf_counter() - start
-        means = {k: sum(v) / len(v) for k, v in sums.items()} | {
-            "step": state.step,
-            "images": row["images"],
-            "seconds": round(seconds, 1),
-        }
-        _append(log, means)
-        sums.clear()
-        with atomic(checkpoint) as temp:
-            save_file(state.tensors(), temp)
-        write_json(folder / "checkpoint.json", {"step": state.step, "seconds": seconds})
-        with torch.inference_mode():
-            z = portraits.z[: 4 * 6]
-            fake = state.G_ema.synthesis(state.G_ema.mapping(z), noise=state.G_ema.noise_maps())
-            real, _ = portraits.batch(torch.arange(12))
-            image.write(
-                make_grid(torch.cat([real, fake]), nrow=12, padding=2)[None].clamp(-1, 1), folder / "samples.png"
-            )
-        typer.echo("  ".join(f"{k} {v:.4g}" for k, v in means.items()))
+    accelerator = _accelerator(device, threads)
+    pictures = load_set(data)
+    if source or backbone_from:
+        shape = gan.like(source or backbone_from) | {"source": source or None, "backbone_from": backbone_from or None}
+        shape |= {"network": network} if backbone_from else {}
+    else:
+        shape = dict(network=network, resolution=pictures.resolution, w_dim=w_dim, mapping_layers=mapping_layers)
+        shape |= dict(channels=channel_plan(pictures.resolution, base=channel_base, most=channel_max))
+        shape |= dict(z_dim=z_dim if pictures.z is None else pictures.z.shape[1])
+    recipe = Recipe(
+        **{"inr_hidden": inr_hidden} | shape,
+        batch=batch,
+        total_images=total_images,
+        warm_images=warm_images,
+        lr=lr,
+        train_mapping=train_mapping,
+        warm_mapping_gain=warm_mapping_gain,
+        r1_gamma=r1_gamma,
+        r1_every=r1_every,
+        ema_images=ema_images,
+        mixing_prob=mixing_prob,
+        anchor=anchor,
+        noise_strength=noise_strength,
+        noise_strength_gain=noise_strength_gain,
+        mirror=mirror,
+        ada_target=ada_target,
+        ada_images=ada_images,
+        bf16=bf16,
+        seed=seed,
+    )
+    every = run.Every(checkpoint_every, snapshot_every, frechet_every, frechet_n)
+    run.run(recipe, pictures, folder, every=every, device=accelerator.device, accelerator=accelerator, tell=_tell)
 
 
-COLUMNS = ("step", "images", "seconds", "regression", "adversarial", "anchor", "D_fake", "D_real", "accuracy", "R1")
+@app.command("network")
+def network_command(
+    name: Annotated[str, typer.Argument(help="A shipped generator, e.g. cartoon_inr128: see training/family.py.")],
+    work: Work = ROOT,
+    total_images: Annotated[int, Option(help="Images in all; 0 for the length in family.py.")] = 0,
+    warm_images: Annotated[int, Option(help="Of which by regression; -1 for the length in family.py.")] = -1,
+    frechet_every: Annotated[int, Option(help="Images. 0: never.")] = 20_000,
+    ship: Annotated[bool, Option(help="Copy the pair into data/weights and measure it when it is trained.")] = True,
+    threads: Threads = 0,
+    device: Device = "auto",
+) -> None:
+    """Render, train and ship one of the shipped generators; goes on where an interrupted run stopped."""
+    from . import family, run
+    from .data import load_set, render_set
 
-
-def _append(log: Path, row: dict[str, float]) -> None:
-    fresh = not log.exists()
-    with open(log, "a", newline="") as f:
-        writer = csv.DictWriter(f, COLUMNS)
-        if fresh:
-            writer.writeheader()
-        writer.writerow({k: row.get(k, "") for k in COLUMNS})
+    member = family.member(name)
+    recipe = replace(member.recipe, total_images=total_images or member.recipe.total_images)
+    recipe = recipe if warm_images < 0 else replace(recipe, warm_images=warm_images)
+    accelerator = _accelerator(device, threads)
+    pictures = work / member.set_name
+    if accelerator.is_main_process:
+        size = dict(resolution=recipe.resolution, z_dim=recipe.z_dim, seed=0)
+        _track(
+            render_set(pictures, member.n, world=member.world, count=member.count, **size), member.world, member.count
+        )
+    accelerator.wait_for_everyone()
+    every = run.Every(frechet=frechet_every)
+    place = dict(device=accelerator.device, accelerator=accelerator)
+    run.run(recipe, load_set(pictures), work / name, every=every, tell=_tell, **place)
+    if ship and accelerator.is_main_process:
+        ship_command(name, work)
 
 
 @app.command("ship")
 def ship_command(
-    folder: Folder = Path("build/training/portraits_inr128"),
-    n: Annotated[int, typer.Option(help="Pictures a side for the Frechet distances.")] = 1000,
+    name: Annotated[str, typer.Argument(help="A shipped generator: see training/family.py.")] = "portraits_inr128",
+    work: Work = ROOT,
+    n: Annotated[int, Option(help="Pictures a side for the Frechet distances.")] = 1000,
 ) -> None:
     """Copy a trained pair into data/weights, measure it, write the model cards."""
     from .ship import ship
 
-    for rung, value in ship(folder, n=n).items():
+    for rung, value in ship(work / name, name=name, n=n).items():
         typer.echo(f"{value:10.3f}  {rung}")
+
+
+def _tell(text: str) -> None:
+    typer.echo(text)
+
+
+def _track(chunks: Iterable[int], what: str, total: int | None) -> None:
+    """Exhaust a generator of numbers done, with a progress bar on a terminal."""
+    from rich.progress import Progress
+
+    with Progress(transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        for done in chunks:
+            progress.update(task, completed=done)
+
+
+def _threads(threads: int) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _accelerator(device: str, threads: int) -> Accelerator:
+    """This process's place among those that `accelerate launch` or torchrun started: device, rank, exchange."""
+    import torch
+    from accelerate import Accelerator
+
+    from ..errors import UnknownName
+
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise UnknownName(f"device {device!r}", expected='"auto", "cpu", or "cuda" where there is a GPU', do="use auto")
+    _threads(threads)
+    return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision="no")

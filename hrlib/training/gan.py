@@ -1,144 +1,208 @@
-"""Training a Style-INR-GAN on rendered portraits, in a budget that a CPU can pay.
+"""GAN training of StyleGAN2 and Style-INR-GAN (Sec. IV-A), from scratch or from a source model, on any data set.
 
-The paper trains for 25 million images on eight GPUs (Sec. IV-A). This recipe spends some 10^5 images on one core, and
-buys the difference with what only a procedural world has: the parameters of every picture. Each picture's latent z is
-its (Gaussianised) parameter vector, so that
+The recipe is StyleGAN2-ADA's: non-saturating loss, lazy R1, style mixing, moving average, w_avg tracking, mirrored
+pictures, adaptive augmentation; without path-length regularisation, as in the paper. Two things are cheaper than in
+the reference: both networks learn from the same generated batch, and R1 is taken at the augmented pictures.
+
+The paper trains for 25 million images on eight GPUs. Some 10^5 images on one core can do with what only a procedural
+world has: the parameters of every picture. Each picture's latent z is its (Gaussianised) parameter vector, so that
 
 1. a warm start regresses G(z) on the picture, at reduced resolutions only: what remains unexplained (strands, pores,
    grain) is random, and regressing it would teach the generator to switch its noise inputs off;
-2. adversarial training follows (non-saturating loss, lazy R1, style mixing, EMA, w_avg tracking as in StyleGAN2; no
-   path-length regularisation, as the paper), with a small share of the regression kept as an anchor.
+2. adversarial training follows, with a small share of the regression kept as an anchor.
 
-`train` is a generator of steps; logs, snapshots and sample sheets are its consumers' business (cli.py). All draws
-depend on (seed, step), so that a resumed run is the same run.
+From a source model, the warm start regresses the new domain's pictures from the z of the same people in the source's
+domain, which keeps the layout of the latent space.
+
+`train` is a generator of steps; logs, snapshots and sample sheets are its consumers' business (run.py). All draws
+depend on (seed, step, process), so that a resumed run is the same run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..nets import Discriminator, StyleINR
-from .data import PortraitSet
+from .. import nets, weights
+from ..errors import LayoutMismatch, ShapeError, UnknownName, nearest
+from ..nets import Discriminator
+from . import augment
+from .data import RenderedSet
+from .recipe import Recipe
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a training run. Lengths are in images seen by the generator."""
-
-    resolution: int = 128
-    z_dim: int = 64
-    w_dim: int = 128
-    channels: dict[int, int] = field(default_factory=lambda: {4: 96, 8: 96, 16: 96, 32: 64, 64: 32, 128: 16})
-    mapping_layers: int = 4
-    inr_hidden: int = 32
-    batch: int = 16
-    warm_images: int = 48_000
-    warm_set: int = 4_000  # the warm start draws from the first pictures only, so that rendering can go on beside it
-    total_images: int = 130_000
-    lr: float = 0.003
-    warm_mapping_gain: float = 30.0  # times lr for the mapping network in the warm start, to undo most of its lr_mul
-    r1_gamma: float = 0.5
-    r1_every: int = 16
-    ema_images: int = 4_000  # half-life of the moving average
-    mixing_prob: float = 0.25
-    anchor: float = 1.0  # weight of the regression kept during adversarial training
-    noise_strength: float = 0.12  # initial; held there in the warm start, learnt slowly afterwards, see `start`
-    noise_strength_gain: float = 0.01  # times lr for the noise strengths in adversarial training
-    bf16: bool = True
-    seed: int = 0
+ARCHITECTURE = ("resolution", "z_dim", "w_dim", "channels", "mapping_layers", "conv_clamp")  # of Recipe and Generator
+PARTS, OPTIMISERS = ("G", "G_ema", "D"), ("opt_G", "opt_D")
 
 
 @dataclass
 class State:
     """What a run consists of at a step, as modules and optimisers; see `tensors` for how it is saved."""
 
-    G: StyleINR
-    G_ema: StyleINR
+    G: nn.Module
+    G_ema: nn.Module
     D: Discriminator
     opt_G: torch.optim.Adam
     opt_D: torch.optim.Adam
+    ada: Tensor = field(default_factory=lambda: torch.zeros(3))  # see augment.adjust
     step: int = 0
+    origin: str = "random weights"  # where the networks began, in words
 
     def tensors(self) -> dict[str, Tensor]:
-        """All state as one flat dict of tensors, for safetensors."""
-        out = {}
-        for name in ("G", "G_ema", "D"):
+        """All state but the step as one flat dict of tensors, for safetensors."""
+        out = {"ada": self.ada}
+        for name in PARTS:
             out |= {f"{name}/{k}": v for k, v in getattr(self, name).state_dict().items()}
-        for name in ("opt_G", "opt_D"):
+        for name in OPTIMISERS:
             for i, moments in getattr(self, name).state_dict()["state"].items():
                 out |= {f"{name}/{i}/{k}": v for k, v in moments.items()}
-        return {k: v.contiguous().clone() for k, v in out.items()}
+        return {k: v.detach().cpu().contiguous().clone() for k, v in out.items()}
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
         """Restore what `tensors` returned."""
         part = lambda name: {k.removeprefix(name + "/"): v for k, v in tensors.items() if k.startswith(name + "/")}
-        for name in ("G", "G_ema", "D"):
-            getattr(self, name).load_state_dict(part(name))
-        for name in ("opt_G", "opt_D"):
+        for name in PARTS:
+            weights.load_strictly(getattr(self, name), part(name), "the checkpoint")
+        for name in OPTIMISERS:
             moments: dict[int, dict[str, Tensor]] = {}
             for key, value in part(name).items():
                 i, what = key.split("/")
                 moments.setdefault(int(i), {})[what] = value
             opt = getattr(self, name)
             opt.load_state_dict({"state": moments, "param_groups": opt.state_dict()["param_groups"]})
+        self.ada.copy_(tensors["ada"])
         self.step = step
 
 
-def start(recipe: Recipe) -> State:
-    """Freshly initialised networks and optimisers for a recipe."""
-    torch.manual_seed(recipe.seed)
-    shape = dict(resolution=recipe.resolution, channels=recipe.channels)
-    G = StyleINR(
-        z_dim=recipe.z_dim,
-        w_dim=recipe.w_dim,
-        mapping_layers=recipe.mapping_layers,
-        inr_hidden=recipe.inr_hidden,
-        **shape,
-    )
-    with torch.no_grad():
-        for name in G.synthesis.conv_names():
-            G.synthesis.get_parameter(f"{name}.noise_strength").fill_(recipe.noise_strength)
-    G_ema = StyleINR(**G.config).requires_grad_(False)
+# --- where a run begins -----------------------------------------------------------------------------------------------
+
+
+def like(source: str) -> dict[str, Any]:
+    """The fields of a `Recipe` that a fine-tuning of the generator `source` (name or file) must share with it."""
+    G = weights.load_generator(source)
+    fields = {k: G.config[k] for k in (*ARCHITECTURE, "inr_hidden") if k in G.config}
+    return fields | {"network": _architecture(G), "source": source}
+
+
+def _architecture(G: nn.Module) -> str:
+    return next(name for name, kind in nets.ARCHITECTURES.items() if type(G) is kind)
+
+
+def pair(name_or_path: str) -> tuple[nn.Module, Discriminator]:
+    """Generator and discriminator that belong together: NAME and NAME_discriminator, or both from a foreign file."""
+    if name_or_path.endswith((".pkl", *weights.TORCH_SUFFIXES)):
+        other = name_or_path
+    else:
+        path = Path(name_or_path)
+        other = str(path.with_name(f"{path.stem}_discriminator{path.suffix}"))
+    return weights.load_generator(name_or_path), weights.load_discriminator(other)
+
+
+def start(recipe: Recipe, *, device: str | torch.device = "cpu") -> State:
+    """The networks a recipe begins with (random, its `source`, or its `backbone_from`), and fresh optimisers."""
+    if recipe.network not in ("style_inr", "stylegan2"):
+        raise UnknownName(
+            f"network {recipe.network!r}",
+            expected='"style_inr" or "stylegan2"',
+            do=nearest(recipe.network, ["style_inr", "stylegan2"]) or "choose one of them",
+        )
+    if recipe.source and recipe.backbone_from:
+        raise UnknownName(
+            "both source and backbone_from", expected="one place to begin from", do="leave out one of them"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        config = {k: getattr(recipe, k) for k in ARCHITECTURE}
+        G = nets.build(recipe.network, config | ({"inr_hidden": recipe.inr_hidden} if _is_inr(recipe) else {}))
+        with torch.no_grad():
+            for name in G.synthesis.conv_names():
+                G.synthesis.get_parameter(f"{name}.noise_strength").fill_(recipe.noise_strength)
+        G_ema = nets.build(recipe.network, G.config)
+        D = Discriminator(resolution=recipe.resolution, channels=recipe.channels, conv_clamp=recipe.conv_clamp)
+    origin = _begin(recipe, G, D)
     G_ema.load_state_dict(G.state_dict())
-    D = Discriminator(**shape)
+    G_ema.requires_grad_(False)
+    G.mapping.requires_grad_(recipe.train_mapping)
     for net in (G, G_ema, D):
-        net.to(memory_format=torch.channels_last)
+        net.to(device=device, memory_format=torch.channels_last)
     # Noise strengths are a group of their own with a small learning rate. At the full rate the first adversarial steps
     # switched the noise off, before the weights had learnt to make strands and grain of it, and from zero a strength
     # has no gradient to come back by (on average over the noise).
     strengths = [p for name, p in G.synthesis.named_parameters() if name.endswith("noise_strength")]
-    weights = [p for name, p in G.synthesis.named_parameters() if not name.endswith("noise_strength")]
+    others = [p for name, p in G.synthesis.named_parameters() if not name.endswith("noise_strength")]
     adam = lambda *groups: torch.optim.Adam([{"params": list(g)} for g in groups], lr=recipe.lr, betas=(0.0, 0.99))
-    return State(G, G_ema, D, adam(G.mapping.parameters(), weights, strengths), adam(D.parameters()))
+    opt_G, opt_D = adam(G.mapping.parameters(), others, strengths), adam(D.parameters())
+    return State(G, G_ema, D, opt_G, opt_D, origin=origin)
 
 
-def pyramid_l1(a: Tensor, b: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """Mean absolute difference after area reduction by each factor in `levels`, averaged over them."""
-    return torch.stack([(F.avg_pool2d(a, k) - F.avg_pool2d(b, k)).abs().mean() for k in levels]).mean()
+def _is_inr(recipe: Recipe) -> bool:
+    return recipe.network == "style_inr"
 
 
-def train(recipe: Recipe, data: PortraitSet, state: State) -> Iterator[dict[str, float]]:
-    """Advance `state` in place; yield {"step", "images", loss terms} after every step."""
-    G, D, B = state.G, state.D, recipe.batch
-    amp = lambda: torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16)
-    while state.step * B < recipe.total_images:
-        step = state.step
-        rng = torch.Generator().manual_seed(recipe.seed * 10_000_019 + step)
-        warm = step * B < recipe.warm_images
-        count = min(recipe.warm_set, len(data)) if warm else len(data)
+def _begin(recipe: Recipe, G: nn.Module, D: Discriminator) -> str:
+    """Fill G and D from the recipe's source or backbone; return in words what came from where."""
+    name = recipe.source or recipe.backbone_from
+    if not name:
+        return "random weights"
+    source, critic = pair(name)
+    weights.load_strictly(D, critic.state_dict(), f"the discriminator of {name}")
+    if recipe.source:
+        if type(source) is not type(G):
+            raise LayoutMismatch(
+                f"source {name} is a {_architecture(source)}",
+                expected=f"a {recipe.network}",
+                do=f"set network to {_architecture(source)}, or use backbone_from for the layers that both share",
+            )
+        weights.load_strictly(G, source.state_dict(), name)
+        return f"all layers from {name}"
+    own, theirs = G.state_dict(), source.state_dict()
+    heads = lambda keys: {k for k in keys if ".torgb." in k or ".inr." in k}
+    shared = {k: v for k, v in theirs.items() if k not in heads(theirs)}
+    weights.load_strictly(G, shared | {k: own[k] for k in heads(own)}, f"the backbone of {name}")
+    return (
+        f"{len(shared)} tensors and the discriminator from {name}; {len(heads(own))} tensors of the RGB head from "
+        f"random weights"
+    )
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def train(
+    recipe: Recipe, data: RenderedSet, state: State, accelerator: Accelerator | None = None
+) -> Iterator[dict[str, float]]:
+    """Advance `state` in place until `recipe.total_images`; yield {"step", "images", loss terms} after every step.
+
+    accelerator: of a run in several processes, each of which works on its share of every batch; gradients and the few
+    statistics are averaged over all, so that all hold the same parameters. The terms are those of this process.
+    """
+    rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    check(recipe, data, ranks)
+    G, D, B = state.G, state.D, recipe.batch // ranks
+    device = next(G.parameters()).device
+    amp = lambda: torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16)
+    while state.step * recipe.batch < recipe.total_images:
+        rng = torch.Generator().manual_seed(recipe.seed * 10_000_019 + state.step + rank * 1_000_000_007)
+        warm = state.step * recipe.batch < recipe.warm_images
+        count = min(recipe.warm_set or len(data), len(data)) if warm else len(data)
         data.wait_for(count)
         x, z = data.batch(torch.randint(count, (B,), generator=rng))
-        noise = {k: torch.randn(B, *v.shape, generator=rng) for k, v in G.noise_maps().items()}
+        z = torch.randn(B, recipe.z_dim, generator=rng) if z is None else z
+        x, z = x.to(device), z.to(device)
+        noise = {k: torch.randn(B, *v.shape, generator=rng).to(device) for k, v in G.noise_maps().items()}
         mixed = not warm and float(torch.rand([], generator=rng)) < recipe.mixing_prob
 
         with amp():
             w = G.mapping.w(z)
-            G.mapping.w_avg.lerp_(w.detach().float().mean(0), 0.01)
+            G.mapping.w_avg.lerp_(_mean(w.detach().float().mean(0), accelerator), 0.01)
             ws = w.unsqueeze(1).repeat(1, G.num_ws, 1)
             if mixed:
                 cut = int(torch.randint(1, G.num_ws, (1,), generator=rng))
@@ -148,24 +212,60 @@ def train(recipe: Recipe, data: PortraitSet, state: State) -> Iterator[dict[str,
         if warm:
             loss = terms["regression"] = pyramid_l1(fake, x, (2, 4, 8, 16))
         else:
-            terms |= _discriminator_step(state, recipe, x, fake.detach(), rng, amp)
+            p = float(state.ada[0])
+            real = augment.mirror(x, generator=rng) if recipe.mirror else x
+            real = augment.augment(real, p, generator=rng)
+            seen = augment.augment(fake, p, generator=rng)
+            terms |= _discriminator_step(state, recipe, real, seen.detach(), amp, accelerator)
             D.requires_grad_(False)
             with amp():
-                loss = terms["adversarial"] = F.softplus(-D(channels_last(fake))).mean()
+                loss = terms["adversarial"] = F.softplus(-D(channels_last(seen))).mean()
             D.requires_grad_(True)
-            if not mixed:
+            if recipe.anchor and not mixed:  # with the picture as it is, neither mirrored nor augmented
                 terms["anchor"] = pyramid_l1(fake, x, (4, 8))
                 loss = loss + recipe.anchor * terms["anchor"]
         # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.
         gains = (recipe.warm_mapping_gain, 1.0, 0.0) if warm else (1.0, 1.0, recipe.noise_strength_gain)
         for group, gain in zip(state.opt_G.param_groups, gains, strict=True):
             group["lr"] = recipe.lr * gain
-        state.opt_G.zero_grad(set_to_none=True)
-        loss.backward()
-        state.opt_G.step()
+        _descend(state.opt_G, loss, accelerator)
         _update_ema(state, recipe)
         state.step += 1
-        yield {"step": state.step, "images": state.step * B} | {k: float(v.detach()) for k, v in terms.items()}
+        numbers = {k: float(v.detach()) for k, v in terms.items()}
+        yield {"step": state.step, "images": state.step * recipe.batch} | numbers
+
+
+def check(recipe: Recipe, data: RenderedSet, ranks: int = 1) -> None:
+    """Raise `ShapeError` unless the recipe can be trained on this data set in so many processes."""
+    if data.resolution != recipe.resolution:
+        raise ShapeError(
+            f"pictures of {data.resolution} px",
+            expected=f"{recipe.resolution} px, as the recipe says",
+            do="render or pack the set at the network's resolution",
+        )
+    if data.z is None and (recipe.warm_images or recipe.anchor):
+        raise ShapeError(
+            f"a warm start or an anchor on {data.folder}, whose pictures have no latents",
+            expected="warm_images=0 and anchor=0",
+            do="leave both out; only rendered sets know the latent of a picture",
+        )
+    if data.z is not None and data.z.shape[1] != recipe.z_dim:
+        raise ShapeError(
+            f"latents of {data.z.shape[1]} numbers",
+            expected=f"z_dim {recipe.z_dim}",
+            do="render the set with this z_dim",
+        )
+    if recipe.batch % ranks or recipe.batch // ranks % 4:  # groups of the discriminator's minibatch statistic
+        raise ShapeError(
+            f"a batch of {recipe.batch} in {ranks} processes",
+            expected="a multiple of 4 for each process",
+            do="change the batch size or the number of processes",
+        )
+
+
+def pyramid_l1(a: Tensor, b: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Mean absolute difference after area reduction by each factor in `levels`, averaged over them."""
+    return torch.stack([(F.avg_pool2d(a, k) - F.avg_pool2d(b, k)).abs().mean() for k in levels]).mean()
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -173,7 +273,9 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _discriminator_step(state: State, recipe: Recipe, real: Tensor, fake: Tensor, rng, amp) -> dict[str, Tensor]:
+def _discriminator_step(
+    state: State, recipe: Recipe, real: Tensor, fake: Tensor, amp, accelerator: Accelerator | None
+) -> dict[str, Tensor]:
     D = state.D
     with amp():
         on_fake = D(channels_last(fake))
@@ -188,21 +290,39 @@ def _discriminator_step(state: State, recipe: Recipe, real: Tensor, fake: Tensor
         (grad,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
         terms["R1"] = grad.float().square().sum((1, 2, 3)).mean()
         loss = loss + recipe.r1_gamma / 2 * recipe.r1_every * terms["R1"]
-    state.opt_D.zero_grad(set_to_none=True)
-    loss.backward()
-    state.opt_D.step()
+    _descend(state.opt_D, loss, accelerator)
+    if recipe.ada_target:
+        terms["sign"] = on_real.detach().sign().mean()
+        signs = _mean(terms["sign"], accelerator).cpu() * recipe.batch
+        signs = torch.stack([signs, torch.tensor(float(recipe.batch))])
+        augment.adjust(state.ada, signs, target=recipe.ada_target, images=recipe.ada_images, step=state.step)
+        terms["augment_p"] = state.ada[0].clone()
     return terms
+
+
+def _descend(optimiser: torch.optim.Adam, loss: Tensor, accelerator: Accelerator | None) -> None:
+    """One step down the gradient of `loss`, averaged over all processes."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if accelerator and accelerator.num_processes > 1:
+        grads = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        mean = accelerator.reduce(torch.cat([g.flatten() for g in grads]), "mean")  # one exchange
+        for grad, part in zip(grads, mean.split([g.numel() for g in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
+    optimiser.step()
+
+
+def _mean(x: Tensor, accelerator: Accelerator | None) -> Tensor:
+    """x, averaged over all processes."""
+    return accelerator.reduce(x, "mean") if accelerator and accelerator.num_processes > 1 else x
 
 
 @torch.no_grad()
 def _update_ema(state: State, recipe: Recipe) -> None:
-    seen = (state.step + 1) * recipe.batch
-    beta = 0.5 ** (recipe.batch / min(recipe.ema_images, max(0.05 * seen, 1)))  # short memory at the start
+    memory = recipe.ema_images
+    if not recipe.source:  # what began at random should be forgotten soon
+        memory = min(memory, 0.05 * (state.step + 1) * recipe.batch)
+    beta = 0.5 ** (recipe.batch / memory)
     for p, q in zip(state.G_ema.parameters(), state.G.parameters(), strict=True):
         p.lerp_(q, 1 - beta)
     state.G_ema.mapping.w_avg.copy_(state.G.mapping.w_avg)
-
-
-def summary(recipe: Recipe) -> dict:
-    """The recipe as JSON-able data."""
-    return asdict(recipe)

@@ -1,0 +1,75 @@
+"""The GANs that ship in data/weights: of each, the world it draws, the recipe, and where it began.
+
+`hrlab train network NAME` renders, trains and ships any of them. Lengths are what one CPU core can do in hours; with a
+GPU at hand, multiply them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..errors import UnknownName, nearest
+from .recipe import Recipe
+
+SOURCE = "portraits_inr128"
+PEOPLE = 16_000  # whose latents are made together, in every domain
+Z_DIM = 64
+
+
+@dataclass(frozen=True)
+class Member:
+    """One shipped generator and its discriminator. n, count: see `data.render_set`."""
+
+    world: str
+    n: int
+    count: int
+    recipe: Recipe
+
+    @property
+    def set_name(self) -> str:
+        """Name of the folder of its rendered set."""
+        return f"{self.world.replace('/', '_')}{self.recipe.resolution}"
+
+
+# Rendered worlds are full of pictures, so neither mirroring nor adaptive augmentation is needed; and both would pull
+# the generator away from the picture that belongs to z.
+BASE = Recipe(
+    z_dim=Z_DIM,
+    total_images=260_000,
+    warm_images=48_000,
+    warm_set=4_000,
+    mixing_prob=0.25,
+    anchor=1.0,
+    mirror=False,
+    ada_target=0.0,
+)
+# Another domain of the same people: the mapping stays the source's, so that a w means the same person in both.
+DOMAIN = replace(BASE, source=SOURCE, train_mapping=False, warm_set=None, warm_images=10_000, total_images=30_000)
+
+NETWORKS = {
+    SOURCE: Member("portraits/photo", PEOPLE, PEOPLE, BASE),
+    "portraits_sg128": Member(
+        "portraits/photo",
+        PEOPLE,
+        PEOPLE,
+        replace(DOMAIN, network="stylegan2", source=None, backbone_from=SOURCE, total_images=40_000),
+    ),
+    **{
+        f"{domain}_inr128": Member(f"portraits/{domain}", PEOPLE, 6_000, DOMAIN)
+        for domain in ("cartoon", "caricature", "anime")
+    },
+    # Nothing of a face is in a landscape: here the mapping has to learn.
+    "scenes_inr128": Member(
+        "scenes", 6_000, 6_000, replace(DOMAIN, train_mapping=True, warm_images=16_000, total_images=40_000)
+    ),
+}
+
+
+def member(name: str) -> Member:
+    """The shipped network of that name, or `UnknownName`."""
+    if name not in NETWORKS:
+        hint = nearest(name, list(NETWORKS))
+        raise UnknownName(
+            f"network {name!r}", expected=f"one of {', '.join(NETWORKS)}", do=hint or "choose one of them"
+        )
+    return NETWORKS[name]

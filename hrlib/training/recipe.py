@@ -1,0 +1,68 @@
+"""What decides a training run, as one frozen record (and without torch, so that the command's help comes at once)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ..errors import StoreError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run beside its data. Lengths are in images seen by the generator.
+
+    The defaults are StyleGAN2-ADA's as far as Sec. IV-A names them; batch, widths and rates suit one CPU or a small
+    GPU. The warm start (`warm_images`, `anchor`) needs a data set with latents, so it is off unless asked for.
+    """
+
+    network: str = "style_inr"  # or "stylegan2"
+    source: str | None = None  # fine-tuning: generator and discriminator begin as this pair, all layers are trained
+    backbone_from: str | None = None  # the layers that StyleGAN2 and Style-INR-GAN share begin as this pair's
+    # Architecture
+    resolution: int = 128
+    z_dim: int = 64
+    w_dim: int = 128
+    channels: dict[int, int] = field(default_factory=lambda: {4: 96, 8: 96, 16: 96, 32: 64, 64: 32, 128: 16})
+    mapping_layers: int = 4
+    conv_clamp: float | None = None
+    inr_hidden: int = 32  # Style-INR-GAN only
+    # Lengths
+    batch: int = 16  # of all processes together
+    total_images: int = 1_000_000  # the paper's fine-tuning
+    warm_images: int = 0  # of which by regression on pictures whose latents are known
+    warm_set: int | None = None  # the warm start draws from so many first pictures only: rendering can go on beside it
+    # Optimisation
+    lr: float = 0.003
+    train_mapping: bool = True  # False keeps z -> w as it is: the layout of the latent space stays the source's
+    warm_mapping_gain: float = 30.0  # times lr for the mapping network in the warm start, to undo most of its lr_mul
+    r1_gamma: float = 0.5
+    r1_every: int = 16
+    ema_images: int = 4_000  # half-life of the moving average
+    mixing_prob: float = 0.9
+    anchor: float = 0.0  # weight of the regression kept during adversarial training
+    noise_strength: float = 0.12  # initial (without a source); not trained in the warm start, see `gan.start`
+    noise_strength_gain: float = 0.01  # times lr for the noise strengths in adversarial training
+    # Augmentation
+    mirror: bool = True  # real pictures are mirrored half of the time
+    ada_target: float = 0.6  # of E[sign D(real)]; 0 switches adaptive augmentation off
+    ada_images: int = 100_000  # within which the probability p may rise from 0 to 1
+    # Numerics
+    bf16: bool = True
+    seed: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """The recipe as JSON-able data; `Recipe.read` takes it back."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, summary: dict[str, Any]) -> Recipe:
+        """A recipe from its `summary`, or a JSON copy of it; `StoreError` unless it has exactly a recipe's fields."""
+        odd = sorted(set(summary) ^ {f.name for f in fields(cls)})
+        if odd:
+            raise StoreError(
+                f"a recipe with missing or unknown fields {odd}",
+                expected="the fields of training.recipe.Recipe",
+                do="begin the training anew in another folder",
+            )
+        return cls(**summary | {"channels": {int(k): v for k, v in summary["channels"].items()}})

@@ -1,0 +1,216 @@
+"""A training run in its folder: what `gan.train` yields becomes a log, checkpoints, snapshots and a live sample sheet.
+
+The folder holds recipe.json, checkpoint.safetensors (everything that resuming needs, one file, replaced atomically, its
+step inside, so that weights and step can never disagree), log.csv, samples.png (rewritten), and snapshots/ (kept).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from .. import image, metrics, weights
+from ..errors import NonFiniteLoss, StoreError
+from ..store import atomic, sweep_temps, write_bytes, write_json
+from . import gan
+from .data import RenderedSet
+from .recipe import Recipe
+from .ship import draw, pooled_features
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CHECKPOINT, LOG, SHEET, SNAPSHOTS, RECIPE = (
+    "checkpoint.safetensors",
+    "log.csv",
+    "samples.png",
+    "snapshots",
+    "recipe.json",
+)
+COLUMNS = (
+    *("step", "images", "seconds", "regression", "adversarial", "anchor", "D_fake", "D_real", "accuracy"),
+    *("sign", "augment_p", "R1", "frechet"),
+)
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often, in images; 0 for never."""
+
+    checkpoint: int = 4_000  # with a row of the log and a new sample sheet
+    snapshot: int = 0  # generator and discriminator, kept
+    frechet: int = 0  # distance of `frechet_n` samples from as many training pictures, in thin VGG16 features
+    frechet_n: int = 1_000
+
+    def due(self, before: int, after: int) -> set[str]:
+        """What falls due between two counts of images."""
+        every = {"checkpoint": self.checkpoint, "snapshot": self.snapshot, "frechet": self.frechet}
+        return {what for what, n in every.items() if n and after // n > before // n}
+
+
+EVERY = Every()
+
+
+def run(
+    recipe: Recipe,
+    data: RenderedSet,
+    folder: Path,
+    *,
+    every: Every = EVERY,
+    device: str | torch.device = "cpu",
+    accelerator: Accelerator | None = None,
+    tell: Callable[[str], None] = print,
+) -> gan.State:
+    """Train to the end of the recipe, going on from the folder's checkpoint if there is one; return the final state.
+
+    In several processes, the first alone writes and tells; all read the same folder.
+
+    Raises:
+        StoreError: the folder belongs to another recipe (only `total_images` may differ: runs can be prolonged).
+        NonFiniteLoss: a loss is no longer finite; the checkpoint before it is kept.
+    """
+    folder = Path(folder)
+    main = accelerator is None or accelerator.is_main_process
+    gan.check(recipe, data)
+    state, spent = gan.start(recipe, device=device), 0.0
+    if (folder / CHECKPOINT).exists():
+        spent = resume(folder, recipe, state)
+    if main:
+        tell(f"{recipe.network}: {state.origin}; from step {state.step}")
+        sweep_temps(folder)
+        write_json(folder / RECIPE, recipe.summary())
+        _forget_after(folder / LOG, state.step)
+    if accelerator:
+        accelerator.wait_for_everyone()
+    start, sums = time.perf_counter(), {}
+    for row in gan.train(recipe, data, state, accelerator):
+        if not main:
+            continue
+        for k, v in row.items():
+            sums.setdefault(k, []).append(v)
+        due = every.due(int(row["images"]) - recipe.batch, int(row["images"]))
+        if not due and row["images"] < recipe.total_images:
+            continue
+        means = {k: sum(v) / len(v) for k, v in sums.items()} | {"step": row["step"], "images": row["images"]}
+        sums.clear()
+        if not all(math.isfinite(v) for v in means.values()):
+            raise NonFiniteLoss(
+                f"loss terms {means}", expected="finite numbers", do=f"lower lr; {folder / CHECKPOINT} is from before"
+            )
+        if "frechet" in due:
+            means["frechet"] = frechet(state, data, every.frechet_n)
+        if "snapshot" in due:
+            snapshot(state, folder / SNAPSHOTS, int(row["images"]))
+        image.write(sheet(state, data), folder / SHEET)
+        means["seconds"] = round(spent + time.perf_counter() - start, 1)
+        _append(folder / LOG, means)
+        save(folder, recipe, state, means["seconds"])
+        tell("  ".join(f"{k} {means[k]:.4g}" for k in COLUMNS if k in means))
+    return state
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def save(folder: Path, recipe: Recipe, state: gan.State, seconds: float) -> None:
+    """Replace the folder's checkpoint: all tensors, and step, seconds and recipe as metadata of the same file."""
+    facts = {"step": str(state.step), "seconds": str(seconds), "recipe": json.dumps(recipe.summary())}
+    with atomic(folder / CHECKPOINT) as temp:
+        save_file(state.tensors(), temp, facts)
+
+
+def load(folder: Path) -> tuple[Recipe, dict[str, Tensor], int, float]:
+    """(recipe, tensors, step, seconds) of the folder's checkpoint."""
+    file = Path(folder) / CHECKPOINT
+    if not file.exists():
+        raise StoreError(f"no {file}", expected="a training folder", do="train first: see `hrlab train --help`")
+    with safe_open(file, framework="pt") as f:
+        facts, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+    if not {"step", "seconds", "recipe"} <= set(facts):
+        raise StoreError(
+            f"{file} does not say its step and recipe", expected="a checkpoint of training.run", do="train anew"
+        )
+    return Recipe.read(json.loads(facts["recipe"])), tensors, int(facts["step"]), float(facts["seconds"])
+
+
+def resume(folder: Path, recipe: Recipe, state: gan.State) -> float:
+    """Put the folder's checkpoint into `state`; return the seconds spent before it."""
+    old, tensors, step, seconds = load(folder)
+    theirs, ours = old.summary(), recipe.summary()
+    differ = [k for k in ours if ours[k] != theirs[k] and k != "total_images"]
+    if differ:
+        raise StoreError(
+            f"the training in {folder} has " + ", ".join(f"{k}={theirs[k]!r}" for k in differ),
+            expected=", ".join(f"{k}={ours[k]!r}" for k in differ),
+            do="give the same options as before to go on, or another folder to begin anew",
+        )
+    state.load(tensors, step)
+    return seconds
+
+
+def finished(folder: Path) -> gan.State:
+    """The state that the folder's checkpoint holds, for shipping or looking at."""
+    recipe, tensors, step, _ = load(folder)
+    state = gan.start(Recipe(**recipe.summary() | {"source": None, "backbone_from": None}))
+    state.load(tensors, step)
+    return state
+
+
+def snapshot(state: gan.State, folder: Path, images: int) -> None:
+    """Write G_ema and D as a pair of network files named by the images seen, ready to be a `source`."""
+    card = f"snapshot of a training after {images} images; began from {state.origin}"
+    weights.save_network(state.G_ema, folder / f"{images:09d}.safetensors", card=card)
+    weights.save_network(state.D, folder / f"{images:09d}_discriminator.safetensors", card=card)
+
+
+# --- what one looks at ------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def sheet(state: gan.State, data: RenderedSet) -> Tensor:
+    """[1, 3, H, W]: a row of training pictures over two rows of samples, of the same latents if they are known."""
+    index = torch.arange(24) % len(data)
+    real, z = data.batch(index)
+    if z is None:
+        z = torch.randn(24, state.G_ema.z_dim, generator=torch.Generator().manual_seed(0))
+    G = state.G_ema
+    fake = G.synthesis(G.mapping(z.to(G.w_avg.device)), noise=G.noise_maps()).cpu()
+    return make_grid(torch.cat([real[:12], fake]), nrow=12, padding=2)[None].clamp(-1, 1)
+
+
+@torch.inference_mode()
+def frechet(state: gan.State, data: RenderedSet, n: int) -> float:
+    """Frechet distance of n samples of G_ema from the first n pictures (thin VGG16 features)."""
+    count = min(n, len(data))
+    data.wait_for(count)
+    real, fake = data.batch(torch.arange(count))[0], draw(state.G_ema, n, seed=0)
+    return float(metrics.frechet_distance(pooled_features(real), pooled_features(fake)))
+
+
+def _append(log: Path, row: dict[str, float]) -> None:
+    fresh = not log.exists()
+    with open(log, "a", newline="") as f:
+        writer = csv.DictWriter(f, COLUMNS)
+        if fresh:
+            writer.writeheader()
+        writer.writerow({k: row.get(k, "") for k in COLUMNS})
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Drop the rows of steps that no checkpoint kept: they will come again."""
+    if log.exists():
+        head, *rows = log.read_text().splitlines()
+        kept = [row for row in rows if int(row.split(",")[0]) <= step]
+        write_bytes(log, "".join(f"{line}\n" for line in [head, *kept]).encode())

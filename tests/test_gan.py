@@ -1,0 +1,331 @@
+"""The GAN recipe on a tiny scale: both networks, both phases, sources, exact resuming, several processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hrlib import weights
+from hrlib.errors import LayoutMismatch, ShapeError, StoreError, UnknownName
+from hrlib.training import data, family, gan, run
+from hrlib.training.recipe import Recipe
+
+TINY = Recipe(
+    resolution=16,
+    z_dim=70,
+    w_dim=8,
+    channels={4: 8, 8: 8, 16: 4},
+    mapping_layers=2,
+    inr_hidden=8,
+    batch=4,
+    warm_images=12,
+    warm_set=8,
+    total_images=40,
+    r1_every=2,
+    mixing_prob=0.5,
+    anchor=1.0,
+    ada_images=100,
+)
+PLAIN = replace(TINY, warm_images=0, anchor=0.0)
+
+
+@pytest.fixture(scope="module")
+def portraits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    for _ in data.render_set(folder, 16, resolution=16, z_dim=TINY.z_dim, seed=3):
+        pass
+    return data.load_set(folder)
+
+
+@pytest.fixture(scope="module")
+def pictures(portraits):
+    """The same pictures, as a folder of files would give them: without latents."""
+    return replace(portraits, z=None)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A pair of files, as `snapshot` writes them; the generator's w_avg is not zero."""
+    state = gan.start(replace(TINY, seed=5))
+    for net in (state.G_ema, state.D):
+        for p in net.parameters():
+            p.data.add_(0.01)
+    state.G_ema.mapping.w_avg.fill_(0.5)
+    folder = tmp_path_factory.mktemp("source")
+    run.snapshot(state, folder, 7)
+    return str(folder / "000000007.safetensors")
+
+
+def steps(recipe, pictures, state, n):
+    rows = []
+    for row in gan.train(recipe, pictures, state):
+        rows.append(row)
+        if len(rows) == n:
+            break
+    return rows
+
+
+def equal(a, b):
+    a, b = (s.tensors() if isinstance(s, gan.State) else s for s in (a, b))
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_warm_start_leaves_the_noise_strengths_alone_and_the_gan_phase_does_not(portraits):
+    state = gan.start(TINY)
+    strength = lambda: torch.stack(
+        [state.G.synthesis.get_parameter(f"{n}.noise_strength").detach() for n in state.G.synthesis.conv_names()]
+    )
+    rows = steps(TINY, portraits, state, 3)
+    assert all(set(row) == {"step", "images", "regression"} for row in rows)
+    assert torch.equal(strength(), torch.full((5,), TINY.noise_strength))
+    rows = steps(TINY, portraits, state, 7)
+    assert {"adversarial", "anchor", "D_fake", "D_real", "R1", "sign", "augment_p"} <= set().union(*rows)
+    assert not torch.equal(strength(), torch.full((5,), TINY.noise_strength))
+    assert state.step * TINY.batch == TINY.total_images
+
+
+def test_regression_lowers_its_loss(portraits):
+    recipe = replace(TINY, warm_images=400, total_images=400, bf16=False)
+    rows = steps(recipe, portraits, gan.start(recipe), 100)
+    mean = lambda part: np.mean([row["regression"] for row in part])
+    assert mean(rows[-10:]) < 0.8 * mean(rows[:10])
+
+
+def test_the_average_generator_lags_behind_and_tracks_w(portraits):
+    state = gan.start(TINY)
+    before = state.G_ema.synthesis.inr.fc2.weight.clone()
+    steps(TINY, portraits, state, 10)
+    moved = (state.G_ema.synthesis.inr.fc2.weight - before).norm()
+    assert moved > 0 and not torch.equal(state.G_ema.synthesis.inr.fc2.weight, state.G.synthesis.inr.fc2.weight)
+    assert state.G_ema.mapping.w_avg.abs().max() > 0
+
+
+def test_the_anchor_compares_with_the_picture_as_it_is(portraits):
+    """Neither mirroring nor augmentation of what the discriminator sees reaches the anchor."""
+    anchors = []
+    for mirror, p in ((False, 0.0), (True, 1.0)):
+        recipe = replace(TINY, warm_images=0, mixing_prob=0.0, mirror=mirror, bf16=False)
+        state = gan.start(recipe)
+        state.ada[0] = p
+        anchors.append(steps(recipe, portraits, state, 1)[0]["anchor"])
+    assert anchors[0] == anchors[1]
+
+
+def test_augmentation_follows_the_discriminator(portraits):
+    recipe = replace(PLAIN, total_images=400)
+    rows = steps(recipe, portraits, gan.start(recipe), 60)
+    p, sign = [np.reshape([row[k] for row in rows], (15, 4)) for k in ("augment_p", "sign")]
+    assert (p[1:, :3] == p[:-1, 3:]).all()  # moves every fourth step
+    moves = np.diff(p[:, 3], prepend=0)
+    rises = sign.mean(1) > recipe.ada_target
+    assert rises.any() and not rises.all()
+    assert moves[rises] == pytest.approx(np.minimum(0.16, 1 - (p[:, 3] - moves)[rises]))  # 16 images of 100
+    assert (moves[~rises] <= 0).all()
+    off = steps(replace(recipe, ada_target=0.0), portraits, gan.start(recipe), 3)
+    assert all("augment_p" not in row for row in off)
+
+
+@pytest.mark.parametrize("network", ["style_inr", "stylegan2"])
+def test_pictures_without_latents_train_both_networks(pictures, network):
+    recipe = replace(PLAIN, network=network)
+    state = gan.start(recipe)
+    first = state.G.synthesis.b16.conv1.weight.detach().clone()
+    rows = steps(recipe, pictures, state, 4)
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    assert not torch.equal(first, state.G.synthesis.b16.conv1.weight)
+
+
+def test_what_cannot_be_trained(pictures, portraits):
+    begin = lambda recipe, pictures: next(gan.train(recipe, pictures, gan.start(recipe)))
+    with pytest.raises(ShapeError, match="no latents"):
+        begin(TINY, pictures)
+    with pytest.raises(ShapeError, match="16 px"):
+        begin(replace(PLAIN, resolution=32, channels=PLAIN.channels | {32: 4}), portraits)
+    with pytest.raises(ShapeError, match="z_dim 71"):
+        begin(replace(TINY, z_dim=71), portraits)
+    with pytest.raises(ShapeError, match="multiple of 4"):
+        begin(replace(TINY, batch=6), portraits)
+    with pytest.raises(UnknownName, match="style_inr"):
+        gan.start(replace(TINY, network="styleinr"))
+
+
+# --- sources ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_fine_tuning_begins_as_its_source(source, pictures):
+    recipe = Recipe(**gan.like(source), batch=4, total_images=40)
+    assert (recipe.resolution, recipe.z_dim, recipe.network) == (16, 70, "style_inr")
+    state, (G, D) = gan.start(recipe), gan.pair(source)
+    for net in (state.G, state.G_ema):
+        equal(net.state_dict(), G.state_dict())
+    equal(state.D.state_dict(), D.state_dict())
+    assert "all layers" in state.origin
+    steps(recipe, pictures, state, 1)
+    still = [k for k, p in state.G.named_parameters() if torch.equal(p, G.get_parameter(k))]
+    assert not still  # all layers are trained
+
+
+def test_the_mapping_can_be_kept(source, portraits):
+    recipe = Recipe(**gan.like(source), batch=4, warm_images=8, total_images=40, train_mapping=False, anchor=1.0)
+    state, (G, _) = gan.start(recipe), gan.pair(source)
+    steps(recipe, portraits, state, 4)
+    for net in (state.G, state.G_ema):
+        equal(dict(net.mapping.named_parameters()), dict(G.mapping.named_parameters()))
+    assert not torch.equal(state.G.synthesis.b4.const, G.synthesis.b4.const)
+    other = gan.start(recipe)
+    other.load(state.tensors(), 4)
+    equal(other, state)
+
+
+def test_a_backbone_is_shared_and_nothing_else(source):
+    recipe = replace(TINY, network="stylegan2", backbone_from=source)
+    state, (G, D) = gan.start(recipe), gan.pair(source)
+    own, theirs = state.G.state_dict(), G.state_dict()
+    shared = set(own) & set(theirs)
+    assert all(".torgb." in k for k in set(own) - shared) and all(".inr." in k for k in set(theirs) - shared)
+    for k in shared:
+        assert torch.equal(own[k], theirs[k]), k
+    equal(state.D.state_dict(), D.state_dict())
+    assert f"{len(shared)} tensors" in state.origin
+    equal(state.G_ema.state_dict(), own)
+
+
+def test_sources_of_another_kind_or_shape_are_refused(source):
+    with pytest.raises(LayoutMismatch, match="backbone_from"):
+        gan.start(replace(TINY, network="stylegan2", source=source))
+    with pytest.raises(LayoutMismatch, match="wrong shape"):
+        gan.start(replace(TINY, w_dim=16, source=source))
+    with pytest.raises(LayoutMismatch, match="wrong shape"):
+        gan.start(replace(TINY, mapping_layers=2, w_dim=16, network="stylegan2", backbone_from=source))
+    with pytest.raises(UnknownName, match="both"):
+        gan.start(replace(TINY, source=source, backbone_from=source))
+
+
+def test_the_shipped_family_is_consistent():
+    for name, member in family.NETWORKS.items():
+        r = member.recipe
+        assert r.warm_images < r.total_images and member.count <= member.n, name
+        assert (r.resolution, r.z_dim) == (128, family.Z_DIM)
+        assert Recipe.read(r.summary()) == r
+        start = r.source or r.backbone_from
+        assert (start is None) == (name == family.SOURCE)
+    with pytest.raises(UnknownName, match="cartoon_inr128"):
+        family.member("cartoon_inr")
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_training_is_the_same_training(portraits, tmp_path):
+    whole, first = gan.start(TINY), gan.start(TINY)
+    steps(TINY, portraits, whole, 10)
+    steps(TINY, portraits, first, 5)
+    save_file(first.tensors(), tmp_path / "checkpoint.safetensors")
+    second = gan.start(replace(TINY, seed=7))  # other initial values, all overwritten
+    second.load(load_file(tmp_path / "checkpoint.safetensors"), step=5)
+    steps(TINY, portraits, second, 5)
+    equal(whole, second)
+
+
+def test_a_folder_keeps_log_sheet_snapshots_and_refuses_another_recipe(portraits, tmp_path):
+    every = run.Every(checkpoint=8, snapshot=20)
+    run.run(replace(TINY, total_images=20), portraits, tmp_path, every=every, tell=lambda text: None)
+    with open(tmp_path / run.LOG, "a") as f:
+        f.write("6,24" + "," * (len(run.COLUMNS) - 2) + "\n")  # killed after the log, before the checkpoint
+    told = []
+    state = run.run(TINY, portraits, tmp_path, every=every, tell=told.append)  # prolonged
+    assert "from step 5" in told[0]
+    images = [int(line.split(",")[1]) for line in (tmp_path / run.LOG).read_text().splitlines()[1:]]
+    assert images == [8, 16, 20, 24, 32, 40]
+    assert sorted(f.name for f in (tmp_path / run.SNAPSHOTS).iterdir()) == [
+        f"0000000{n}{d}.safetensors" for n in (20, 40) for d in ("", "_discriminator")
+    ]
+    assert (tmp_path / run.SHEET).stat().st_size > 1000
+    equal(run.finished(tmp_path), state)
+    again = weights.load_generator(str(tmp_path / run.SNAPSHOTS / "000000040.safetensors"))
+    equal(again.state_dict(), state.G_ema.state_dict())
+    with pytest.raises(StoreError, match="lr=0"):
+        run.run(replace(TINY, lr=0.1), portraits, tmp_path, every=every)
+    with pytest.raises(StoreError, match="training folder"):
+        run.load(tmp_path / "elsewhere")
+
+
+def command(pictures, folder, *options, images=64, launcher=()):
+    fixed = "--w-dim 8 --channel-base 128 --channel-max 8 --inr-hidden 8 --mapping-layers 2 --batch 8 --r1-every 2"
+    lengths = f"--warm-images 16 --anchor 1 --total-images {images} --checkpoint-every 8 --frechet-every 0"
+    more = "--threads 1 --device cpu --ada-images 100 --snapshot-every 0"
+    args = ["train", "gan", "--data", str(pictures.folder), "--folder", str(folder)]
+    words = [*args, *f"{fixed} {lengths} {more}".split(), *options]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "hrlib.cli", *words],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    return out
+
+
+def test_a_killed_training_goes_on_bitwise(portraits, tmp_path):
+    finish(command(portraits, tmp_path / "whole", images=160))
+    broken = command(portraits, tmp_path / "broken", images=160)
+    while not (tmp_path / "broken" / run.CHECKPOINT).exists():
+        assert broken.poll() is None, broken.stdout.read()
+        time.sleep(0.01)
+    broken.send_signal(signal.SIGKILL)
+    broken.communicate()
+    killed_at = run.load(tmp_path / "broken")[2]
+    assert 0 < killed_at < 20
+    assert f"from step {killed_at}" in finish(command(portraits, tmp_path / "broken", images=160))
+    whole, broken = run.load(tmp_path / "whole"), run.load(tmp_path / "broken")
+    assert whole[2] == broken[2] == 20 and whole[0] == broken[0]
+    equal(whole[1], broken[1])
+
+
+def test_two_processes_hold_the_same_parameters(portraits, tmp_path):
+    """Each works on its share of the batches; they exchange gradients and statistics."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from accelerate import Accelerator\n"
+        "from safetensors.torch import save_file\n"
+        "from hrlib.training import data, gan, run\n"
+        "torch.set_num_threads(1)\n"
+        "set_, recipe_folder, out = map(Path, sys.argv[1:])\n"
+        "a = Accelerator(cpu=True)\n"
+        "recipe = run.load(recipe_folder)[0]\n"
+        "state = gan.start(recipe)\n"
+        "for row in gan.train(recipe, data.load_set(set_), state, a): pass\n"
+        "save_file(state.tensors(), out / f'{a.process_index}of{a.num_processes}.safetensors')\n"
+    )
+    recipe = replace(TINY, batch=8, ada_images=100, total_images=48)
+    run.save(tmp_path, recipe, gan.start(recipe), 0.0)
+    words = [str(script), str(portraits.folder), str(tmp_path), str(tmp_path)]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launch, *words], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    both = [load_file(tmp_path / f"{rank}of2.safetensors") for rank in (0, 1)]
+    equal(*both)
+    alone = gan.start(recipe)
+    assert not torch.equal(both[0]["G/synthesis.b4.const"], alone.tensors()["G/synthesis.b4.const"])
