@@ -1,0 +1,152 @@
+"""Randomness that is a function of place, for pictures drawn block by block.
+
+`Field` carries the parameters of n pictures to a set of samples; `noise`, `fractal` and `draw` are pure functions of a
+sample's coordinates and its picture's seed. A sample has therefore the same numbers in whichever block, tile, batch or
+wider picture it is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._common import hash01
+
+PERIOD = 256  # lattice cells after which one octave of noise repeats; a sum of octaves repeats with its lowest
+_STEP = 4  # table points a cell
+_CELLS = 1 << 16
+
+
+@lru_cache(maxsize=8)
+def _table(device: torch.device) -> Tensor:
+    """[1, 3, S + 1, S + 1]: isotropic noise of one octave around 0.4 cycles a cell, unit variance, and its slopes."""
+    side = PERIOD * _STEP
+    spectrum = torch.fft.fft2(torch.randn(side, side, generator=torch.Generator().manual_seed(31)))
+    f = torch.fft.fftfreq(side) * _STEP
+    radius = torch.hypot(f[None], f[:, None]).clamp(min=1e-6)
+    spectrum = spectrum * (-(((radius / 0.4).log2() / 0.55) ** 2)).exp()
+    value = torch.fft.ifft2(spectrum).real
+    along = [torch.fft.ifft2(spectrum * (2j * math.pi * g)).real for g in (f[None], f[:, None])]
+    table = torch.stack((value, *along))[None] / value.std()
+    return F.pad(table, (0, 1, 0, 1), mode="circular").contiguous().to(device)
+
+
+@lru_cache(maxsize=8)
+def _dice(device: torch.device) -> Tensor:
+    """[65536, 4] uniform numbers: what a cell of a lattice draws."""
+    index = torch.arange(_CELLS)
+    return torch.stack([hash01(index, torch.tensor(k)) for k in range(4)], 1).to(device)
+
+
+class Field:
+    """Parameters of n pictures at M samples.
+
+    `field(name)` is [1] for one picture (it broadcasts) and [M] for several; `field.rgb(name)` [3, 1] or [3, M].
+    """
+
+    def __init__(self, columns: dict[str, Tensor], colours: dict[str, Tensor], seed: Tensor) -> None:
+        self.columns, self.colours, self.seed = columns, colours, seed
+        self.item: Tensor | None = None
+        self._offsets: dict[int, Tensor] = {}
+
+    def at(self, item: Tensor) -> Field:
+        """The field at samples of the pictures `item` [M] (one picture: its numbers broadcast, no look-up)."""
+        other = Field(self.columns, self.colours, self.seed)
+        other._offsets = self._offsets
+        other.item = None if len(self.seed) == 1 else item
+        return other
+
+    def _gather(self, value: Tensor) -> Tensor:
+        return value if self.item is None else value[self.item]
+
+    def __call__(self, name: str) -> Tensor:
+        return self._gather(self.columns[name])
+
+    def rgb(self, name: str) -> Tensor:
+        """A colour of the palette."""
+        return self._gather(self.colours[name]).T
+
+    def random(self, *keys: int) -> Tensor:
+        """A uniform number of each picture for these integers, [1] or [M]."""
+        return self._gather(hash01(self.seed, *(torch.tensor(k, device=self.seed.device) for k in keys)))
+
+    def offset(self, channel: int) -> Tensor:
+        """Where in the table a picture's channel starts: [2, 1] or [2, M]."""
+        if channel not in self._offsets:
+            key = torch.full_like(self.seed, channel)
+            self._offsets[channel] = torch.stack([hash01(self.seed, key, torch.full_like(key, k)) for k in (7, 8)], 1)
+        return self._gather(self._offsets[channel]).T
+
+
+def noise(field: Field, x: Tensor, y: Tensor | float, channel: int, scale: float, slopes: bool = False) -> Tensor:
+    """[1, M] noise at `scale` cells a unit of (x, y), or [3, M] with its derivatives by cell along x and y."""
+    ox, oy = field.offset(channel)
+    grid = torch.empty(1, 1, len(x), 2, device=x.device)
+    torch.add(ox, x, alpha=scale / PERIOD, out=grid[0, 0, :, 0])
+    if isinstance(y, Tensor):
+        torch.add(oy, y, alpha=scale / PERIOD, out=grid[0, 0, :, 1])
+    else:
+        grid[0, 0, :, 1] = oy + y * (scale / PERIOD)
+    grid.sub_(grid.floor()).mul_(2).sub_(1)
+    table = _table(x.device)
+    return F.grid_sample(table if slopes else table[:, :1], grid, align_corners=True)[0, :, 0]
+
+
+def fade(cell_pixels: Tensor | float) -> Tensor | float:
+    """How much of an octave a picture can show: 1 for cells above 1.6 pixels, 0 below 0.75 (Nyquist is about 0.8)."""
+    t = (cell_pixels - 0.75) * (1 / 0.85)
+    return t.clamp(0, 1) if isinstance(t, Tensor) else min(max(t, 0.0), 1.0)
+
+
+def fractal(
+    field: Field,
+    x: Tensor,
+    y: Tensor | float,
+    channel: int,
+    *,
+    scale: float,
+    pixel: Tensor | float,
+    finest: float,
+    gain: float = 0.5,
+    octaves: int = 16,
+    slopes: bool = False,
+    creased: int = 0,
+) -> Tensor:
+    """Noise of many octaves, from `scale` cells a unit to the finest that the picture can show.
+
+    Args:
+        x, y: [M] coordinates.
+        pixel: a pixel's size in units of (x, y), everywhere or at each sample; octaves fade before they alias.
+        finest: a lower bound of `pixel` in all blocks of the picture.
+        gain: amplitude of an octave relative to the one before (for slopes: of the slopes).
+        octaves: at most so many.
+        slopes: return [3, M] with derivatives, each octave's counted by cell, else [1, M].
+        creased: so many octaves are -|noise|, whose crests are sharp.
+    """
+    total: Tensor | None = None
+    weight = 1.0
+    for k in range(octaves):
+        if fade(1 / (scale * finest)) == 0 and k > 0:
+            break
+        part = noise(field, x, y, channel + 64 * k, scale, slopes)
+        if k < creased:
+            part = part * -part[:1].sign() + (0.7 if not slopes else 0.0)
+        shown = fade((1 / scale) / pixel)
+        part = part * (shown * weight)
+        total = part if total is None else total.add_(part)
+        scale, weight = scale * 2, weight * gain
+    return total
+
+
+def draw(field: Field, cx: Tensor, cy: Tensor | int, channel: int) -> Tensor:
+    """[4, M] uniform numbers of the lattice cells (cx, cy), whole numbers, one set for each picture and channel."""
+    start = (field.offset(channel)[0] * _CELLS).to(torch.int32)
+    cy = cy.to(torch.int32) if isinstance(cy, Tensor) else cy
+    key = cx.to(torch.int32) * 7919 + cy * 104729 + start
+    key = key ^ (key >> 7)
+    key = (key * 40503 + (key >> 11)) & (_CELLS - 1)
+    return _dice(cx.device).index_select(0, key).T
