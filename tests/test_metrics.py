@@ -143,3 +143,53 @@ def test_table_is_tidy():
         metrics.table(a, b, ["sim"])
     with pytest.raises(ShapeError, match="equal shapes"):
         metrics.psnr(a, b[..., :20])
+
+
+def brute_force(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float]:
+    """Precision and recall by the definition, one pair of points at a time."""
+
+    def covered(points, centres):
+        inside = 0
+        for p in points:
+            hit = False
+            for i, c in enumerate(centres):
+                others = sorted(np.linalg.norm(c - d) for j, d in enumerate(centres) if j != i)
+                hit = hit or np.linalg.norm(p - c) <= others[k - 1]
+            inside += hit
+        return inside / len(points)
+
+    return covered(fake, real), covered(real, fake)
+
+
+def test_precision_and_recall_by_the_definition():
+    rng = np.random.default_rng(0)
+    for k, n, m in ((1, 20, 30), (3, 25, 20)):
+        real, fake = rng.normal(50, 1, size=(n, 4)), rng.normal(50.7, 0.8, size=(m, 4))
+        expected = brute_force(real, fake, k)
+        assert metrics.precision_recall(real, torch.from_numpy(fake), k) == pytest.approx(expected, abs=1e-12)
+        assert metrics.precision_recall(fake, real, k) == pytest.approx(expected[::-1], abs=1e-12)
+        assert min(expected) > 0 and max(expected) < 1, "a case that can fail"
+
+
+def test_precision_and_recall_of_known_cases():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 1100, 3))  # more rows than a chunk
+    assert min(metrics.precision_recall(a, b)) > 0.9
+    assert metrics.precision_recall(a, a) == (1, 1)
+    narrow = metrics.precision_recall(a, b * 0.05)  # every fake is realistic, and all are alike
+    assert narrow[0] > 0.99 and narrow[1] < 0.05
+    wide = metrics.precision_recall(a, b * 20)
+    assert wide[0] < 0.05 and wide[1] > 0.9
+    assert metrics.precision_recall(a, b + 100) == (0, 0)
+    half = np.concatenate([a[:550], a[:550] + 100])  # half of the fakes are far off: half the precision, not the recall
+    precision, recall = metrics.precision_recall(a, half)
+    assert precision == 0.5 and recall > 0.85
+
+
+def test_precision_and_recall_refuse_what_they_cannot_measure():
+    a = np.zeros((4, 2))
+    for real, fake, k in ((a[:3], a, 3), (a, a[:, :1], 3), (a[0], a, 1), (a, a, 0)):
+        with pytest.raises(ShapeError, match="more than k rows"):
+            metrics.precision_recall(real, fake, k)
+    with pytest.raises(ShapeError, match="NaN"):
+        metrics.precision_recall(a * np.nan, a)
