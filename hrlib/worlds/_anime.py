@@ -178,14 +178,22 @@ def skin(s: Inked, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
         )
         out = mix(out, c.skin_shade * 0.85, (0.8 * spots * p["freckles"].clamp(min=0))[:, None])
     out = nose(s, c, x, y, out)
+    bald = smooth(-0.80, -0.95, p["hair_length"])
+    if bool((bald > 0).any()):
+        half = F.normalize(s.up + 0.8 * s.key + 0.5 * s.view, dim=1)
+        inv = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).rsqrt()
+        shine = dot(half, (hit.px * inv, hit.py * inv, hit.pz * inv)) - 0.955
+        shine = smooth(-0.5, 0.5, shine / (0.6 * px)) * smooth(0.5, -0.5, (shine - 0.024 - 0.05 * x) / (0.6 * px))
+        out = mix(out, (c.skin * 1.06 + 0.10).clamp(0, 1), (0.55 * shine * bald)[:, None])
     grow = maps["beard"]
     if bool((grow > 0.05).any()):
         at = compact(grow > 0.05)
-        bx, by, grow = x.gather(1, at), y.gather(1, at), grow.gather(1, at)
-        jag = 0.10 * torch.sin(bx * 46 + 9 * by) + 0.10 * noise(bx * 60 + 9 * by, by * 14, s.seed, 9)
+        bx, by = x.gather(1, at), y.gather(1, at)
+        grow = grow.gather(1, at) / torch.maximum(p["beard"], p["moustache"]).clamp(min=0.15)
+        jag = 0.10 * torch.sin(bx * 46 + 9 * by) + 0.06 * noise(bx * 60 + 9 * by, by * 14, s.seed, 9)
         full = smooth(0.44, 0.52, torch.maximum(p["beard"], p["moustache"]))
         thick = smooth(0.5, -0.5, (0.42 + jag - grow) * 0.25 / line) * full
-        stubble = smooth(0.5, -0.5, (0.15 + 0.5 * jag - grow) * 0.25 / line) * (1 - full)
+        stubble = smooth(0.5, -0.5, (0.35 + 0.5 * jag - grow) * 0.25 / line) * (1 - full)
         part = pick(out, at)
         part = mix(part, c.skin_shade * 0.55 + c.hair_shade * 0.32, (0.55 * stubble)[:, None])
         tone = mix(c.hair, c.hair_shade, torch.full_like(c.hair[:, :1], 0.55))
@@ -267,7 +275,8 @@ def ink(s: Inked, layers: Layers) -> Tensor:
     if low and half - low > 0.04:
         lines = mix(lines, jumps(low + 1), torch.full_like(lines, half - low))
     lines = F.pad(lines.view(len(at), -1), (0, layers.rgb.shape[2] - value[0].numel())).gather(1, at)
-    lines = lines * torch.maximum(layers.alpha, over)
+    lips = (hit.x.abs() < 0.21) & ((hit.y + 0.57).abs() < 0.17)  # painted, whatever their relief
+    lines = lines * torch.maximum(layers.alpha, over) * ~(lips & (over < 0.5))
     dark = layers.spread(torch.maximum(around, lines))
     return mix(layers.rgb, s.flat.ink, dark[:, None])
 
@@ -339,6 +348,7 @@ def warp(p: Named) -> dict[str, Tensor]:
         "eye_scale": 1.30 * one,
         "nose_scale": 0.42 * one,
         "mouth_width": -2.0 + 0.8 * p["mouth_width"],
+        "mouth_open": 1.4 * p["mouth_open"],
         "jaw_width": -0.9 + 0.8 * p["jaw_width"],
         "chin": -1.4 + 0.7 * p["chin"],
         "fullness": 0.6 * p["fullness"],
