@@ -96,7 +96,7 @@ def skin(s: _paint.Shader, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
     dark = 0.60 - 0.60 * lit + 0.45 * (1 - maps["occlusion"]) + 0.14 * cavity
     grey = s.skin.mean(1)
     dark = dark + 0.10 * (0.6 - grey) - 0.10 * s.gloss(n, 3)
-    paint = wash(albedo) * (0.66 + 0.40 * lit + 0.25 * (amb - 0.7))[:, None]
+    paint = wash(albedo, 0.66) * (0.66 + 0.40 * lit + 0.25 * (amb - 0.7))[:, None]
     out = pencilled(paint, hatch(s, (hit.px, hit.py, hit.pz), dark), 0.35 + 1.2 * s.skin)
     grow = maps["beard"]
     if bool((grow > 0).any()):  # short strokes down the jaw

@@ -40,7 +40,7 @@ class Shader(_paint.Shader):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self.fill_colour = self.fill_colour * 1.12
-        self.skin, self.hair = pure(self.skin, 1.10), pure(self.hair, 1.25) * 1.12
+        self.skin, self.hair = pure(self.skin, 1.10), pure(self.hair, 1.14) * 1.2
 
 
 def pure(rgb: Tensor, gain: float) -> Tensor:
@@ -195,7 +195,8 @@ def mouth(s: _paint.Shader, x: Tensor, y: Tensor, base: Tensor, maps: dict[str, 
     out = out * (1 - 0.13 * under[:, None])
     hole = smooth(-0.5, 0.5, torch.minimum(up - y, y - down) / (px * 0.8 + 0.002)) * smooth(1.0, 0.93, q)
     hole = hole * smooth(0.002, 0.012, m.gap)
-    tooth = smooth(-0.006, 0.008, y - (m.y + m.gap * 0.35 - 0.075) - 0.5 * x * x) * smooth(1.05, 0.75, q)
+    tooth_low = m.y + m.curve * q * q + 0.35 * m.gap - 0.088  # the row of teeth bends as the lips do
+    tooth = smooth(-0.006, 0.008, y - tooth_low) * smooth(1.0, 0.8, q)
     tongue = smooth(0.02, -0.03, y - (m.y - 0.45 * m.gap) + 1.2 * x * x)
     deep = mix(colour(x, 0.10, 0.012, 0.016), colour(x, 0.52, 0.14, 0.15), tongue[:, None])
     lamp = s.key_colour * 0.62 + s.fill_colour * 0.65
