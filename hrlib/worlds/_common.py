@@ -13,18 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TABLE = 512  # side of the shared noise table; crops of it at per-item offsets serve as independent textures
-_MASK = 0xFFFFFFFF
+_MASK, _WRAP = 0xFFFFFFFF, 1 << 32
 
 
 def hash01(*keys: Tensor) -> Tensor:
     """Uniform numbers in [0, 1), one for each broadcast tuple of int64 keys (a 32-bit avalanche hash, 24 bits kept)."""
-    x = torch.zeros((), dtype=torch.int64, device=keys[0].device)
+    x = torch.zeros((), dtype=torch.int32, device=keys[0].device)
     for key in keys:
-        x = (x * 0x9E3779B1 + key + 0x7F4A7C15) & _MASK
-        x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
-        x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
-        x = x ^ (x >> 16)
-    return (x >> 8).to(torch.float32) * (1.0 / (1 << 24))
+        # int32 wraps as uint32 does; its shifts keep the sign, so the bits they bring in are masked off
+        x = (x * (0x9E3779B1 - _WRAP)).add((key & _MASK).to(torch.int32)).add_(0x7F4A7C15)
+        x = x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF)).mul_(0x7FEB352D)
+        x = x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF)).mul_(0x846CA68B - _WRAP)
+        x = x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
+    return (x >> 8).bitwise_and_(0xFFFFFF).to(torch.float32).mul_(1.0 / (1 << 24))
 
 
 @lru_cache(maxsize=8)
@@ -45,13 +46,12 @@ def noise(u: Tensor, v: Tensor, detail_seed: Tensor, channel: int) -> Tensor:
         detail_seed: [N] int64; picks each item's crop.
         channel: which of an item's independent textures.
     """
-    k = torch.full_like(detail_seed, channel)
-    ou = hash01(detail_seed, k, torch.zeros_like(k))[:, None]
-    ov = hash01(detail_seed, k, torch.ones_like(k))[:, None]
-    gu, gv = u * (1 / TABLE) + (ou + 8), v * (1 / TABLE) + (ov + 8)  # positive, where frac is x - floor(x)
-    grid = torch.empty(*gu.shape, 1, 2, device=gu.device)
-    torch.frac(gu, out=grid[:, :, 0, 0])
-    torch.frac(gv, out=grid[:, :, 0, 1])
+    device = u.device
+    crop = hash01(detail_seed[:, None], torch.tensor(channel, device=device), torch.arange(2, device=device)) + 8
+    grid = torch.empty(len(crop), u.shape[1], 1, 2, device=device)
+    torch.add(crop[:, :1], u, alpha=1 / TABLE, out=grid[:, :, 0, 0])
+    torch.add(crop[:, 1:], v, alpha=1 / TABLE, out=grid[:, :, 0, 1])
+    grid.frac_()  # of positive numbers, where it is x - floor(x)
     table = noise_table(u.device).expand(len(grid), -1, -1, -1)
     return F.grid_sample(table, grid, align_corners=True)[:, 0, :, 0]
 
@@ -85,11 +85,12 @@ def compact(mask: Tensor) -> Tensor:
     K is a multiple of 256, so that no kernel's remainder loop rounds an item's numbers differently in another batch.
     """
     n, m = mask.shape
-    rank = mask.cumsum(1)
+    chosen = mask.long()
+    rank = chosen.cumsum(1)
     k = (int(rank[:, -1].max()) // 256 + 1) * 256
     index = torch.zeros(n, k + 1, dtype=torch.int64, device=mask.device)
-    index.scatter_(1, torch.where(mask, rank - 1, k), torch.arange(m, device=mask.device).expand(n, m))
-    return index[:, :k].contiguous()
+    index.scatter_(1, rank.mul_(chosen), torch.arange(m, device=mask.device).expand(n, m))  # column 0 takes the rest
+    return index[:, 1:].contiguous()
 
 
 def pick(value: Tensor, index: Tensor) -> Tensor:

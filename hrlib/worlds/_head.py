@@ -246,7 +246,12 @@ class Bake:
     maps: Tensor
 
 
-MAPS = ("nx", "ny", "nz", "occlusion", "shadow", "hair", "beard", "blush", "cavity", "bald")
+MAPS = ("hair", "bald", "nx", "ny", "nz", "occlusion", "shadow", "beard", "blush", "cavity")
+
+
+def named_maps(found: Tensor) -> dict[str, Tensor]:
+    """Values [N, len(MAPS), M] as [N, M] each by the names of MAPS."""
+    return dict(zip(MAPS, found.unbind(1), strict=True))
 
 
 def lookup(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -351,6 +356,6 @@ def bake(p: Named, light: Tensor) -> Bake:
     blush = blush + 0.9 * torch.exp(-((ax / 0.13) ** 2) - ((y + 0.30) / 0.10) ** 2) + 0.6 * ear
     blush = blush.expand(len(p), -1, -1)
     maps = torch.stack(
-        (nx * inv, ny * inv, nz * inv, occlusion[:, 0], _shadow(r, light), hair, beard, blush, cavity[:, 0], bald), 1
+        (hair, bald, nx * inv, ny * inv, nz * inv, occlusion[:, 0], _shadow(r, light), beard, blush, cavity[:, 0]), 1
     )
     return Bake(one, maps)

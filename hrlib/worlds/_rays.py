@@ -13,6 +13,7 @@ from ._common import compact
 from ._head import Bake, lookup, to_chart
 
 Components = tuple[Tensor, Tensor, Tensor]
+FAR = 1e30  # makes a step of every float32 that is not tiny
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,19 @@ class Hit:
     y: Tensor
 
     def pick(self, index: Tensor) -> Hit:
-        """The hits at `index` [N, J] of the second axis."""
-        return Hit(*(v.gather(1, index) for v in vars(self).values()))
+        """The hits at `index` [N, J] of the second axis; each field is gathered when it is first asked for."""
+        return _Picked(self, index)
+
+
+class _Picked(Hit):
+    """Some of the hits: painters read few of the fields."""
+
+    def __init__(self, hit: Hit, index: Tensor) -> None:
+        vars(self).update(_hit=hit, _index=index)
+
+    def __getattr__(self, name: str) -> Tensor:
+        value = vars(self)[name] = getattr(self._hit, name).gather(1, self._index)
+        return value
 
 
 def _march(radius: Tensor, o: Tensor, d: Components, t: Tensor, steps: int, reach: float) -> tuple[Tensor, Tensor]:
@@ -53,9 +65,9 @@ def _march(radius: Tensor, o: Tensor, d: Components, t: Tensor, steps: int, reac
     for _ in range(steps):
         x, y, dist = to_chart(*(torch.addcmul(o[:, i, None], t, d[i]) for i in range(3)))
         gap = dist.sub_(lookup(radius, x, y)[:, 0])
-        inside = gap <= 0
-        high, low = torch.where(inside, t, high), torch.where(inside, low, t)
-        best_t, best = torch.where(gap < best, t, best_t), torch.minimum(gap, best)
+        inside = (gap * -FAR).clamp_(0, 1)  # masks as numbers: torch.where is many times slower than lerp
+        low, high = t.lerp(low, inside), high.lerp(t, inside)
+        best_t, best = best_t.lerp(t, best.sub(gap).mul_(FAR).clamp_(0, 1)), torch.minimum(gap, best)
         if last is None:
             ahead = gap * (1 / (1.2 * reach))
         else:
@@ -66,8 +78,8 @@ def _march(radius: Tensor, o: Tensor, d: Components, t: Tensor, steps: int, reac
         width = high - low
         ahead = torch.maximum(ahead, torch.add(low, width.clamp(max=0.2 / reach), alpha=0.15))
         t = torch.minimum(ahead, torch.add(low, width, alpha=0.85))
-    struck = high < 8
-    return torch.where(struck, high, best_t), best.masked_fill_(struck, 0.0)
+    struck = (8 - high).mul_(FAR).clamp_(0, 1)
+    return best_t.lerp(high, struck), best.clamp_(min=0).mul_(1 - struck)
 
 
 def intersect(

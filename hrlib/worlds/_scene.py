@@ -18,6 +18,7 @@ REACH = DISTANCE - FOCUS
 PIVOT = (0.0, -0.10, 0.26)  # what the head turns about, relative to its centre
 NECK_BASE = (0.0, -0.55, -0.12)
 EYEBALL = 0.150  # radius; large eyes are kind
+SEEN = 0.06  # no hair stands off farther than this
 
 
 def rotation(pose: Tensor) -> Tensor:
@@ -88,45 +89,59 @@ def _eyeballs(p: Named, hit: Hit, eye: Tensor, sockets: Tensor) -> list[Tensor]:
 
 
 def _paint_head(
-    s: _paint.Shader, hit: Hit, found: Tensor, eye: Tensor, landmarks: Tensor, domain: Domain
+    s: _paint.Shader, hit: Hit, baked: _head.Bake, eye: Tensor, landmarks: Tensor, domain: Domain
 ) -> tuple[Tensor, ...]:
     """Light [N, 3, K] leaving the head along its K rays, how much of it is hair, and how far hairs stand off, [N, K].
 
-    Each material is worked out only where it can show.
+    Each material is worked out only where it can show, and looked up only there: hair first, the face beside it after.
     """
     p = s.p
 
     def where(mask: Tensor) -> tuple[Tensor, Hit, dict[str, Tensor]]:
         index = compact(mask)
-        return index, hit.pick(index), dict(zip(_head.MAPS, pick(found, index).unbind(1), strict=True))
+        part = hit.pick(index)
+        return index, part, _head.named_maps(_head.lookup(baked.maps, part.x, part.y))
 
-    wide, tall = domain.eye_reach
-    hairy = found[:, _head.MAPS.index("hair")]
-    lift = _head.to_chart(hit.px, hit.py, hit.pz)[2] - found[:, _head.MAPS.index("bald")]
-    rgb = torch.zeros(len(p), 3, hit.x.shape[1], device=p.device)
-    index, part, maps = where(hairy < 0.25)
-    rgb = put(rgb, index, domain.skin(s, part, maps))
-    index, part, maps = where(((hit.x.abs() - 0.35).abs() < wide) & ((hit.y - 0.07).abs() < tall))
-    ball = _eyeballs(p, part, eye, landmarks[:, :2])
-    rgb = put(rgb, index, domain.eyes(s, part.x, part.y, pick(rgb, index), ball, maps["shadow"]))
-    index, part, maps = where((hit.x.abs() < 0.38) & ((hit.y + 0.58).abs() < 0.28))
-    rgb = put(rgb, index, domain.mouth(s, part.x, part.y, pick(rgb, index), maps))
-    index, part, maps = where((hairy > -0.25) | (lift > 0.005))
-    strands, cover, fly = domain.hair(s, part, maps)
-    rgb = put(rgb, index, mix(pick(rgb, index), strands, cover[:, None]))
+    seen = hit.gap * (1 - hit.deep) < SEEN + s.pixel
+    hairy, bald = _head.lookup(baked.maps[:, : _head.MAPS.index("bald") + 1], hit.x, hit.y).unbind(1)
+    lift = (hit.px * hit.px).addcmul_(hit.py, hit.py).addcmul_(hit.pz, hit.pz).sqrt_().sub_(bald)
+    above, part, maps = where(((hairy > -0.17) | (lift > 0.005)) & seen)
+    strands, hair_cover, fly = domain.hair(s, part, maps)
     nowhere = torch.zeros_like(hit.x)
-    loose = nowhere.scatter(1, index, cover * (0.008 + 0.011 * fly.clamp(min=-0.5)))
+    cover = nowhere.scatter(1, above, hair_cover)
+    loose = nowhere.scatter(1, above, hair_cover * (0.008 + 0.011 * fly.clamp(min=-0.5)))
+
+    bare, face, maps = where((cover < 1) & seen)
+    rgb = domain.skin(s, face, maps)
+    wide, tall = domain.eye_reach
+    index = compact(((face.x.abs() - 0.35).abs() < wide) & ((face.y - 0.07).abs() < tall))
+    part = face.pick(index)
+    ball = _eyeballs(p, part, eye, landmarks[:, :2])
+    rgb = put(rgb, index, domain.eyes(s, part.x, part.y, pick(rgb, index), ball, maps["shadow"].gather(1, index)))
+    index = compact((face.x.abs() < 0.38) & ((face.y + 0.58).abs() < 0.28))
+    part, maps = face.pick(index), {name: m.gather(1, index) for name, m in maps.items()}
+    rgb = put(rgb, index, domain.mouth(s, part.x, part.y, pick(rgb, index), maps))
+
+    rgb = put(torch.zeros(len(p), 3, hit.x.shape[1], device=p.device), bare, rgb)
+    rgb = put(rgb, above, mix(pick(rgb, above), strands, hair_cover[:, None]))
     if bool((p["glasses"] > 0.45).any()):
-        at, part, _ = where((hit.y.abs() < 0.40) & (hit.x.abs() < 1.6) & (p["glasses"] > 0.45))
+        index = compact((hit.y.abs() < 0.40) & (hit.x.abs() < 1.6) & (p["glasses"] > 0.45))
         front = landmarks[:, :2, 2].mean(1, keepdim=True)
-        rgb = put(rgb, at, domain.glasses(s, part, eye, front, pick(rgb, at)))
-    return rgb, nowhere.scatter(1, index, cover), loose
+        rgb = put(rgb, index, domain.glasses(s, hit.pick(index), eye, front, pick(rgb, index)))
+    return rgb, cover, loose
 
 
 def draw(
-    p: Named, pose: Tensor, detail_seed: Tensor, height: int, width: int, supersample: int, domain: Domain
+    p: Named,
+    pose: Tensor,
+    detail_seed: Tensor,
+    height: int,
+    width: int,
+    supersample: int,
+    domain: Domain,
+    truth: bool = True,
 ) -> dict[str, Tensor]:
-    """One chunk of portraits: the fields of `portraits.Truth` by name."""
+    """One chunk of portraits: the fields of `portraits.Truth` by name; without `truth` only the image."""
     p = domain.parameters(p)
     n, device = len(p), p.device
     fine = (height * supersample, width * supersample)
@@ -147,36 +162,52 @@ def draw(
     hit, at = intersect(baked, eye, coarse, lambda at: _directions(turn, x[0][at], y[0][at]), fine, REACH)
     landmarks = _landmarks(p, baked.radius)
     shader = domain.shader(p, detail_seed, key, key_world, up, F.normalize(eye, dim=1), 1 / half)
-    found = _head.lookup(baked.maps, hit.x, hit.y)
-    rgb, cover, loose = _paint_head(shader, hit, found, eye, landmarks, domain)
+    rgb, cover, loose = _paint_head(shader, hit, baked, eye, landmarks, domain)
     gap = hit.gap * (1 - hit.deep)
     alpha = smooth(1.0, -0.6, (gap - 0.004 - loose) * half).masked_fill(gap <= 0, 1.0)
 
     base = to_world(torch.tensor(NECK_BASE, device=device).expand(n, 3))
     chin = to_world(landmarks[:, LANDMARKS.index("chin")])
-    back = domain.backdrop(shader, x, y)
-    top = int((y[0, :count] > _paint.NECK_TOP).sum()) // 256 * 256  # the body is below
-    torso, torso_cover, torso_z = domain.body(shader, x[:, top:], y[:, top:], base[:, :1], chin[:, 1:2])
-    back[:, :, top:] = mix(back[:, :, top:], torso, torso_cover[:, None])
-    nearer = F.pad(torso_z, (top, 0), value=-9.0).gather(1, at) - (DISTANCE - hit.t * REACH)
-    alpha = alpha * (1 - F.pad(torso_cover, (top, 0)).gather(1, at) * smooth(-0.02, 0.02, nearer))
-    rgb = put(back, at, mix(pick(back, at), rgb, alpha[:, None]))
-    if domain.ink is not None:
-        full = [F.pad(v, (top, 0), value=off) for v, off in ((torso_cover, 0.0), (torso_z, -9.0))]
-        maps = dict(zip(_head.MAPS, found.unbind(1), strict=True))
-        rgb = domain.ink(shader, Layers(rgb, x, y, *full, hit, at, maps, alpha, cover, fine))
+    first = int((y[0, :count] > _paint.NECK_TOP).sum()) // fine[1] // supersample * supersample * fine[1]
+    tx, ty = (F.pad(c[:, first:count], (0, -(count - first) % 256)) for c in (x, y))
+    torso, torso_cover, torso_z = domain.body(shader, tx, ty, base[:, :1], chin[:, 1:2])
+    torso, torso_cover, torso_z = (v[..., : count - first] for v in (torso, torso_cover, torso_z))
+    body = F.pad(torso_cover, (first, fill)), F.pad(torso_z, (first, fill), value=-9.0)
+    nearer = body[1].gather(1, at) - (DISTANCE - hit.t * REACH)
+    alpha = alpha * (1 - body[0].gather(1, at) * smooth(-0.02, 0.02, nearer))
 
-    def shrink(value: Tensor) -> Tensor:
-        value = value[..., :count].reshape(n, -1, *fine)
-        k = supersample  # a sum of strided views: much faster than avg_pool2d here
+    def shrink(value: Tensor, k: int = supersample) -> Tensor:
+        """[N, C, rows / k, columns / k] means of flat [N, C, M]: a sum of strided views is faster than avg_pool2d."""
+        value = value[..., :count].view(n, -1, *fine)
         return sum(value[:, :, i::k, j::k] for i in range(k) for j in range(k)) * (1 / k**2)
 
-    nowhere = torch.zeros_like(back[:, 0])
-    mask, depth = shrink(nowhere.scatter(1, at, alpha)), shrink(nowhere.scatter(1, at, hit.t * REACH))
+    # light of head and body, and in the fourth channel how much of the wall shows; the wall is smooth, so one sample of
+    # it a pixel is enough, or one a ray where lines are drawn over it
+    front = torch.zeros(n, 4, count + fill, device=device)
+    front[:, 3] = 1
+    front = put(front, at, torch.cat((rgb * alpha[:, None], 1 - alpha[:, None]), 1))
+    low = front[:, :, first:count]
+    low[:, :3].addcmul_(torso, (low[:, 3] * torso_cover)[:, None])
+    low[:, 3].mul_(1 - torso_cover)
+    step = supersample if domain.ink is None else 1
+    wall = (fine[0] // step, fine[1] // step)
+    area = wall[0] * wall[1]
+    wx, wy = (F.pad(c.reshape(1, -1), (0, -area % 256)) for c in _grid(*wall, (height, width), device))
+    front = shrink(front, step)
+    light = front[:, :3].addcmul(front[:, 3:], domain.backdrop(shader, wx, wy)[..., :area].reshape(n, 3, *wall))
+    if domain.ink is not None:
+        maps = _head.named_maps(_head.lookup(baked.maps, hit.x, hit.y))
+        rgb = F.pad(light.flatten(2), (0, fill))
+        light = shrink(domain.ink(shader, Layers(rgb, x, y, *body, hit, at, maps, alpha, cover, fine)))
+    image = domain.film(shader, light)
+    if not truth:
+        return {"image": image}
+    known = torch.stack((alpha, alpha * cover, hit.t * REACH), 1)
+    mask, hair_mask, depth = shrink(put(torch.zeros(n, 3, count + fill, device=device), at, known)).split(1, 1)
     return {
-        "image": domain.film(shader, shrink(rgb)),
+        "image": image,
         "head_mask": mask,
-        "hair_mask": shrink(nowhere.scatter(1, at, alpha * cover)),
+        "hair_mask": hair_mask,
         "depth": torch.where(mask > 0.99, depth, torch.full_like(depth, float("nan"))),
         "camera": camera(pose, height, width),
         "landmarks": landmarks,

@@ -260,6 +260,32 @@ def camera(people: Portraits, size: int | tuple[int, int]) -> Tensor:
     return _scene.camera(people.pose, *_size(size))
 
 
+def _draw(
+    people: Portraits, size: int | tuple[int, int], supersample: int, domain: str, chunk: int, *, truth: bool
+) -> dict[str, Tensor]:
+    """The fields of Truth by name, or the image alone."""
+    height, width = _size(size)
+    if domain not in _DOMAINS:
+        raise UnknownName(
+            f"no domain {domain!r}",
+            expected=f"one of {', '.join(DOMAINS)}",
+            do=nearest(domain, DOMAINS) or "see portraits.DOMAINS",
+        )
+    if supersample < 1:
+        raise ShapeError(f"supersample {supersample}", expected="a whole number from 1", do="2 is a good choice")
+    # people of like hair cover like numbers of rays, so that little of a chunk is padding (_common.compact)
+    order = people.get("hair_length").argsort(stable=True)
+    parts, how = [], _DOMAINS[domain]
+    with torch.no_grad():
+        for some in order.split(chunk):
+            who = people[some]
+            parts.append(
+                _scene.draw(who.named(), who.pose, who.detail_seed, height, width, supersample, how, truth=truth)
+            )
+        back = order.argsort()
+        return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+
+
 def render_with_truth(
     people: Portraits,
     size: int | tuple[int, int] = 128,
@@ -277,21 +303,7 @@ def render_with_truth(
             landmarks are those of what is drawn.
         chunk: portraits drawn at once (about 20 MB each at 128 pixels; the result does not depend on it).
     """
-    height, width = _size(size)
-    if domain not in _DOMAINS:
-        raise UnknownName(
-            f"no domain {domain!r}",
-            expected=f"one of {', '.join(DOMAINS)}",
-            do=nearest(domain, DOMAINS) or "see portraits.DOMAINS",
-        )
-    if supersample < 1:
-        raise ShapeError(f"supersample {supersample}", expected="a whole number from 1", do="2 is a good choice")
-    with torch.no_grad():
-        parts, how = [], _DOMAINS[domain]
-        for i in range(0, len(people), chunk):
-            some = people[i : i + chunk]
-            parts.append(_scene.draw(some.named(), some.pose, some.detail_seed, height, width, supersample, how))
-    return Truth(**{f.name: torch.cat([part[f.name] for part in parts]) for f in fields(Truth)})
+    return Truth(**_draw(people, size, supersample, domain, chunk, truth=True))
 
 
 def render(
@@ -302,5 +314,5 @@ def render(
     domain: str = "photo",
     chunk: int = 4,
 ) -> Tensor:
-    """[N, 3, H, W] pictures in [-1, 1]; arguments as in `render_with_truth`."""
-    return render_with_truth(people, size, supersample, domain=domain, chunk=chunk).image
+    """[N, 3, H, W] pictures in [-1, 1]; arguments as in `render_with_truth`, whose image this is, in less time."""
+    return _draw(people, size, supersample, domain, chunk, truth=False)["image"]
