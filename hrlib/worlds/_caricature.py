@@ -121,8 +121,9 @@ def hair(s: _paint.Shader, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, T
     lit = smooth(-0.40, 0.75, ndl + 0.1 * locks) * (1 - 0.6 * maps["shadow"])
     band = smooth(0.34, 0.05, th.abs()) * smooth(-0.2, 0.5, ndl) * (1 - 0.5 * it.kink)
     root = 1 - smooth(0.0, 0.18, maps["hair"])
-    dark = 0.62 - 0.50 * lit + 0.40 * root + 0.6 * (1 - amb).clamp(min=0) - 0.45 * band
-    paint = wash(s.hair, 0.74) * (0.66 + 0.50 * lit + 1.5 * band)[:, None]
+    dark = 0.62 - 0.50 * lit + 0.40 * root + 0.6 * (1 - amb).clamp(min=0) - 0.32 * band
+    light = 0.66 + 0.50 * lit[:, None] + (1.5 - 1.3 * s.hair.sqrt()) * band[:, None]
+    paint = torch.minimum(wash(s.hair, 0.74) * light, paper(s.hair))
     strokes = smooth(-0.15, 0.95, 0.70 * fine + 0.40 * locks + 1.6 * (dark - 0.5)) * 0.80
     return pencilled(paint, strokes, s.hair), cover, fine
 
