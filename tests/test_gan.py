@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
-from hrlib import weights
+from hrlib import image, weights
 from hrlib.errors import LayoutMismatch, ShapeError, StoreError, UnknownName
 from hrlib.training import data, family, gan, run
+from hrlib.training.cli import app
 from hrlib.training.recipe import Recipe
 
 TINY = Recipe(
@@ -329,3 +331,51 @@ def test_two_processes_hold_the_same_parameters(portraits, tmp_path):
     equal(*both)
     alone = gan.start(recipe)
     assert not torch.equal(both[0]["G/synthesis.b4.const"], alone.tensors()["G/synthesis.b4.const"])
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_command_renders_and_trains_a_shipped_network(tmp_path, monkeypatch):
+    tiny = family.Member("portraits/cartoon", 12, 8, TINY)
+    monkeypatch.setitem(family.NETWORKS, "tiny", tiny)
+    words = ["network", "tiny", "--work", str(tmp_path), "--frechet-every", "0", "--no-ship", "--device", "cpu"]
+    done = CliRunner().invoke(app, [*words, "--warm-images", "4", "--total-images", "8"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert len(data.load_set(tmp_path / "portraits_cartoon16")) == 8
+    recipe, _, step, _ = run.load(tmp_path / "tiny")
+    assert (recipe.warm_images, recipe.total_images, step) == (4, 8, 2)
+
+
+def test_a_folder_of_pictures_fine_tunes_a_source_with_the_defaults(source, tmp_path):
+    for i in range(5):
+        image.write(torch.rand(1, 3, 20, 31, generator=torch.Generator().manual_seed(i)), tmp_path / f"mine/{i}.png")
+    command = lambda *words: CliRunner().invoke(app, [str(w) for w in words], catch_exceptions=False)
+    assert command("pack", tmp_path / "mine", tmp_path / "set", "--resolution", 16).exit_code == 0
+    short = ("--total-images", 32, "--snapshot-every", 16, "--frechet-every", 0, "--device", "cpu")
+    done = command("gan", "--data", tmp_path / "set", "--source", source, "--folder", tmp_path / "run", *short)
+    assert done.exit_code == 0 and "all layers from" in done.output
+    recipe = run.load(tmp_path / "run")[0]
+    assert recipe == Recipe(**gan.like(source), total_images=32)
+    assert (recipe.mirror, recipe.ada_target, recipe.mixing_prob) == (True, 0.6, 0.9)  # StyleGAN2-ADA's
+    snapshot = tmp_path / "run" / run.SNAPSHOTS / "000000016.safetensors"
+    assert gan.like(str(snapshot))["w_dim"] == TINY.w_dim  # a source in its turn
+    with pytest.raises(ShapeError, match="no latents"):
+        command("gan", "--data", tmp_path / "set", "--source", source, "--folder", tmp_path / "no", "--warm-images", 8)
+
+
+def test_the_distance_falls_when_samples_are_pictures(portraits, monkeypatch):
+    state = gan.start(TINY)
+    monkeypatch.setattr(run, "pooled_features", lambda x: x.mean((2, 3)))
+    far = run.frechet(state, portraits, 16)
+    monkeypatch.setattr(run, "drawn", lambda G, n, seed: iter([portraits.batch(torch.arange(n))[0]]))
+    assert run.frechet(state, portraits, 16) < 1e-6 < far
+
+
+def test_fresh_latents_are_not_anchored(portraits):
+    recipe = replace(TINY, warm_images=0, mixing_prob=0.0, fresh_prob=0.5, total_images=80)
+    rows = steps(recipe, portraits, gan.start(recipe), 20)
+    anchored = sum("anchor" in row for row in rows)
+    assert 4 < anchored < 16
+    rows = steps(replace(recipe, fresh_prob=1.0), portraits, gan.start(recipe), 3)
+    assert not any("anchor" in row for row in rows)

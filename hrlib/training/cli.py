@@ -77,6 +77,9 @@ def gan_command(
     r1_every: Annotated[int, Option(help="Steps.")] = Recipe.r1_every,
     ema_images: Annotated[int, Option(help="Half-life of the moving average.")] = Recipe.ema_images,
     mixing_prob: float = Recipe.mixing_prob,
+    fresh_prob: Annotated[
+        float, Option(help="Share of z drawn from N(0, I) beside known latents.")
+    ] = Recipe.fresh_prob,
     mirror: bool = Recipe.mirror,
     ada_target: Annotated[float, Option(help="Of E[sign D(real)]; 0 for no augmentation.")] = Recipe.ada_target,
     ada_images: Annotated[int, Option(help="Within which p may rise to 1.")] = Recipe.ada_images,
@@ -126,6 +129,7 @@ def gan_command(
         r1_every=r1_every,
         ema_images=ema_images,
         mixing_prob=mixing_prob,
+        fresh_prob=fresh_prob,
         anchor=anchor,
         noise_strength=noise_strength,
         noise_strength_gain=noise_strength_gain,
@@ -176,13 +180,58 @@ def network_command(
 def ship_command(
     name: Annotated[str, typer.Argument(help="A shipped generator: see training/family.py.")] = "portraits_inr128",
     work: Work = ROOT,
-    n: Annotated[int, Option(help="Pictures a side for the Frechet distances.")] = 1000,
+    n: Annotated[
+        int, Option(help="Pictures a side of the ladder. 0: not now, see benchmarks/shipped_world.py.")
+    ] = 10_000,
 ) -> None:
     """Copy a trained pair into data/weights, measure it, write the model cards."""
-    from .ship import ship
+    from . import ship
 
-    for rung, value in ship(work / name, name=name, n=n).items():
-        typer.echo(f"{value:10.3f}  {rung}")
+    ship.ship(work / name, name=name)
+    if n:
+        for what, table in ship.measures(name, n=n):
+            typer.echo(f"{what}\n{table.to_string(index=False)}")
+
+
+@app.command("style-inr")
+def style_inr_command(
+    source: Annotated[
+        str, Option("--from", help="A StyleGAN2: catalogue name, our file, NVlabs .pkl, rosinality .pt.")
+    ],
+    out: Annotated[Path, Option(help="The file to write, .safetensors; its card is beside it.")],
+    folder: Annotated[Path | None, Option(help="The run's folder; by default build/training/NAME of the file.")] = None,
+    steps: int = 1000,
+    hidden: Annotated[int, Option(help="Width of the head.")] = 64,
+    n: Annotated[int, Option(help="Pictures on which the loss of quality is measured.")] = 256,
+    data: Annotated[Path | None, Option(help="A set to measure Frechet distances from as well.")] = None,
+    seed: int = 0,
+    threads: Threads = 0,
+    device: Device = "auto",
+) -> None:
+    """Train an INR head on a StyleGAN2's own samples: any canvas for a generator that exists already."""
+    from . import head
+    from .data import load_set
+
+    recipe = head.Recipe(steps=steps, hidden=hidden, seed=seed)
+    place = str(_accelerator(device, threads).device)
+    pictures = load_set(data) if data else None
+    found = head.run(source, out, folder or ROOT / out.stem, recipe, device=place, n=n, data=pictures, tell=_tell)
+    for what, value in found.items():
+        typer.echo(f"{value:10.3f}  {what}")
+
+
+@app.command("identity")
+def identity_command(
+    folder: Annotated[Path, Option(help="Rendered views, checkpoint and log.")] = ROOT / "identity",
+    out: Annotated[Path | None, Option(help="Default: data/weights/identity_thin.safetensors.")] = None,
+    seed: int = 0,
+    threads: Annotated[int, Option(min=1)] = 1,
+) -> None:
+    """Render, train and ship the identity network; goes on where an interrupted run stopped."""
+    from . import identity
+
+    for what, rates in identity.run(folder, out, seed=seed, threads=threads).items():
+        typer.echo(f"{sum(rates) / len(rates):10.3f}  {what}")
 
 
 def _tell(text: str) -> None:

@@ -37,14 +37,14 @@ BASE = Recipe(
     z_dim=Z_DIM,
     total_images=260_000,
     warm_images=48_000,
-    warm_set=4_000,
     mixing_prob=0.25,
-    anchor=1.0,
+    fresh_prob=0.5,
+    anchor=3.0,
     mirror=False,
     ada_target=0.0,
 )
 # Another domain of the same people: the mapping stays the source's, so that a w means the same person in both.
-DOMAIN = replace(BASE, source=SOURCE, train_mapping=False, warm_set=None, warm_images=10_000, total_images=30_000)
+DOMAIN = replace(BASE, source=SOURCE, train_mapping=False, warm_images=10_000, total_images=30_000)
 
 NETWORKS = {
     SOURCE: Member("portraits/photo", PEOPLE, PEOPLE, BASE),

@@ -195,10 +195,13 @@ def train(
         count = min(recipe.warm_set or len(data), len(data)) if warm else len(data)
         data.wait_for(count)
         x, z = data.batch(torch.randint(count, (B,), generator=rng))
-        z = torch.randn(B, recipe.z_dim, generator=rng) if z is None else z
+        chance = lambda p, rng=rng: p > 0 and float(torch.rand([], generator=rng)) < p
+        # The latents of pictures crowd where there are pictures (beards on men); samples come from all of N(0, I).
+        fresh = z is None or (not warm and chance(recipe.fresh_prob))
+        z = torch.randn(B, recipe.z_dim, generator=rng) if fresh else z
         x, z = x.to(device), z.to(device)
         noise = {k: torch.randn(B, *v.shape, generator=rng).to(device) for k, v in G.noise_maps().items()}
-        mixed = not warm and float(torch.rand([], generator=rng)) < recipe.mixing_prob
+        mixed = not warm and chance(recipe.mixing_prob)
 
         with amp():
             w = G.mapping.w(z)
@@ -221,7 +224,7 @@ def train(
             with amp():
                 loss = terms["adversarial"] = F.softplus(-D(channels_last(seen))).mean()
             D.requires_grad_(True)
-            if recipe.anchor and not mixed:  # with the picture as it is, neither mirrored nor augmented
+            if recipe.anchor and not (mixed or fresh):  # with the picture as it is, neither mirrored nor augmented
                 terms["anchor"] = pyramid_l1(fake, x, (4, 8))
                 loss = loss + recipe.anchor * terms["anchor"]
         # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.

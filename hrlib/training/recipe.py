@@ -40,6 +40,7 @@ class Recipe:
     r1_every: int = 16
     ema_images: int = 4_000  # half-life of the moving average
     mixing_prob: float = 0.9
+    fresh_prob: float = 0.0  # share of the adversarial steps whose z is drawn from N(0, I), not the pictures' latents
     anchor: float = 0.0  # weight of the regression kept during adversarial training
     noise_strength: float = 0.12  # initial (without a source); not trained in the warm start, see `gan.start`
     noise_strength_gain: float = 0.01  # times lr for the noise strengths in adversarial training

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ from ..errors import NonFiniteLoss, StoreError
 from ..store import atomic, sweep_temps, write_bytes, write_json
 from . import gan
 from .data import RenderedSet
+from .measure import CHUNK, drawn, pooled_features
 from .recipe import Recipe
-from .ship import draw, pooled_features
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -127,6 +128,7 @@ def run(
 def save(folder: Path, recipe: Recipe, state: gan.State, seconds: float) -> None:
     """Replace the folder's checkpoint: all tensors, and step, seconds and recipe as metadata of the same file."""
     facts = {"step": str(state.step), "seconds": str(seconds), "recipe": json.dumps(recipe.summary())}
+    facts["hardware"] = hardware(state.G.w_avg.device)
     with atomic(folder / CHECKPOINT) as temp:
         save_file(state.tensors(), temp, facts)
 
@@ -143,6 +145,14 @@ def load(folder: Path) -> tuple[Recipe, dict[str, Tensor], int, float]:
             f"{file} does not say its step and recipe", expected="a checkpoint of training.run", do="train anew"
         )
     return Recipe.read(json.loads(facts["recipe"])), tensors, int(facts["step"]), float(facts["seconds"])
+
+
+def hardware(device: torch.device) -> str:
+    """What computes here, in words: the GPU, or the kind of CPU and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' if threads > 1 else ''} of a CPU ({platform.machine()})"
 
 
 def resume(folder: Path, recipe: Recipe, state: gan.State) -> float:
@@ -190,13 +200,13 @@ def sheet(state: gan.State, data: RenderedSet) -> Tensor:
     return make_grid(torch.cat([real[:12], fake]), nrow=12, padding=2)[None].clamp(-1, 1)
 
 
-@torch.inference_mode()
 def frechet(state: gan.State, data: RenderedSet, n: int) -> float:
-    """Frechet distance of n samples of G_ema from the first n pictures (thin VGG16 features)."""
-    count = min(n, len(data))
+    """Frechet distance of n samples of G_ema from the first n pictures of the set (thin VGG16 features)."""
+    count, device = min(n, len(data)), state.G_ema.w_avg.device
     data.wait_for(count)
-    real, fake = data.batch(torch.arange(count))[0], draw(state.G_ema, n, seed=0)
-    return float(metrics.frechet_distance(pooled_features(real), pooled_features(fake)))
+    chunks = (data.batch(index)[0].to(device) for index in torch.arange(count).split(CHUNK))
+    real, fake = ([pooled_features(x).cpu() for x in part] for part in (chunks, drawn(state.G_ema, n, seed=0)))
+    return metrics.frechet_distance(torch.cat(real), torch.cat(fake))
 
 
 def _append(log: Path, row: dict[str, float]) -> None:
