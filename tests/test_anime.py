@@ -66,7 +66,7 @@ def test_a_forehead_has_one_tone_and_a_photograph_many():
     for domain in ("photo", "anime"):
         at = pixels(people, 128)[:, :2].mean(1).long()
         x = portraits.render(people, 128, domain=domain)
-        boxes = [im[:, y - 24 : y - 18, c - 4 : c + 5].flatten(1) for im, (c, y) in zip(x, at.tolist(), strict=True)]
+        boxes = [im[:, y - 15 : y - 9, c - 4 : c + 5].flatten(1) for im, (c, y) in zip(x, at.tolist(), strict=True)]
         from_middle = torch.stack(boxes) - torch.stack(boxes).median(-1, keepdim=True).values
         spread[domain] = from_middle.abs().median()
     assert spread["anime"] < 0.018 < 1.5 * 0.018 < spread["photo"]  # the paper's grain alone has 0.014

@@ -255,7 +255,12 @@ def ink(s: Inked, layers: Layers) -> Tensor:
     depth, torso = hit.t * REACH, DISTANCE - layers.body_z.gather(1, at)
     over = layers.body.gather(1, at) * smooth(-0.02, 0.02, depth - torso)  # the torso covers the head
     around = smooth(0.6, -0.6, (gap - LINE) / s.pixel) * smooth(-0.2, 0.6, (gap - 0.004) / s.pixel) * (1 - over)
-    hidden = (layers.alpha < 0.5) & (layers.body.gather(1, at) > 0.5)
+    # a ray that passes close under the chin may end short of the hair behind it: it shows the neck's shade
+    neck = layers.body.gather(1, at) > 0.5
+    sliver = neck & (hit.gap > 0.001) & (hit.deep > 0.01) & (hit.px.abs() < 0.3) & ((hit.py + 0.76).abs() < 0.25)
+    rgb = put(layers.rgb, at, torch.where(sliver[:, None], s.flat.skin_shade, pick(layers.rgb, at)))
+    over = torch.where(sliver, 1.0, over)
+    hidden = sliver | (layers.alpha < 0.5) & neck
     value = torch.where(hidden, torso + 1, depth + 0.6 * layers.hair)
     value = layers.grid(torso_all.scatter(1, at, value))
 
@@ -278,7 +283,7 @@ def ink(s: Inked, layers: Layers) -> Tensor:
     lips = (hit.x.abs() < 0.21) & ((hit.y + 0.57).abs() < 0.17)  # painted, whatever their relief
     lines = lines * torch.maximum(layers.alpha, over) * ~(lips & (over < 0.5))
     dark = layers.spread(torch.maximum(around, lines))
-    return mix(layers.rgb, s.flat.ink, dark[:, None])
+    return mix(rgb, s.flat.ink, dark[:, None])
 
 
 def body(s: Inked, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -316,7 +321,7 @@ def body(s: Inked, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple[
 def backdrop(s: Inked, x: Tensor, y: Tensor) -> Tensor:
     """[N, 3, M] two flat tones; a screen of dots, larger toward the darker one, joins them."""
     p = s.p
-    sat, light = 0.25 + 0.40 * p["bg_saturation"], 0.62 + 0.26 * p["bg_lightness"]
+    sat, light = 0.20 + 0.34 * p["bg_saturation"], 0.62 + 0.26 * p["bg_lightness"]
     a = _flat(p["bg_hue"], sat, light)
     b = _flat(p["bg_hue"] + 0.10 * p["bg_shift"], sat, light - 0.07 - 0.10 * p["bg_gradient"])
     angle = 6.2832 * p["bg_angle"]
@@ -347,7 +352,7 @@ def warp(p: Named) -> dict[str, Tensor]:
     return {
         "eye_scale": 1.30 * one,
         "nose_scale": 0.42 * one,
-        "mouth_width": -2.0 + 0.8 * p["mouth_width"],
+        "mouth_width": -1.6 + 0.8 * p["mouth_width"],
         "mouth_open": 1.4 * p["mouth_open"],
         "jaw_width": -0.9 + 0.8 * p["jaw_width"],
         "chin": -1.4 + 0.7 * p["chin"],
