@@ -38,7 +38,7 @@ from ..nets.style_inr import pixel_grid
 from ..nets.stylegan2 import SQRT2
 from ..store import atomic, write_bytes
 from .data import RenderedSet
-from .ship import pooled_features
+from .measure import pooled_features
 
 PAIR_GAIN = 1.2  # lrelu(a) - lrelu(-a) = (1 + 0.2) a
 
@@ -241,13 +241,13 @@ def measure(
     psnr, lpips, pooled = [], [], {"other": [], "generator": [], "head": []}
     for first in range(0, n, 8):
         b = min(8, n - first)
-        pooled["other"].append(pooled_features(drawn(G, b, rng)[2].clamp(-1, 1).cpu()))
+        pooled["other"].append(pooled_features(drawn(G, b, rng)[2].clamp(-1, 1)).cpu())
         x, w, picture = drawn(G, b, rng)
         ours, theirs = S.synthesis.inr(x, w, None).clamp(-1, 1), picture.clamp(-1, 1)
         psnr.extend(metrics.psnr(ours, theirs))
         lpips.extend(metrics.lpips(ours, theirs, "thin"))
-        pooled["head"].append(pooled_features(ours.cpu()))
-        pooled["generator"].append(pooled_features(theirs.cpu()))
+        pooled["head"].append(pooled_features(ours).cpu())
+        pooled["generator"].append(pooled_features(theirs).cpu())
     sets = {k: torch.cat(v) for k, v in pooled.items()}
     psnrs = torch.tensor(psnr)
     found = {
@@ -259,7 +259,7 @@ def measure(
     }
     if data is not None:
         index = torch.arange(min(n, len(data)))
-        real = torch.cat([pooled_features(data.batch(part)[0]) for part in index.split(8)])
+        real = torch.cat([pooled_features(data.batch(part)[0].to(G.w_avg.device)).cpu() for part in index.split(8)])
         found["frechet_data"] = metrics.frechet_distance(real, sets["head"])
         found["frechet_data_generator"] = metrics.frechet_distance(real, sets["generator"])
     return found
