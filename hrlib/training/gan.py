@@ -201,6 +201,10 @@ def train(
         z = torch.randn(B, recipe.z_dim, generator=rng) if fresh else z
         x, z = x.to(device), z.to(device)
         noise = {k: torch.randn(B, *v.shape, generator=rng).to(device) for k, v in G.noise_maps().items()}
+        # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.
+        gains = (recipe.warm_mapping_gain, 1.0, 0.0) if warm else (1.0, 1.0, recipe.noise_strength_gain)
+        for group, gain in zip((*state.opt_G.param_groups, *state.opt_D.param_groups), (*gains, 1.0), strict=True):
+            group["lr"] = gain * lr(recipe, state.step)
         mixed = not warm and chance(recipe.mixing_prob)
 
         with amp():
@@ -227,15 +231,17 @@ def train(
             if recipe.anchor and not (mixed or fresh):  # with the picture as it is, neither mirrored nor augmented
                 terms["anchor"] = pyramid_l1(fake, x, (4, 8))
                 loss = loss + recipe.anchor * terms["anchor"]
-        # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.
-        gains = (recipe.warm_mapping_gain, 1.0, 0.0) if warm else (1.0, 1.0, recipe.noise_strength_gain)
-        for group, gain in zip(state.opt_G.param_groups, gains, strict=True):
-            group["lr"] = recipe.lr * gain
         _descend(state.opt_G, loss, accelerator)
         _update_ema(state, recipe)
         state.step += 1
         numbers = {k: float(v.detach()) for k, v in terms.items()}
         yield {"step": state.step, "images": state.step * recipe.batch} | numbers
+
+
+def lr(recipe: Recipe, step: int) -> float:
+    """The learning rate of a step: constant, then falling linearly to a tenth over the last `lr_fall` of the run."""
+    left = 1 - step * recipe.batch / recipe.total_images
+    return recipe.lr * (1.0 if left >= recipe.lr_fall else 0.1 + 0.9 * left / recipe.lr_fall)
 
 
 def check(recipe: Recipe, data: RenderedSet, ranks: int = 1) -> None:

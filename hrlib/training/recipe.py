@@ -35,6 +35,7 @@ class Recipe:
     # Optimisation
     lr: float = 0.003
     train_mapping: bool = True  # False keeps z -> w as it is: the layout of the latent space stays the source's
+    lr_fall: float = 0.0  # last share of the run over which all rates fall linearly to a tenth
     warm_mapping_gain: float = 30.0  # times lr for the mapping network in the warm start, to undo most of its lr_mul
     r1_gamma: float = 0.5
     r1_every: int = 16
