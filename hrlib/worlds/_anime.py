@@ -2,7 +2,8 @@
 
 Everything is painted in display values 0 to 1 (no film follows): the tones are the pictures' own flat colours. Lines
 outside the silhouette come from the distance by which a ray misses the head, lines inside from second differences of
-depth and material, so their width is a length in head units and every size looks alike. Faces are in `_anime_face`.
+depth and material, so their width is a length in head units and every size looks alike. Faces are in
+`_anime_face`, hair in `_anime_hair`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._anime_face import brows, eyes, glasses, mouth, nose
+from ._anime_face import eyes, glasses, mouth, nose
+from ._anime_hair import cel, clumps, hair
 from ._common import Named, colour, compact, dot, hash01, mix, noise, pick, put, smooth
 from ._domain import Domain, Layers
 from ._paint import NECK_TOP, SKIN, Shader, hsl, ramp
 from ._rays import Hit
+from ._scene import DISTANCE, REACH
 
-DISTANCE, REACH = 6.0, 5.65  # of the camera: see _scene
 LINE = 0.0165  # width of the outline outside the silhouette and of the lines inside, in head units
 JUMP = 0.075  # a step of this many head units in depth is a line
 IRIS = [(0.60, 0.25, 0.10), (0.90, 0.52, 0.10), (0.22, 0.70, 0.30), (0.06, 0.66, 0.72), (0.14, 0.42, 0.96)]
@@ -96,64 +98,13 @@ class Inked(Shader):
         self.flat = palette(self.p)
 
 
-@dataclass(frozen=True)
-class Clumps:
-    """Hair in clumps, [N, M] each.
-
-    across: longitude around the parting's axis; along: height on it; edge: 0 in a clump's middle, 1 at its border;
-    field: signed depth inside the hair with the clumps' pointed ends (> 0 is hair).
-    """
-
-    across: Tensor
-    along: Tensor
-    edge: Tensor
-    field: Tensor
-
-
-def clumps(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Clumps:
-    """How the hair at the hits is parted into clumps; depends on the person alone, not on the detail."""
-    p = s.p
-    tilt = 0.55 * p["hair_part"]
-    axis = F.normalize(torch.cat((tilt.sin() * 0.94, tilt.cos() * 0.94, torch.full_like(tilt, -0.30)), 1), dim=1)
-    right = torch.tensor([1.0, 0.0, 0.0], device=axis.device).expand_as(axis)
-    e1 = F.normalize(right - axis[:, :1] * axis, dim=1)
-    e2 = torch.linalg.cross(axis, e1)
-    point = (hit.px, hit.py, hit.pz)
-    along = dot(axis, point)
-    # below the brow strands hang: their longitude stays that of a point at the brow's height
-    hang = (hit.px, hit.py.clamp(min=0.05), hit.pz)
-    across = torch.atan2(dot(e1, hang), -dot(e2, hang))
-    # a curtain's front is a wall along a radius, where the longitude stands still
-    out = (hit.px * hit.px + hit.pz * hit.pz).sqrt() * torch.sign(hit.px)
-    across = across + 1.0 * out * smooth(0.10, -0.45, hit.py)
-    curl = p["hair_curl"].clamp(min=0)
-    kink = smooth(0.6, 1.0, curl)
-    across = across + curl * 0.075 * torch.sin(along * 15 + across * 5) + 0.10 * kink * torch.sin(along * 31)
-    cell = across * (3.1 - 0.5 * p["hair_length"].clamp(-0.6, 0.6)) + 0.55 * torch.sin(
-        across * 2.3 + 4 * p["hair_part"]
-    )
-    cell = cell + 0.30 * torch.sin(across * 5.7 + 3 * p["hair_volume"])
-    edge = 2 * (torch.frac(cell + 32) - 0.5).abs()
-    long = smooth(0.0, 0.35, p["hair_length"])
-    reach = 0.075 + 0.04 * long + 0.06 * p["fringe"].clamp(min=0)
-    uneven = 0.7 + 0.3 * torch.sin(across * 9.1 + 7 * p["hair_part"])
-    return Clumps(across, along, edge, maps["hair"] + reach * uneven * (0.42 - edge))
-
-
-def _cel(s: Shader, hit: Hit, maps: dict[str, Tensor], own: float) -> Tensor:
-    """[N, M] cosine to the key light of a normal between the surface's (weight `own`) and a ball's: simple shadows."""
-    inv = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).rsqrt() * (1 - own)
-    n = [maps[k] * own + v * inv for k, v in (("nx", hit.px), ("ny", hit.py), ("nz", hit.pz))]
-    return dot(s.key, n)
-
-
 def skin(s: Inked, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
     """[N, 3, M] the bare face with nose, blush, wrinkles and beard in flat tones."""
     p, c, x, y = s.p, s.flat, hit.x, hit.y
     field = clumps(s, hit, maps).field
     ax, px = x.abs(), s.pixel / 0.72
     soft = 2.0 * px
-    ndl = _cel(s, hit, maps, 0.35)
+    ndl = cel(s, hit, maps, 0.35)
     dark = smooth(0.5, -0.5, (ndl - 0.02) / soft)
     drop = smooth(-0.5, 0.5, (field + 0.050 + 0.03 * s.key[:, 1, None]) / soft) * (maps["hair"] > -0.5)
     ear = smooth(0.5, -0.5, ((ax - 1.40).abs() - 0.035) / soft) * smooth(0.13, 0.10, (y + 0.07).abs())
@@ -182,8 +133,8 @@ def skin(s: Inked, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
     if bool((bald > 0).any()):
         half = F.normalize(s.up + 0.8 * s.key + 0.5 * s.view, dim=1)
         inv = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).rsqrt()
-        shine = dot(half, (hit.px * inv, hit.py * inv, hit.pz * inv)) - 0.955
-        shine = smooth(-0.5, 0.5, shine / (0.6 * px)) * smooth(0.5, -0.5, (shine - 0.024 - 0.05 * x) / (0.6 * px))
+        shine = dot(half, (hit.px * inv, hit.py * inv, hit.pz * inv)) - 0.972
+        shine = smooth(-0.5, 0.5, shine / (0.4 * px))
         out = mix(out, (c.skin * 1.06 + 0.10).clamp(0, 1), (0.55 * shine * bald)[:, None])
     grow = maps["beard"]
     if bool((grow > 0.05).any()):
@@ -203,45 +154,6 @@ def skin(s: Inked, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
         part = mix(part, tone, thick[:, None])
         out = put(out, at, mix(part, c.ink, (0.7 * rim * full)[:, None]))
     return out
-
-
-def hair(s: Inked, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Flat hair [N, 3, M] with shade, ring and strand lines (brows show through); coverage and loose hairs [N, M]."""
-    p, c, px, k = s.p, s.flat, s.pixel / 0.72, clumps(s, hit, maps)
-    lift = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).sqrt() - maps["bald"] - 2 * hit.gap
-    cover = smooth(-0.6, 0.6, k.field / (1.3 * px))
-    cover = torch.maximum(cover, smooth(0.010, 0.030, lift) * smooth(0.0, 0.2, p["hair_length"]))
-    kink = smooth(0.6, 1.0, p["hair_curl"])
-    puff = torch.sin(k.across * 11 + 2 * torch.sin(k.along * 9)) * torch.sin(k.along * 19 + 2 * torch.sin(k.across * 7))
-    jag = mix(0.5 - k.edge, 0.5 * puff, kink)
-    ndl = _cel(s, hit, maps, 0.12)
-    soft = 2.0 * px
-    dark = smooth(0.5, -0.5, (ndl + 0.30 * jag + 0.05) / soft)
-    back = torch.minimum(0.16 - hit.pz, -0.14 - hit.py) - 0.07 * jag  # hair that hangs behind the face is in shade
-    dark = torch.maximum(dark, smooth(-0.5, 0.5, back / soft))
-    # the angel ring: a band around the lamp, its borders toothed by the clumps
-    lamp = F.normalize(s.up + 0.45 * s.key + 0.25 * s.view, dim=1)
-    inv = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).rsqrt()
-    height = dot(lamp, (hit.px * inv, hit.py * inv, hit.pz * inv))
-    width = 0.045 * (1 - 0.4 * kink)
-    tooth = 0.10 * (k.edge - 0.5) + 0.03 * torch.sin(k.across * 23)
-    band = ((height - 0.80 + tooth).abs() - width * smooth(1.0, 0.35, k.edge)) / soft
-    ring = smooth(0.5, -0.5, band) * (1 - dark)
-    # strands: bold borders of clumps, then finer and finer lines up to the output's Nyquist limit
-    count = s.octaves(14.0)
-    fine = 0.0
-    for i in range(max(0, count - 3), count):
-        f = 14.0 * 2**i
-        fine = fine + noise(k.across * f, k.along * f * 0.07, s.seed, 19 + i) * (0.55 if i < count - 1 else 0.75)
-    out = mix(c.hair, c.hair_light, (ring * (0.9 + 0.1 * fine))[:, None])
-    out = mix(out, c.hair_shade, dark[:, None])
-    out = mix(out, c.hair_shade * 0.85, (0.75 * smooth(0.75, 1.25, fine))[:, None])
-    out = mix(out, c.hair_light, (0.28 * smooth(0.95, 1.45, -fine))[:, None])
-    taper = smooth(0.62, 0.05, k.along) * (1 - kink)
-    bold = smooth(0.5, -0.5, (1 - k.edge - 0.085 * taper) * 0.16 / px) * smooth(0.0, 0.15, taper)
-    curls = smooth(0.5, -0.5, (puff.abs() - 0.10) * 0.07 / px) * kink
-    out = mix(out, c.ink, (0.72 * torch.maximum(bold, curls))[:, None])
-    return brows(s, c, hit.x, hit.y, out, 0.7), cover, torch.zeros_like(cover)
 
 
 def ink(s: Inked, layers: Layers) -> Tensor:
