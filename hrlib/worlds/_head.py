@@ -123,6 +123,13 @@ def _bumps(p: Named) -> list[tuple]:
     ]
 
 
+def _window(axis: Tensor, wide: float, low: float, high: float) -> tuple[Tensor, Tensor, tuple]:
+    """Coordinates [1, 1, w] and [1, h, 1] of the grid points with |X| <= wide and low <= Y <= high, and their index."""
+    spot = lambda v: round((v + EXTENT) * (GRID - 1) / (2 * EXTENT))
+    columns, rows = slice(spot(-wide), spot(wide) + 1), slice(spot(low), spot(high) + 1)
+    return axis[None, None, columns], axis[None, rows, None], (slice(None), rows, columns)
+
+
 def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
     """Radius of the bald head over the chart and the weight of its ears, both [N, GRID, GRID]."""
     axis, dx, dy, dz = _chart(p.device)
@@ -150,22 +157,26 @@ def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
         gy.append(smooth(top, NOSE_TIP_Y - 0.02, ay) * under)
     r = r + torch.einsum("nky,nkx->nyx", torch.stack(gy, 1), torch.stack(gx, 1))
 
-    x, y = axis[None, None, :], axis[None, :, None]
+    # what follows is nothing outside its window, so it is worked out there alone
+    x, y, lips = _window(axis, 0.8, -1.3, -0.2)
     m = MouthShape(**{k: v[:, :, None] for k, v in vars(mouth_shape(p)).items()})
     top, up, down, bottom, taper = mouth_curves(m, x)
     lip = lambda lo, hi: (4 * (y - lo) * (hi - y) / (hi - lo + 1e-3) ** 2).clamp(min=0).sqrt()
-    r = r + (0.020 * lip(up, top) + 0.026 * lip(bottom, down)) * taper.sqrt() * (1 + 0.35 * p.map("lip_fullness"))
-    r = r - 0.05 * lip(down, up) * smooth(0.0, 0.03, up - down)
+    r[lips] += (0.020 * lip(up, top) + 0.026 * lip(bottom, down)) * taper.sqrt() * (1 + 0.35 * p.map("lip_fullness"))
+    r[lips] -= 0.05 * lip(down, up) * smooth(0.0, 0.03, up - down)
 
     # the fold from the nose wing to the mouth's corner, forehead lines: deeper with age and with a smile
+    x, y, cheeks = _window(axis, 0.8, -0.8, -0.25)
     fold_x = 0.165 + 0.55 * (-0.33 - y).clamp(min=0)
     fold = torch.exp(-(((x.abs() - fold_x) / 0.035) ** 2)) * smooth(-0.30, -0.38, y) * smooth(-0.74, -0.58, y)
-    r = r - fold * (0.004 + 0.011 * p.map("age").clamp(min=0) + 0.007 * p.map("smile").clamp(min=0))
+    r[cheeks] -= fold * (0.004 + 0.011 * p.map("age").clamp(min=0) + 0.007 * p.map("smile").clamp(min=0))
+    x, y, forehead = _window(axis, 0.55, 0.2, 0.7)
     lines = (
         torch.cos((y + 0.06 * x * x) * 75) * smooth(0.26, 0.33, y) * smooth(0.62, 0.5, y) * smooth(0.5, 0.3, x.abs())
     )
-    r = r - lines * (0.0035 * (p.map("age") - 0.1).clamp(min=0) + 0.002 * p.map("brow_raise").clamp(min=0))
+    r[forehead] -= lines * (0.0035 * (p.map("age") - 0.1).clamp(min=0) + 0.002 * p.map("brow_raise").clamp(min=0))
 
+    x, y, sides = _window(axis, EXTENT, -0.6, 0.5)
     ear_y = -0.06
     size = 1 + 0.16 * p.map("ear_size")
     t = (y - ear_y) / (0.235 * size)
@@ -173,8 +184,10 @@ def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
     ear = torch.exp(-(((x.abs() - back) / 0.085) ** 2)) * (1 - t**4).clamp(min=0) * smooth(-1.25, 0.1, t)
     bowl = torch.exp(-(((x.abs() - back + 0.075) / 0.06) ** 2) - ((t + 0.1) / 0.55) ** 2)
     shown = 1 - smooth(0.0, 0.3, p.map("hair_length"))
-    r = r + (0.125 * size * ear - 0.02 * bowl) * shown
-    return r * p.map("head_scale"), (ear * shown).clamp(0, 1)
+    r[sides] += (0.125 * size * ear - 0.02 * bowl) * shown
+    whole = torch.zeros_like(r)
+    whole[sides] = (ear * shown).clamp_(0, 1)
+    return r.mul_(p.map("head_scale")), whole
 
 
 def hair_cover(p: Named) -> tuple[Tensor, Tensor]:
@@ -306,7 +319,11 @@ def bake(p: Named, light: Tensor) -> Bake:
     skin, ear = skin_radius(p)
     inside, thick = hair_cover(p)
     x, y = axis[None, None, :], axis[None, :, None]
+    ax = x.abs()
+    blush = torch.exp(-(((ax - 0.50) / 0.22) ** 2) - ((y + 0.28) / 0.16) ** 2)
+    blush = blush + 0.9 * torch.exp(-((ax / 0.13) ** 2) - ((y + 0.30) / 0.10) ** 2) + 0.6 * ear
 
+    x, y, lower = _window(axis, EXTENT, -1.5, 0.0)
     m = mouth_shape(p)
     ax = x.abs()
     jaw = (
@@ -323,11 +340,12 @@ def bake(p: Named, light: Tensor) -> Bake:
         * smooth(lip_top - 0.02 - 0.35 * ax, lip_top + 0.01 - 0.3 * ax, y)
     )
     around = smooth(0.22, 0.29, ax) * smooth(0.46, 0.36, ax) * smooth(-0.44, -0.52, y) * smooth(-1.1, -0.9, y)
-    beard = p.map("beard").clamp(min=0) * torch.maximum(
+    here = p.map("beard").clamp(min=0) * torch.maximum(
         torch.maximum(jaw * smooth(0.2, 0.35, ax), chin), torch.maximum(side, around)
     )
-    beard = torch.maximum(beard, p.map("moustache").clamp(min=0) * tash).clamp(0, 1)
-    beard = beard * smooth(0.0, 0.10, dz + 0.35)
+    here = torch.maximum(here, p.map("moustache").clamp(min=0) * tash).clamp(0, 1)
+    beard = torch.zeros_like(skin)
+    beard[lower] = here * smooth(0.0, 0.10, dz[lower] + 0.35)
 
     covered = smooth(-0.015, 0.035, inside)
     r = skin + covered * thick * (1 - 0.85 * ear)
@@ -352,9 +370,6 @@ def bake(p: Named, light: Tensor) -> Bake:
     cavity = ((near - one) * 22).clamp(-1, 1)
     occlusion = 1 - ((near - one) * 14).clamp(0, 0.5) - ((wide - one) * 4.0).clamp(0, 0.5)
 
-    blush = torch.exp(-(((ax - 0.50) / 0.22) ** 2) - ((y + 0.28) / 0.16) ** 2)
-    blush = blush + 0.9 * torch.exp(-((ax / 0.13) ** 2) - ((y + 0.30) / 0.10) ** 2) + 0.6 * ear
-    blush = blush.expand(len(p), -1, -1)
     maps = torch.stack(
         (hair, bald, nx * inv, ny * inv, nz * inv, occlusion[:, 0], _shadow(r, light), beard, blush, cavity[:, 0]), 1
     )
