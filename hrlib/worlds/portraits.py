@@ -1,9 +1,10 @@
-"""Procedural portraits with ground truth: one parametric head, drawn as a photograph.
+"""Procedural portraits with ground truth: one parametric head, drawn as a photograph and in three other hands.
 
     people = sample(16, seed=1)
     x = render(people, 128)                                      # [16, 3, 128, 128] in [-1, 1]
     turned = people.replace(pose={"yaw": 0.5})                   # the same people, looking to the picture's right
     truth = render_with_truth(turned, (96, 160))                 # + masks, depth, camera, landmarks
+    film = render(people, 128, domain="cartoon")                 # the same people; see DOMAINS
 
 A picture is a function of the named parameters below and of `detail_seed`, which alone draws what the parameters do not
 explain: strands of hair, pores, freckles, fabric and the grain of the film. That detail reaches the pixel's Nyquist
