@@ -90,12 +90,17 @@ def renders(world: str, n: int, *, resolution: int, seed: int, cache: Path = CAC
     return load_set(folder)
 
 
-def render_features(data: RenderedSet, *, cells: int = 1, sigma: float = 0.0) -> Tensor:
-    """`grid_features` of a whole set, after a blur of `sigma` pixels; cached in the set's folder. [n, C cells^2]."""
-    what = json.dumps([_vgg().fingerprint, POOL_TAPS, cells, sigma, len(data)])
+def render_features(data: RenderedSet, n: int, *, cells: int = 1, sigma: float = 0.0) -> Tensor:
+    """`grid_features` of a set's first n pictures, blurred by `sigma` pixels; cached in its folder. [n, C cells^2]."""
+    if len(data) < n:
+        raise ShapeError(
+            f"{len(data)} pictures in {data.folder}", expected=f"{n} or more", do="lower n, or render more"
+        )
+    data.wait_for(n)
+    what = json.dumps([_vgg().fingerprint, POOL_TAPS, cells, sigma, n])
     file = data.folder / f"features_{hashlib.sha256(what.encode()).hexdigest()[:16]}.npy"
     if not file.exists():
-        chunks = (data.batch(index)[0] for index in torch.arange(len(data)).split(CHUNK))
+        chunks = (data.batch(index)[0] for index in torch.arange(n).split(CHUNK))
         found = torch.cat([grid_features(blur(x, sigma), cells) for x in chunks])
         with atomic(file) as temp, open(temp, "wb") as f:
             np.save(f, found.numpy())
@@ -110,17 +115,21 @@ def blur(x: Tensor, sigma: float) -> Tensor:
 # --- the ladder -------------------------------------------------------------------------------------------------------
 
 
-def ladder(G: nn.Module, world: str, *, n: int = 10_000, cache: Path = CACHE) -> pd.DataFrame:
+def ladder(
+    G: nn.Module, world: str, *, n: int = 10_000, other: RenderedSet | None = None, cache: Path = CACHE
+) -> pd.DataFrame:
     """Compare n unseen renders with other renders, blurred renders, and n samples of G.
+
+    other: where the other renders, and the blurred ones, come from; by default they are unseen too. A training set
+    saves half of the rendering.
 
     Returns one row a rung, columns "pictures", "frechet" (distance), "precision" and "recall" (k = 3; of the pictures
     as fakes). "other renders" is what a perfect generator would reach, since both sets are finite.
     """
-    size = G.resolution
-    real, other = (renders(world, n, resolution=size, seed=seed, cache=cache) for seed in SEEDS)
-    reference = render_features(real)
-    rungs = {"other renders": render_features(other)}
-    rungs |= {f"renders, blur {s:g} px": render_features(other, sigma=s) for s in BLURS}
+    draw_set = lambda seed: renders(world, n, resolution=G.resolution, seed=seed, cache=cache)
+    reference, other = render_features(draw_set(SEEDS[0]), n), other or draw_set(SEEDS[1])
+    rungs = {"other renders": render_features(other, n)}
+    rungs |= {f"renders, blur {s:g} px": render_features(other, n, sigma=s) for s in BLURS}
     rungs["generator"] = torch.cat([pooled_features(x).cpu() for x in drawn(G, n, seed=SEEDS[0])])
     rows = []
     for name, found in rungs.items():
@@ -195,7 +204,7 @@ def pose_correlation(
         ws = G_source.mapping(torch.randn(n, G_source.z_dim, generator=torch.Generator().manual_seed(seed)))
     read, of_renders, r2 = [], [], []
     for G, world, noise_seed in ((G_source, source, 11), (G_target, target, 12)):
-        found = render_features(renders(world, count, resolution=G.resolution, seed=seed, cache=cache), cells=4)
+        found = render_features(renders(world, count, resolution=G.resolution, seed=seed, cache=cache), count, cells=4)
         model = Ridge(found[:fit], truth[:fit])
         of_renders.append(model(found[fit:]))
         error = (of_renders[-1] - truth[fit:]).square().sum(0)

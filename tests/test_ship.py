@@ -1,0 +1,132 @@
+"""From a training folder to weights, log, facts and cards: what a card says was done, or measured, and nothing else."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+from hrlib import _catalogue, weights
+from hrlib.errors import StoreError, UnknownName
+from hrlib.store import read_json
+from hrlib.training import data, family, measure, run, ship
+from hrlib.training.recipe import Recipe
+
+TINY = Recipe(
+    resolution=16,
+    z_dim=64,
+    w_dim=8,
+    channels={4: 8, 8: 8, 16: 8},
+    mapping_layers=2,
+    inr_hidden=8,
+    batch=4,
+    warm_images=4,
+    total_images=12,
+    anchor=0.5,
+    mirror=False,
+    ada_target=0.0,
+    fresh_prob=0.25,
+    r1_gamma=0.75,
+)
+NAMES = {"portraits_inr128": "portraits/photo", "cartoon_inr128": "portraits/cartoon"}
+TABLE = pd.DataFrame({"pictures": ["generator"], "frechet": [12.3456], "precision": [0.6789], "recall": [0.5432]})
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A data folder of its own, with a trained pair of the photo domain and one of the cartoon domain shipped to it."""
+    out = tmp_path / "data" / "weights"
+    out.mkdir(parents=True)
+    monkeypatch.setattr(_catalogue, "DATA", tmp_path / "data")
+    for _ in data.render_set(tmp_path / "set", 8, resolution=16, z_dim=64):
+        pass
+    for name, place in NAMES.items():
+        source = None if name == "portraits_inr128" else "portraits_inr128"
+        recipe = Recipe(**TINY.summary() | {"source": source, "train_mapping": source is None})
+        monkeypatch.setitem(family.NETWORKS, name, family.Member(place, 16_000, 6_000, recipe))
+        run.run(recipe, data.load_set(tmp_path / "set"), tmp_path / name, tell=lambda _: None)
+        ship.ship(tmp_path / name, name=name, out=out)
+    return tmp_path, out
+
+
+def card(out, name):
+    return " ".join((out / f"{name}.md").read_text().split())
+
+
+def test_what_is_shipped_is_what_was_trained(world):
+    folder, out = world
+    state = run.finished(folder / "portraits_inr128")
+    G, D = weights.load_generator("portraits_inr128"), weights.load_discriminator("portraits_inr128_discriminator")
+    for net, own in ((G, state.G_ema), (D, state.D)):
+        for key, value in own.state_dict().items():
+            torch.testing.assert_close(net.state_dict()[key], value, atol=1e-4, rtol=1e-3)
+    assert (out / "portraits_inr128.log.csv").read_bytes() == (folder / "portraits_inr128" / run.LOG).read_bytes()
+    facts = read_json(out / "portraits_inr128.json")
+    assert facts["images"] == 12 and facts["half"] and facts["half_psnr"] > ship.HALF_DB
+    assert (out / "portraits_inr128.safetensors").stat().st_size < 2.5 * facts["parameters"]["G"] + 20_000
+
+
+def test_cards_say_what_was_done(world):
+    _, out = world
+    source, cartoon = card(out, "portraits_inr128"), card(out, "cartoon_inr128")
+    for text in (source, cartoon, card(out, "cartoon_inr128_discriminator")):
+        assert "6,000 rendered portraits" in text and "the first 6,000 of 16,000" in text
+        assert "12, of which 4 in the warm start" in text and "bfloat16" in text and "thread" in text
+    assert "R1 (gamma 0.75) every 16 steps" in source and "weight 0.5" in source and "25% of its steps" in source
+    assert "not a GAN trained from scratch" in source and "Fine-tuned" not in source
+    assert "photo domain" in source and "cartoon domain" in cartoon
+    assert "`hrlab train network cartoon_inr128`" in cartoon
+    assert "Fine-tuned from `portraits_inr128` and its discriminator" in cartoon and "a w means the same" in cartoon
+    assert "Not yet measured of these weights: ladder." in source
+    assert "Not yet measured of these weights: ladder, layout." in cartoon
+
+
+def test_measures_enter_the_cards_and_are_forgotten_with_the_weights(world, monkeypatch):
+    folder, out = world
+    monkeypatch.setattr(measure, "ladder", lambda G, world, *, n, other: TABLE)
+    columns = {"correlation": 0.91, "low": 0.88, "high": 0.93, "renders": 0.97, "r2_source": 0.95, "r2_target": 0.94}
+    monkeypatch.setattr(
+        measure,
+        "pose_correlation",
+        lambda G, H, world, *, source, n: pd.DataFrame([{"parameter": f"yaw in {source} and {world}"} | columns]),
+    )
+    found = dict(ship.measures("cartoon_inr128", n=77, out=out))
+    assert list(found) == ["ladder", "layout"] and found["ladder"] is TABLE
+    text = card(out, "cartoon_inr128")
+    assert "77 unseen renders" in text and "| generator | 12.35 | 0.679 | 0.543 |" in text
+    assert "| yaw in portraits/photo and portraits/cartoon | 0.91 (0.88 to 0.93) | 0.97 | 0.95 | 0.94 |" in text
+    assert "Not yet measured" not in text
+    assert dict(ship.measures("portraits_inr128", n=77, out=out)).keys() == {"ladder"}
+    value = dict(n=32, gallery=100, psnr_mean=25.5, psnr_std=1.5, psnr_min=21.0, same_photo=1.0, other_view=0.96875)
+    ship.record("portraits_inr128", "inversion", value | {"settings": "300 steps"}, out=out)
+    assert "PSNR 25.50 dB" in card(out, "portraits_inr128") and "97% when" in card(out, "portraits_inr128")
+    ship.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=out)
+    assert "Not yet measured of these weights: ladder, layout." in card(out, "cartoon_inr128")
+
+
+def test_a_history_and_no_path_of_this_machine(world, monkeypatch):
+    folder, out = world
+    for suffix in ("", "_discriminator"):
+        (folder / f"earlier{suffix}.safetensors").write_bytes(
+            (out / f"cartoon_inr128{suffix}.safetensors").read_bytes()
+        )
+    recipe = Recipe(**TINY.summary() | {"source": str(folder / "earlier.safetensors")})
+    run.run(recipe, data.load_set(folder / "set"), folder / "again", tell=lambda _: None)
+    (folder / "again" / "history.md").write_text("- **Its past:** a story.\n")
+    ship.ship(folder / "again", name="cartoon_inr128", out=out)
+    assert "- **Its past:** a story." in card(out, "cartoon_inr128") and "`earlier.safetensors`" in card(
+        out, "cartoon_inr128"
+    )
+    assert str(folder) not in (out / "cartoon_inr128.json").read_text() + card(out, "cartoon_inr128")
+
+
+def test_refusals(world):
+    _, out = world
+    with pytest.raises(UnknownName, match="cartoon_inr128"):
+        ship.ship(out, name="cartoon_inr12", out=out)
+    with pytest.raises(UnknownName, match="another portrait domain"):
+        ship.layout("portraits_inr128", out=out)
+    with pytest.raises(UnknownName, match="ladder"):
+        ship.record("portraits_inr128", "ladders", {}, out=out)
+    with pytest.raises(StoreError, match="hrlab train ship anime_inr128"):
+        ship.ladder("anime_inr128", n=4, out=out)
