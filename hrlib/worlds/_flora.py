@@ -1,4 +1,4 @@
-"""What grows on the near land: grass and flowers blade by blade, conifers needle by needle, broad-leaved trees leaf by leaf.
+"""What grows on the near land: grass blade by blade, conifers needle by needle, broad-leaved trees leaf by leaf.
 
 Parts that a picture is too small to resolve fade into noise of the same tones.
 """
@@ -17,8 +17,8 @@ from ._terrain import bank as bank_line
 from ._terrain import hazed, relit
 
 _RATIO = math.log(1.05)  # between the distances of neighbouring rows of grass below the horizon
-_BLADE = 0.17  # length of a blade, and
-_GAP = 0.026  # width of a lattice cell of blades, both by the row's distance below the horizon
+_BLADE = 0.135  # length of a blade, and
+_GAP = 0.021  # width of a lattice cell of blades, both by the row's distance below the horizon
 REACH_OVER = _BLADE / (1 - _BLADE)  # blades of the bank's edge reach so far above it, by its depth
 # width of a tree's cell; depths of its foot between the bank (0) and the picture's lower edge (1); likelihood
 _STANDS = ((0.085, 0.01, 0.07, 0.75), (0.24, 0.09, 0.24, 0.60), (0.85, 0.40, 0.75, 0.60))
@@ -34,6 +34,7 @@ def grass(field: Field, u: Tensor, e: Tensor, bank: Tensor, light: Tensor, pixel
     dry = torch.lerp(green, torch.tensor([0.34, 0.27, 0.12], device=u.device)[:, None], 0.5)
     sun = field.rgb("sun") * (0.62 + 0.25 * field("light_y"))
     lit, dim = field.rgb("ambient") + sun, field.rgb("ambient") * 0.8 + 0.25 * sun
+    light = light * (1 - 0.45 * shown * (-bank < s).float())  # between the blades
     for row in range(1, 5):
         j = first + row
         base = (j * _RATIO).exp()
@@ -43,16 +44,21 @@ def grass(field: Field, u: Tensor, e: Tensor, bank: Tensor, light: Tensor, pixel
             x = u / (base * _GAP) + (0.37 * j + 0.5 * stand)
             cell = x.floor()
             dice = draw(field, cell, j * 2 + stand, 80)
-            tall = 0.42 + 0.58 * dice[0]
-            y = height / tall
+            y = (height - 0.22 * dice[1]) / (0.36 + 0.42 * dice[0])
             lean = (dice[1] - 0.5) * (0.5 + 0.9 * y)
             off = (x - cell - 0.5 - lean * y * 0.8 - (dice[2] - 0.5) * 0.4).abs()
-            inside = smooth(0.04, -0.04, off - 0.21 * (1 - y * y)) * (y < 1).float() * grown * shown
-            tone = (0.42 + 0.78 * y) * (0.70 + 0.60 * dice[3])
+            inside = (
+                smooth(0.04, -0.04, off - 0.22 * (1 - y * y) * (0.45 + 2.2 * y).clamp(max=1))
+                * ((y < 1) & (y > 0)).float()
+                * grown
+                * shown
+            )
+            tone = (0.34 + 0.86 * y) * (0.66 + 0.68 * dice[3])
             colour = torch.lerp(green, dry, smooth(0.55, 1.0, dice[3] * (0.6 + 0.5 * y)))
             light = torch.lerp(light, colour * tone * torch.lerp(dim, lit, y.clamp(0, 1)), inside)
-        if row % 2:
-            light = _flowers(field, u, j, base, s, grown * shown, light, lit)
+    for j in (2 * (0.5 * first + 0.5).ceil() + 2, 2 * (0.5 * first + 0.5).ceil()):
+        base = (j * _RATIO).exp()
+        light = _flowers(field, u, j, base, s, (base > -bank).float() * shown, light, lit)
     return light
 
 
@@ -64,7 +70,7 @@ def _flowers(
     cell = x.floor()
     dice = draw(field, cell, j, 81)
     px = x - cell - 0.5 - (dice[0] - 0.5) * 0.6
-    py = ((base - s) / (base * 0.085) - 1.15 - 0.75 * dice[1]) * 1.25
+    py = ((base - s) / (base * 0.085) - 0.75 - 0.55 * dice[1]) * 1.25
     radius = (px.square() + py.square()).sqrt()
     petals = 0.15 + 0.055 * torch.cos(5 * torch.atan2(py, px) + 6 * dice[2])
     there = (dice[3] < 0.42 * field("flowers")).float() * grown
@@ -106,7 +112,7 @@ def trees(field: Field, left: float, right: float) -> list[Tree]:
         likely = chance * dense * (0.30 + 1.3 * (grove < 0.35 + 0.35 * dense).float()) * (0.16 / size).clamp(max=1)
         there = roll(3) < likely
         columns = {
-            "u": u, "foot": foot, "size": size, "there": there, "dx": roll(4), "dy": roll(5),
+            "u": u, "foot": foot, "size": size, "there": there, "shift_x": roll(4), "shift_y": roll(5),
             "needles": roll(6) < every("conifers"), "tone": 0.75 + 0.5 * roll(7), "slim": 0.82 + 0.32 * roll(8),
         }  # fmt: skip
         columns = {name: value.view(n, -1) for name, value in columns.items()}
@@ -120,9 +126,9 @@ def trees(field: Field, left: float, right: float) -> list[Tree]:
                 (columns["foot"] + 1.05 * columns["size"], -1),
             )
         ]
-        for k, (l, r, b, t) in enumerate(zip(*box, strict=True)):
-            if l < right and r > left:
-                found.append(Tree({name: value[:, k] for name, value in columns.items()}, l, r, b, t))
+        for k, (start, stop, low, high) in enumerate(zip(*box, strict=True)):
+            if start < right and stop > left:
+                found.append(Tree({name: value[:, k] for name, value in columns.items()}, start, stop, low, high))
     return found
 
 
@@ -151,20 +157,24 @@ def broadleaf(field: Field, x: Tensor, y: Tensor, px: Tensor, tone: Tensor) -> t
     """A broad-leaved tree of height 1 with its foot at the origin: light [3, M] and cover [M]; px: a pixel's size."""
     finest = float(px.min())
     n = fractal(field, x, y, 90, scale=3.4, pixel=px, finest=finest, octaves=4, gain=0.62, slopes=True)
-    fine = fractal(field, x, y, 91, scale=40.0, pixel=px, finest=finest, gain=0.8)[0]
+    fine = fractal(field, x, y, 91, scale=13.0, pixel=px, finest=finest, gain=0.9)[0] * 0.75
     cx, cy = x * (1 / 0.34), (y - 0.60) * (1 / 0.38)
-    body = 1 - cx.square() - cy.square() * (1 + 0.25 * cy) + 0.30 * n[0]
-    drawn = smooth(1.6, 3.6, 0.011 / px)
+    body = 1 - cx.square() - cy.square() * (1 + 0.25 * cy) + 0.30 * n[0] - 0.8 * smooth(0.36, 0.18, y)
+    drawn = smooth(2.4, 5.0, 0.011 / px)
     leaf, some = _leaves(field, x, y, 0.011, 92, 1.9, 6.28)
-    edge = smooth(-0.12, 0.35, body + 0.22 * fine)
+    edge = smooth(-0.04, 0.26, body + 0.12 * fine)
     cover_far = smooth(0.10, 0.24, body + 0.20 * fine)
     cover_near = torch.maximum(
         some * (leaf * 0.75 < edge * 1.25).float() * (edge > 0.02).float(), (edge > 0.97).float()
     )
-    bright = torch.lerp((0.80 + 0.28 * fine).clamp(0.2, 1.6), torch.where(leaf > 0, leaf, 0.30 + 0.06 * fine), drawn)
+    bright = torch.lerp(
+        (0.80 + 0.28 * fine).clamp(0.2, 1.6),
+        torch.where(leaf > 0, leaf, 0.26) * (1 + 0.30 * fine).clamp(0.35, 1.6),
+        drawn,
+    )
     cover = torch.lerp(cover_far, cover_near, drawn)
     sun = 0.42 + 0.26 * (cx * field("light_x") + cy * field("light_y"))
-    sun = (sun - 0.10 * (n[1] * field("light_x") + n[2] * field("light_y"))).clamp(0.04, 0.95)
+    sun = (sun + 0.10 * n[0] - 0.13 * (n[1] * field("light_x") + n[2] * field("light_y"))).clamp(0.04, 0.95)
     sun = sun * (0.55 + 0.45 * smooth(0.9, 0.1, body))  # the inside is dark
     trunk = smooth(0.004, -0.004, (x - 0.012 * n[0] * y).abs() - 0.026 * (1.25 - y)) * smooth(0.62, 0.5, y)
     trunk = trunk * smooth(-0.004, 0.006, y + 0.008 * fine)
@@ -179,7 +189,7 @@ def conifer(field: Field, x: Tensor, y: Tensor, px: Tensor, tone: Tensor) -> tup
     """A conifer of height 1 with its foot at the origin: light [3, M] and cover [M]; px: a pixel's size."""
     finest = float(px.min())
     n = fractal(field, x, y, 100, scale=7.0, pixel=px, finest=finest, octaves=3, gain=0.6)[0]
-    fine = fractal(field, x, y + 0.6 * x.abs(), 101, scale=45.0, pixel=px, finest=finest, gain=0.8)[0]
+    fine = fractal(field, x, y + 0.6 * x.abs(), 101, scale=22.0, pixel=px, finest=finest, gain=0.9)[0] * 0.8
     side = x.abs()
     tier = 11.0 * (1 - (1 - y.clamp(0, 1)).sqrt() * 0.55) * y.clamp(0, 1) * 1.5 + 14 * side + 0.30 * n
     step = tier - tier.floor()
@@ -187,7 +197,7 @@ def conifer(field: Field, x: Tensor, y: Tensor, px: Tensor, tone: Tensor) -> tup
     half = 0.25 * (1 - y).clamp(min=0) ** 0.85 * (0.62 + 0.38 * (1 - step) + 0.34 * (lean[0] - 0.5)) + 0.004
     body = (half - side) / (0.25 * (1.03 - y).clamp(min=0.05)) + 0.10 * fine
     turn = torch.where(x > 0, 1.0, -1.0)
-    drawn = smooth(1.6, 3.6, 0.010 / px)
+    drawn = smooth(2.4, 5.0, 0.010 / px)
     leaf, some = _leaves(field, x * turn, y + 0.55 * side, 0.010, 103, 5.0, 1.6)
     edge = smooth(-0.16, 0.22, body)
     skirt = smooth(0.055, 0.085, y + 0.02 * fine)
@@ -196,7 +206,11 @@ def conifer(field: Field, x: Tensor, y: Tensor, px: Tensor, tone: Tensor) -> tup
         torch.maximum(some * (leaf * 0.7 < edge * 1.2).float() * (edge > 0.02).float(), (edge > 0.9).float()) * skirt
     )
     cover = torch.lerp(cover_far, cover_near, drawn)
-    bright = torch.lerp((0.85 + 0.35 * fine).clamp(0.2, 1.8), torch.where(leaf > 0, leaf, 0.30 + 0.06 * fine), drawn)
+    bright = torch.lerp(
+        (0.85 + 0.35 * fine).clamp(0.2, 1.8),
+        torch.where(leaf > 0, leaf, 0.26) * (1 + 0.30 * fine).clamp(0.35, 1.6),
+        drawn,
+    )
     bough = 0.40 + 0.75 * (1 - step) * smooth(0.0, 0.18, step)
     sun = (0.36 + 2.1 * x * field("light_x") + 0.10 * field("light_y")).clamp(0.06, 0.8) * bough
     albedo = field.rgb("conifer") * (tone * bright)
@@ -216,19 +230,13 @@ def plant(
     size = get("size")
     x, y = (u - get("u")) / size, (e - get("foot")) / size
     shape = conifer if needles else broadleaf
-    colour, cover = shape(_Moved(field, get("dx"), get("dy")), x / get("slim"), y, pixel / size, get("tone"))
-    distance = 0.16 * smooth(0.30, 0.02, -get("foot"))
+    colour, cover = shape(
+        field.moved(torch.stack((tree.columns["shift_x"], tree.columns["shift_y"]), 1)),
+        x / get("slim"),
+        y,
+        pixel / size,
+        get("tone"),
+    )
+    distance = 0.10 * smooth(0.25, 0.02, -get("foot"))
     colour = hazed(field, colour, u, e.clamp(max=0.05), distance)
     return torch.lerp(light, colour, cover)
-
-
-class _Moved(Field):
-    """A field whose noise is shifted, so that every tree of a picture is another one."""
-
-    def __init__(self, field: Field, dx: Tensor, dy: Tensor) -> None:
-        super().__init__(field.columns, field.colours, field.seed)
-        self.item, self._source, self._shift = field.item, field, torch.stack((dx, dy))
-
-    def offset(self, channel: int) -> Tensor:
-        moved = self._source.offset(channel) + self._shift
-        return moved - moved.floor()

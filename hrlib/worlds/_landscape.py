@@ -66,20 +66,17 @@ def block(
         depth = f("shore") - ew
         tilt = waves[2] * (0.004 + 0.05 * f("wind")) * (0.25 + 2.2 * depth) + waves[0] * 0.012 * f("wind")
         seen[wet] = f("shore") + (depth * 1.0 + tilt).abs()
-    layer = torch.zeros(n * m * m, dtype=torch.int8, device=device)
-    lines = _terrain.ranges(across, uc, pixel)
-    line = torch.zeros_like(e)
-    for k in range(_terrain.RANGES):
-        edge = grid(lines[k])
-        under = seen < edge
-        layer = torch.where(under, k + 1, layer)
-        line = torch.where(under, edge, line)
-    for k, edge in enumerate(_terrain.hills(across, uc, pixel)):
-        edge = grid(edge)
-        under = seen < edge
-        layer = torch.where(under, k + 1 + _terrain.RANGES, layer)
-        line = torch.where(under, edge, line)
-    layer = torch.where(e <= bank, 100, layer)
+    layer = torch.zeros(n, m, m, dtype=torch.int8, device=device)
+    line = torch.zeros(n, m, m, device=device)
+    lines = torch.cat((_terrain.ranges(across, uc, pixel), _terrain.hills(across, uc, pixel)))
+    seen = seen.view(n, m, m)
+    if lines.max() > seen.min():
+        for k, edge in enumerate(lines.view(-1, n, 1, m)):
+            under = seen < edge
+            layer.masked_fill_(under, k + 1)
+            line = torch.where(under, edge, line)
+    seen, line = seen.reshape(-1), line.reshape(-1)
+    layer = layer.reshape(-1).masked_fill_(e <= bank, 100)
 
     light = torch.empty(3, n * m * m, device=device)
 
@@ -104,28 +101,48 @@ def block(
     if near is not None:
         f = at.at(item[near])
         light[:, near] = _flora.grass(f, u[near], e[near], bank[near], light[:, near], pixel)
-    low, high = 1 - (top + side) * pixel - float(field.columns["horizon"].max()), 1 - top * pixel
-    high = high - float(field.columns["horizon"].min())
+    e = e.view(n, m, m)
+    right, high, low = columns[-1], e.amax(), e.amin()
     for tree in trees:
-        if tree.left > float(columns[-1]) or tree.right < float(columns[0]) or tree.bottom > high or tree.top < low:
+        if tree.left > right or tree.right < columns[0] or tree.bottom > high or tree.top < low:
             continue
-        get = lambda name, t=tree.columns: t[name][item] if n > 1 else t[name]
-        x, y = (u - get("u")) / get("size"), (e - get("foot")) / get("size")
-        ground = (1 - (x + 0.22 * at("light_x")).square() * 3.4 - y.square() * 90).clamp(min=0)
-        light = light * torch.where(get("there") & (e < bank), 1 - 0.62 * ground * ground, 1.0)
-        inside = get("there") & (x.abs() < 0.5) & (y > -0.02) & (y < 1.05)
-        for needles in (True, False):
-            index = _where(inside & (get("needles") == needles))
-            if index is not None:
-                f = at.at(item[index])
-                light[:, index] = _flora.plant(
-                    f, tree, item[index], u[index], e[index], light[:, index], needles, pixel
-                )
+        light = _planted(at, tree, item, u, e, bank, light, pixel)
     return _developed(light.view(3, n, side, supersample, side, supersample))
 
 
+def _planted(
+    at: Field, tree: _flora.Tree, item: Tensor, u: Tensor, e: Tensor, bank: Tensor, light: Tensor, pixel: float
+) -> Tensor:
+    """The block's light [3, n m m] with the shadow of a tree on the ground and the tree."""
+    n, m, _ = e.shape
+    rows = ((e < tree.top) & (e > tree.bottom)).any(2).any(0).nonzero()[:, 0]
+    grid = u.view(n, m, m)
+    cols = ((grid > tree.left) & (grid < tree.right)).any(1).any(0).nonzero()[:, 0]
+    if len(rows) == 0 or len(cols) == 0:
+        return light
+    part = (slice(None), slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1))
+    get = lambda name: tree.columns[name].view(n, 1, 1)
+    # Only exactly rounded operations here: the part's size may leave a remainder to the kernels' vector loops.
+    x, y = (grid[part] - get("u")) / get("size"), (e[part] - get("foot")) / get("size")
+    off = x + at.columns["light_x"].view(n, 1, 1) * 0.22
+    ground = (1 - off * off * 3.4 - y * y * 90).clamp(min=0)
+    shadow = 1 - ground * ground * (get("there") & (e[part] < bank.view(n, m, m)[part])) * 0.62
+    light.view(3, n, m, m)[(slice(None), *part)] *= shadow
+    inside = get("there") & (x.abs() < 0.5) & (y > -0.02) & (y < 1.05)
+    flat = torch.arange(n * m * m, device=u.device).view(n, m, m)[part]
+    for needles in (True, False):
+        index = _where((inside & (get("needles") == needles)).flatten())
+        if index is not None:
+            index = flat.flatten()[index]
+            f = at.at(item[index])
+            light[:, index] = _flora.plant(
+                f, tree, item[index], u[index], e.view(-1)[index], light[:, index], needles, pixel
+            )
+    return light
+
+
 def _developed(light: Tensor) -> Tensor:
-    """Samples [3, n, b, s, b, s] of linear light -> pixels [n, 3, b, b]: a film's shoulder, the mean, the sRGB curve."""
+    """Samples of linear light [3, n, b, s, b, s] -> pixels [n, 3, b, b]: a film's shoulder, the mean, the sRGB curve."""
     light = light * 1.25
     light = light * (1 + light * 0.10) / (1 + light * 0.72)
     mean = light.mean((3, 5)).clamp(0, 1).transpose(0, 1)

@@ -8,6 +8,7 @@ wider picture it is drawn.
 from __future__ import annotations
 
 import math
+from copy import copy
 from functools import lru_cache
 
 import torch
@@ -19,6 +20,7 @@ from ._common import hash01
 PERIOD = 256  # lattice cells after which one octave of noise repeats; a sum of octaves repeats with its lowest
 _STEP = 4  # table points a cell
 _CELLS = 1 << 16
+_CHANNELS, _OCTAVE = 1280, 104  # channels of noise; those of one octave
 
 
 @lru_cache(maxsize=8)
@@ -51,13 +53,21 @@ class Field:
     def __init__(self, columns: dict[str, Tensor], colours: dict[str, Tensor], seed: Tensor) -> None:
         self.columns, self.colours, self.seed = columns, colours, seed
         self.item: Tensor | None = None
-        self._offsets: dict[int, Tensor] = {}
+        keys = torch.arange(_CHANNELS, device=seed.device)[:, None]
+        axes = torch.tensor([7, 8], device=seed.device)
+        self.offsets = hash01(seed[:, None, None], keys, axes)  # [n, channels, 2]
 
     def at(self, item: Tensor) -> Field:
         """The field at samples of the pictures `item` [M] (one picture: its numbers broadcast, no look-up)."""
-        other = Field(self.columns, self.colours, self.seed)
-        other._offsets = self._offsets
+        other = copy(self)
         other.item = None if len(self.seed) == 1 else item
+        return other
+
+    def moved(self, shift: Tensor) -> Field:
+        """A field whose noise starts elsewhere, by shift [n, 2]."""
+        other = copy(self)
+        moved = self.offsets + shift[:, None]
+        other.offsets = moved - moved.floor()
         return other
 
     def _gather(self, value: Tensor) -> Tensor:
@@ -70,16 +80,9 @@ class Field:
         """A colour of the palette."""
         return self._gather(self.colours[name]).T
 
-    def random(self, *keys: int) -> Tensor:
-        """A uniform number of each picture for these integers, [1] or [M]."""
-        return self._gather(hash01(self.seed, *(torch.tensor(k, device=self.seed.device) for k in keys)))
-
     def offset(self, channel: int) -> Tensor:
         """Where in the table a picture's channel starts: [2, 1] or [2, M]."""
-        if channel not in self._offsets:
-            key = torch.full_like(self.seed, channel)
-            self._offsets[channel] = torch.stack([hash01(self.seed, key, torch.full_like(key, k)) for k in (7, 8)], 1)
-        return self._gather(self._offsets[channel]).T
+        return self._gather(self.offsets[:, channel]).T
 
 
 def noise(field: Field, x: Tensor, y: Tensor | float, channel: int, scale: float, slopes: bool = False) -> Tensor:
@@ -112,7 +115,7 @@ def fractal(
     pixel: Tensor | float,
     finest: float,
     gain: float = 0.5,
-    octaves: int = 16,
+    octaves: int = 11,
     slopes: bool = False,
     creased: int = 0,
 ) -> Tensor:
@@ -132,7 +135,7 @@ def fractal(
     for k in range(octaves):
         if fade(1 / (scale * finest)) == 0 and k > 0:
             break
-        part = noise(field, x, y, channel + 64 * k, scale, slopes)
+        part = noise(field, x, y, channel + _OCTAVE * k, scale, slopes)
         if k < creased:
             part = part * -part[:1].sign() + (0.7 if not slopes else 0.0)
         shown = fade((1 / scale) / pixel)

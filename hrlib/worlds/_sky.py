@@ -93,7 +93,7 @@ def sky(field: Field, u: Tensor, e: Tensor, pixel: float) -> Tensor:
 def _clouds(field: Field, u: Tensor, up: Tensor, pixel: float, base: Tensor, away: Tensor) -> Tensor:
     """A flat deck of clouds seen from below, lit from the sun's side; thin where it meets the haze of the horizon."""
     t = (up + 0.11).reciprocal()
-    stretch = 1 + 1.6 * field("cloud_streaks")
+    stretch = 1 + 0.9 * field("cloud_streaks")
     x, z = u * t * (1 / stretch), t * 0.62
     streak = field("cloud_streaks")
     n = fractal(
@@ -104,7 +104,7 @@ def _clouds(field: Field, u: Tensor, up: Tensor, pixel: float, base: Tensor, awa
         scale=2.2,
         pixel=pixel * 0.62 * t * t,
         finest=pixel * 1.6,
-        gain=0.52,
+        gain=0.57,
         slopes=True,
     )
     cover = field("clouds")

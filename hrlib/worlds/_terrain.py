@@ -38,27 +38,25 @@ def ranges(field: Field, u: Tensor, pixel: float) -> Tensor:
 def hills(field: Field, u: Tensor, pixel: float) -> Tensor:
     """[ROWS, M] skylines of the rows of trees that descend to the shore, the farthest first."""
     swell = fractal(field, u, 0.0, 20, scale=1.6, pixel=pixel, finest=pixel, octaves=3, gain=0.4)[0]
-    top = field("hills") * (0.55 + 0.45 * swell).clamp(min=0.05)
-    shore = field("shore")
-    lines = []
-    for row in range(ROWS):
-        t = row / (ROWS - 1)
-        ground = shore + (top - shore) * (1 - t) ** 1.4
-        tall = 0.020 + 0.020 * t
-        x = u * (1 / (0.30 * tall)) + 17.3 * row
-        tree = torch.zeros_like(u)
-        for shift in (0.0, 0.5):  # two interleaved stands
-            cell = (x + shift).floor()
-            dice, fx = draw(field, cell, 2 * row + int(2 * shift), 21), x + shift - cell
-            high = 0.45 + 0.55 * dice[0]
-            middle = 0.5 + 0.3 * (dice[1] - 0.5)
-            point = (1 - (fx - middle).abs() * (1.9 + dice[2])).clamp(min=0)
-            stand = (dice[3] < 0.25 + 0.75 * field("forest")).float()
-            tree = torch.maximum(tree, high * point * stand)
-        wood = fractal(field, u, 3.1 * row, 22, scale=2.5, pixel=pixel, finest=pixel, octaves=2)[0]
-        wood = smooth(0.9, 0.2, wood + 1.7 - 2.6 * field("forest"))
-        lines.append(ground + tall * tree * wood)
-    return torch.stack(lines)
+    top, shore = field("hills") * (0.55 + 0.45 * swell).clamp(min=0.05), field("shore")
+    rows = torch.arange(ROWS, device=u.device)
+    t = (rows * (1 / (ROWS - 1)))[:, None]
+    ground = shore + (top - shore) * (1 - t) ** 1.4
+    tall = 0.020 + 0.020 * t
+    x = (u / (0.30 * tall) + 17.3 * rows[:, None]).flatten()
+    many = field if field.item is None else field.at(field.item.repeat(ROWS))
+    tree = torch.zeros_like(x)
+    for stand in (0, 1):  # two interleaved
+        cell = (x + 0.5 * stand).floor()
+        dice, fx = draw(many, cell, (2 * rows + stand).repeat_interleave(len(u)), 21), x + 0.5 * stand - cell
+        middle = 0.5 + 0.3 * (dice[1] - 0.5)
+        point = (1 - (fx - middle).abs() * (1.9 + dice[2])).clamp(min=0)
+        there = (dice[3] < 0.25 + 0.75 * many("forest")).float()
+        tree = torch.maximum(tree, (0.45 + 0.55 * dice[0]) * point * there)
+    wide = (3.1 * t).expand(ROWS, len(u)).flatten()
+    wood = fractal(many, u.repeat(ROWS), wide, 22, scale=2.5, pixel=pixel, finest=pixel, octaves=2)[0]
+    wood = smooth(0.9, 0.2, wood + 1.7 - 2.6 * many("forest"))
+    return ground + tall * (tree * wood).view(ROWS, -1)
 
 
 def bank(field: Field, u: Tensor, pixel: float) -> Tensor:
@@ -74,9 +72,9 @@ def ripples(field: Field, u: Tensor, e: Tensor, pixel: float) -> Tensor:
     """[3, M]: waves on the water as seen in the picture (value, slopes), calm far away."""
     s = (field("shore") - e).clamp(min=0.5 * pixel) + 0.012
     inverse = s.reciprocal()
-    x, z = u * inverse * 0.16, 1.9 * s.log()
+    x, z = u * inverse * 0.34, 1.9 * s.log()
     return fractal(
-        field, x + 0.6 * z, z * 5.0, 40, scale=2.0, pixel=9.5 * pixel * inverse, finest=9.5 * pixel / 0.6, slopes=True
+        field, x + 0.6 * z, z * 4.2, 40, scale=2.0, pixel=9.5 * pixel * inverse, finest=9.5 * pixel / 0.6, slopes=True
     )
 
 
@@ -91,22 +89,22 @@ def mountains(field: Field, u: Tensor, e: Tensor, line: Tensor, which: Tensor, p
     size = 1 - 0.14 * w  # nearer ranges show coarser detail
     x, y = u * size + 3.7 * w, e * size * 0.85 + 1.9 * w
     bend = fractal(field, x, y, 50, scale=5.0, pixel=pixel, finest=pixel, octaves=2)[0]
-    x = x + 0.035 * bend
-    n = fractal(field, x + 0.5 * y, y, 52, scale=9.0, pixel=pixel, finest=pixel, gain=0.80, slopes=True, creased=3)
+    x = x + 0.016 * bend  # gently enough never to fold
+    n = fractal(field, x + 0.5 * y, y, 52, scale=9.0, pixel=pixel, finest=pixel, gain=0.88, slopes=True, creased=3)
     lx, ly = field("light_x"), field("light_y")
-    slope = n[1] * lx * 0.16 - n[2] * 0.10
+    slope = n[1] * lx * 0.19 - n[2] * 0.11
     light = (0.30 + 0.38 * ly - slope).clamp(0.02, 1.2)
     strata = 1 + 0.10 * n[0]
     steep = (n[1].square() + n[2].square()) * 0.010
     snow_line = field("snow_line") + 0.05 * w + 0.020 * n[0] - 0.02 * bend
-    snow = smooth(-0.022, 0.022, e - snow_line) * smooth(0.95, 0.35, steep - 0.9 * smooth(0.0, 0.12, e - snow_line))
+    snow = smooth(-0.022, 0.022, e - snow_line) * smooth(0.85, 0.25, steep - 0.55 * smooth(0.0, 0.16, e - snow_line))
     green = smooth(0.04, -0.05, e - 0.55 * snow_line - 0.03 * n[0]) * (0.25 + 0.33 * w) * (1 - 0.6 * field("winter"))
     rock = field.rgb("rock") * strata
     rock = torch.lerp(rock, field.rgb("conifer") * 1.6 + 0.2 * field.rgb("grass"), green)
     white = torch.tensor([0.86, 0.90, 0.97], device=u.device)[:, None]
     albedo = torch.lerp(rock, white, snow)
     lit = relit(field, albedo, light)
-    return hazed(field, lit, u, e, 0.80 - 0.24 * w)
+    return hazed(field, lit, u, e, 0.66 - 0.19 * w)
 
 
 def hazed(field: Field, light: Tensor, u: Tensor, e: Tensor, distance: Tensor | float) -> Tensor:
@@ -121,9 +119,9 @@ def forest(field: Field, u: Tensor, e: Tensor, row: Tensor, depth: Tensor, pixel
     """[3, M] trees of the rows [M] at `depth` [M] below their tops."""
     t = row.to(torch.float32) * (1 / (ROWS - 1))
     n = fractal(field, u + 0.21 * row, e * 1.6, 60, scale=60.0, pixel=pixel * 1.3, finest=pixel * 1.3, gain=0.72)[0]
-    patch = fractal(field, u, 0.4 * t, 61, scale=7.0, pixel=pixel, finest=pixel, octaves=2)[0]
+    patch = fractal(field, u, 1.2 * e + 0.4 * t, 61, scale=12.0, pixel=pixel, finest=pixel, octaves=3, gain=0.8)[0]
     leafy = smooth(0.2, 0.9, patch + 1.6 * (0.5 - field("conifers")))
-    albedo = torch.lerp(field.rgb("conifer"), field.rgb("leaf") * 0.75, leafy * 0.8)
+    albedo = torch.lerp(field.rgb("conifer"), field.rgb("leaf") * 0.65, leafy * 0.7)
     crown = smooth(0.035, 0.0, depth)
     light = (0.10 + 0.42 * crown + 0.16 * n * (0.4 + crown)).clamp(0.02, 1)
     albedo = albedo * (1 + 0.35 * n).clamp(0.3, 2) * (0.75 + 0.25 * crown)
@@ -133,9 +131,9 @@ def forest(field: Field, u: Tensor, e: Tensor, row: Tensor, depth: Tensor, pixel
 def water(field: Field, mirrored: Tensor, u: Tensor, e: Tensor, waves: Tensor) -> Tensor:
     """[3, M] the lake: what it mirrors, less of it the steeper one looks down, over its own colour."""
     s = (field("shore") - e).clamp(min=0)
-    facing = (0.90 - 0.75 * s - 0.10 * waves[2] * field("wind")).clamp(0.12, 0.96)
+    facing = (0.86 - 0.75 * s - 0.10 * waves[2] * field("wind")).clamp(0.12, 0.96)
     own = field.rgb("water") * (field.rgb("ambient") * 1.4 + 0.5 * field.rgb("sun"))
-    return torch.lerp(own, mirrored * 0.94, facing)
+    return torch.lerp(own, mirrored * 0.90, facing)
 
 
 def meadow(field: Field, u: Tensor, e: Tensor, pixel: float) -> Tensor:
@@ -149,7 +147,7 @@ def meadow(field: Field, u: Tensor, e: Tensor, pixel: float) -> Tensor:
     wide = fractal(field, u * inverse * 0.12, z * 0.4, 71, scale=1.5, pixel=pixel * inverse, finest=pixel, octaves=2)[0]
     grain, scale, k = torch.zeros_like(e), 24.0, 0
     while fade(1 / (scale * pixel)) > 0:  # tufts are as large as their distance allows
-        part = noise(field, u, e * 0.7, 73 + 64 * k, scale)[0]
+        part = noise(field, u, e * 0.7, 73 + 104 * k, scale)[0]
         grain += part * (smooth(4.0, 11.0, scale * s) * fade(1 / (scale * pixel)) * (1 + 4.0 / (scale * s)))
         scale, k = scale * 2, k + 1
     grass = field.rgb("grass")

@@ -43,15 +43,15 @@ RANGES = {
     "dryness": (0.0, 1.0),  # of the grass
     "wind": (0.0, 1.0),  # waves
     "horizon": (0.36, 0.52),  # its height above the lower edge
-    "range1": (0.10, 0.26),  # typical heights of the mountains, the farthest first
-    "range2": (0.05, 0.17),
+    "range1": (0.12, 0.30),  # typical heights of the mountains, the farthest first
+    "range2": (0.06, 0.19),
     "range3": (0.02, 0.10),
-    "peak": (0.0, 0.20),  # one summit of the farthest range, and its place
+    "peak": (0.0, 0.24),  # one summit of the farthest range, and its place
     "peak_u": (-0.5, 0.5),
     "ruggedness": (0.0, 1.0),
     "rock_warmth": (-1.0, 1.0),
     "snow_line": (0.02, 0.40),
-    "hills": (0.005, 0.07),  # their height above the horizon
+    "hills": (0.005, 0.09),  # their height above the horizon
     "forest": (0.0, 1.0),  # how much of them is wooded
     "conifers": (0.0, 1.0),  # their share among the trees
     "shore": (-0.06, -0.015),  # elevation of the far shore
