@@ -142,7 +142,7 @@ def _planted(
 
 
 def _developed(light: Tensor) -> Tensor:
-    """Samples of linear light [3, n, b, s, b, s] -> pixels [n, 3, b, b]: a film's shoulder, the mean, the sRGB curve."""
+    """Samples of linear light [3, n, b, s, b, s] -> pixels [n, 3, b, b]: a film's shoulder, mean, sRGB curve."""
     light = light * 1.25
     light = light * (1 + light * 0.10) / (1 + light * 0.72)
     mean = light.mean((3, 5)).clamp(0, 1).transpose(0, 1)

@@ -268,15 +268,25 @@ def _tiles(scene: Scenes, size: tuple[int, int], tile: int, supersample: int) ->
 
 
 def explained(scenes: Scenes) -> Tensor:
-    """[N, P] float32: what explains a picture, each column at most about 1 in size.
+    """[N, 62] float32: what explains a picture, each column at most about 1 in size.
 
-    The parameters, brought to [-1, 1] by RANGES, then the elevations of the skylines (three ranges, the hills, the
-    near bank) at the five PROBES, ten times what they differ from the horizon.
+    The 27 parameters, brought to [-1, 1] by RANGES; then at each of the five PROBES four times the elevations of the
+    skylines (three ranges, the hills, the near bank), whether a tree stands there (1 a conifer, -1 a broad-leaved one,
+    0 none), and its top.
     """
     low, high = (torch.tensor([RANGES[name][k] for name in NAMES], device=scenes.device) for k in (0, 1))
+    probes = torch.tensor(PROBES, device=scenes.device)
     with torch.no_grad():
-        lines = skylines(_field(scenes), torch.tensor(PROBES, device=scenes.device))
-    return torch.cat(((scenes.values - low) / (high - low) * 2 - 1, lines.flatten(1) * 4), 1)
+        field = _field(scenes)
+        lines = skylines(field, probes) * 4
+        kind = torch.zeros(len(scenes), len(PROBES), device=scenes.device)
+        top = torch.zeros_like(kind)
+        for tree in planted(field, PROBES[0], PROBES[-1]):
+            of = {name: column[:, None] for name, column in tree.columns.items()}
+            here = of["there"] & ((probes - of["u"]).abs() < 0.22 * of["size"])
+            kind = torch.where(here, torch.where(of["needles"], 1.0, -1.0), kind)
+            top = torch.where(here, torch.maximum(top, of["foot"] + of["size"]), top)
+    return torch.cat(((scenes.values - low) / (high - low) * 2 - 1, lines.flatten(1), kind, top * 2), 1)
 
 
 def write_panorama(scene: Scenes, size: tuple[int, int], path: str | os.PathLike, *, supersample: int = 2) -> Path:
