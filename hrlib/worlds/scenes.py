@@ -274,18 +274,22 @@ def explained(scenes: Scenes) -> Tensor:
     skylines (three ranges, the hills, the near bank), whether a tree stands there (1 a conifer, -1 a broad-leaved one,
     0 none), and its top.
     """
+    with torch.no_grad():
+        return torch.cat([_explained(scenes[i : i + 256]) for i in range(0, len(scenes), 256)])
+
+
+def _explained(scenes: Scenes) -> Tensor:
     low, high = (torch.tensor([RANGES[name][k] for name in NAMES], device=scenes.device) for k in (0, 1))
     probes = torch.tensor(PROBES, device=scenes.device)
-    with torch.no_grad():
-        field = _field(scenes)
-        lines = skylines(field, probes) * 4
-        kind = torch.zeros(len(scenes), len(PROBES), device=scenes.device)
-        top = torch.zeros_like(kind)
-        for tree in planted(field, PROBES[0], PROBES[-1]):
-            of = {name: column[:, None] for name, column in tree.columns.items()}
-            here = of["there"] & ((probes - of["u"]).abs() < 0.22 * of["size"])
-            kind = torch.where(here, torch.where(of["needles"], 1.0, -1.0), kind)
-            top = torch.where(here, torch.maximum(top, of["foot"] + of["size"]), top)
+    field = _field(scenes)
+    lines = skylines(field, probes) * 4
+    kind = torch.zeros(len(scenes), len(PROBES), device=scenes.device)
+    top = torch.zeros_like(kind)
+    for tree in planted(field, PROBES[0], PROBES[-1]):
+        of = {name: column[:, None] for name, column in tree.columns.items()}
+        here = of["there"] & ((probes - of["u"]).abs() < 0.22 * of["size"])
+        kind = torch.where(here, torch.where(of["needles"], 1.0, -1.0), kind)
+        top = torch.where(here, torch.maximum(top, of["foot"] + of["size"]), top)
     return torch.cat(((scenes.values - low) / (high - low) * 2 - 1, lines.flatten(1), kind, top * 2), 1)
 
 
