@@ -198,7 +198,9 @@ def _common(name: str, facts: dict[str, Any], recipe: Recipe) -> str:
 
 def _recipe(facts: dict[str, Any], recipe: Recipe) -> Iterable[str]:
     """What was done and what is unusual about it, sentence by sentence."""
-    if recipe.source:
+    if recipe.source and Path(recipe.source).suffix:  # a file, not a name of the catalogue
+        yield f"went on from an earlier state of generator and discriminator (`{recipe.source}`)"
+    elif recipe.source:
         yield f"fine-tuned from `{recipe.source}` and its discriminator, all layers"
         if not recipe.train_mapping:
             yield "only the mapping network is kept as it is, so that a w means the same in both"
@@ -214,10 +216,11 @@ def _recipe(facts: dict[str, Any], recipe: Recipe) -> Iterable[str]:
         )
         held = "Noise strengths" if recipe.source else f"Noise strengths began at {recipe.noise_strength:g} and"
         yield f"{held} were held during the warm start, because regression would have switched the noise off"
+    fall = f", falling to a tenth over the last {recipe.lr_fall:.0%}" if recipe.lr_fall else ""
     yield (
         f"adversarial training: non-saturating loss, R1 (gamma {recipe.r1_gamma:g}) every {recipe.r1_every} steps, "
         f"style mixing with probability {recipe.mixing_prob:g}, no path-length regularisation, batch {recipe.batch}, "
-        f"learning rate {recipe.lr:g}"
+        f"learning rate {recipe.lr:g}{fall}, half-life of the moving average {recipe.ema_images:,} images"
     )
     yield "pictures were mirrored" if recipe.mirror else "pictures were not mirrored"
     if recipe.ada_target:
