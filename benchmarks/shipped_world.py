@@ -41,6 +41,9 @@ Name = Annotated[str, typer.Argument(help="A shipped generator.")]
 Other = Annotated[
     Path | None, typer.Option(help="Take the second set of renders from this training set instead of rendering it.")
 ]
+Sets = Annotated[
+    tuple[Path, Path] | None, typer.Option(help="Training sets of source and target, instead of renders made for this.")
+]
 
 
 @app.command()
@@ -50,8 +53,9 @@ def ladder(name: Name = SOURCE, n: int = 10_000, other: Other = None) -> None:
 
 
 @app.command()
-def layout(name: Name, n: int = 500) -> None:
-    keep("layout", name, {"n": n, "rows": ship.rows(ship.layout(name, n=n))})
+def layout(name: Name, n: int = 500, sets: Sets = None) -> None:
+    table = ship.layout(name, n=n, sets=tuple(map(load_set, sets)) if sets else None)
+    keep("layout", name, {"n": n, "rows": ship.rows(table)})
 
 
 @app.command("inversion")

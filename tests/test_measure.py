@@ -127,14 +127,17 @@ def test_ridge_finds_a_linear_map_and_refuses_to_learn_noise():
 
 
 def test_pose_correlation_of_the_same_and_of_mirrored_generators(tmp_path):
-    run = lambda target: measure.pose_correlation(
-        Drawer(), target, "portraits/photo", names=("yaw", "pitch"), fit=160, held_out=30, n=40, cache=tmp_path
+    people, others = (measure.renders("portraits/photo", 190, resolution=32, seed=s, cache=tmp_path) for s in (1, 2))
+    run = lambda target, data: measure.pose_correlation(
+        Drawer(), target, people, data, names=("yaw", "pitch"), fit=160, held_out=30, n=40
     ).set_index("parameter")
-    same, mirrored = run(Drawer()), run(Drawer(sign=-1.0))
+    same, mirrored = run(Drawer(), people), run(Drawer(sign=-1.0), people)
     assert isinstance(same, pd.DataFrame) and same.r2_source["yaw"] > 0.3
     assert same.correlation.min() > 0.999 and (same.renders > 0.999).all()
     assert mirrored.correlation["yaw"] < -0.3 < 0.3 < mirrored.correlation["pitch"]
     assert (mirrored.low < mirrored.correlation).all() and (mirrored.correlation < mirrored.high).all()
+    with pytest.raises(ShapeError, match=r"seeds \[1, 2\]"):
+        run(Drawer(), others)
 
 
 def test_correlation_and_bootstrap_against_numpy():

@@ -85,10 +85,11 @@ def test_measures_enter_the_cards_and_are_forgotten_with_the_weights(world, monk
     folder, out = world
     monkeypatch.setattr(measure, "ladder", lambda G, world, *, n, other: TABLE)
     columns = {"correlation": 0.91, "low": 0.88, "high": 0.93, "renders": 0.97, "r2_source": 0.95, "r2_target": 0.94}
+    monkeypatch.setattr(measure, "renders", lambda world, n, **_: world)
     monkeypatch.setattr(
         measure,
         "pose_correlation",
-        lambda G, H, world, *, source, n: pd.DataFrame([{"parameter": f"yaw in {source} and {world}"} | columns]),
+        lambda G, H, source, target, *, n: pd.DataFrame([{"parameter": f"yaw in {source} and {target}"} | columns]),
     )
     found = dict(ship.measures("cartoon_inr128", n=77, out=out))
     assert list(found) == ["ladder", "layout"] and found["ladder"] is TABLE

@@ -22,9 +22,9 @@ from torchvision.transforms.functional import gaussian_blur
 
 from .. import features, metrics
 from ..errors import ShapeError
-from ..store import atomic
+from ..store import atomic, read_json
 from ..worlds import portraits
-from .data import RenderedSet, load_set, render_set
+from .data import STATUS, RenderedSet, load_set, render_set
 
 POOL_TAPS = ("features_14", "features_21", "features_28")
 CACHE = Path("build/measure")
@@ -174,42 +174,43 @@ class Ridge:
 def pose_correlation(
     G_source: nn.Module,
     G_target: nn.Module,
-    target: str,
+    source: RenderedSet,
+    target: RenderedSet,
     *,
-    source: str = "portraits/photo",
     names: Sequence[str] = POSE + PROPORTIONS,
     fit: int = 2000,
     held_out: int = 500,
     n: int = 500,
-    cache: Path = CACHE,
 ) -> pd.DataFrame:
     """Does one w give the same pose and proportions in both generators?
 
-    Each parameter is read off a picture by ridge regression on `grid_features` (4 x 4), fitted on `fit` renders of the
+    Each parameter is read off a picture by ridge regression on `grid_features` (4 x 4), fitted on renders of the
     generator's own world. Both generators draw the same n codes w (of G_source's mapping, z ~ N(0, I)), with noise of
     their own, and what is read off the two pictures is correlated over the codes.
 
     Args:
-        source, target: the worlds, "portraits/...".
+        source, target: fit + held_out renders or more of the two worlds, the same people in both.
         names: portrait parameters.
 
     Returns one row a name, columns: "parameter"; "correlation" with its 95 % bootstrap interval "low", "high";
-    "renders", the same correlation for the held-out people rendered in both worlds, which bounds what can be read;
+    "renders", the same correlation for the held-out people, rendered in both worlds, which bounds what can be read;
     "r2_source", "r2_target", of the readings on these renders.
     """
-    count, seed = fit + held_out, SEEDS[0]
-    people = portraits.sample(count, seed=seed)
+    seeds = [read_json(data.folder / STATUS)["what"]["seed"] for data in (source, target)]
+    if seeds[0] != seeds[1]:
+        raise ShapeError(f"renders of seeds {seeds}", expected="one seed: the same people", do="render one set anew")
+    people = portraits.sample(fit + held_out, seed=seeds[0])
     truth = torch.stack([people.get(name) for name in names], dim=1).double()
     with torch.inference_mode():
-        ws = G_source.mapping(torch.randn(n, G_source.z_dim, generator=torch.Generator().manual_seed(seed)))
+        ws = G_source.mapping(torch.randn(n, G_source.z_dim, generator=torch.Generator().manual_seed(1)))
     read, of_renders, r2 = [], [], []
-    for G, world, noise_seed in ((G_source, source, 11), (G_target, target, 12)):
-        found = render_features(renders(world, count, resolution=G.resolution, seed=seed, cache=cache), count, cells=4)
+    for G, data, seed in ((G_source, source, 11), (G_target, target, 12)):
+        found = render_features(data, fit + held_out, cells=4)
         model = Ridge(found[:fit], truth[:fit])
         of_renders.append(model(found[fit:]))
         error = (of_renders[-1] - truth[fit:]).square().sum(0)
         r2.append(1 - error / (truth[fit:] - truth[fit:].mean(0)).square().sum(0))
-        read.append(model(torch.cat([grid_features(x) for x in drawn(G, n, seed=noise_seed, ws=ws)])))
+        read.append(model(torch.cat([grid_features(x) for x in drawn(G, n, seed=seed, ws=ws)])))
     low, high = _bootstrap(lambda i: _correlation(read[0][i], read[1][i]), n)
     columns = {
         "parameter": list(names),
