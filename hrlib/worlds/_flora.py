@@ -19,16 +19,22 @@ from ._terrain import hazed, relit
 _RATIO = math.log(1.05)  # between the distances of neighbouring rows of grass below the horizon
 _BLADE = 0.135  # length of a blade, and
 _GAP = 0.021  # width of a lattice cell of blades, both by the row's distance below the horizon
+_WIDTH, _SHOWN = 0.013, (0.45, 1.3)  # pixels of such a part of the distance from which blades are drawn
 REACH_OVER = _BLADE / (1 - _BLADE)  # blades of the bank's edge reach so far above it, by its depth
 # width of a tree's cell; depths of its foot between the bank (0) and the picture's lower edge (1); likelihood
 _STANDS = ((0.085, 0.01, 0.07, 0.75), (0.24, 0.09, 0.24, 0.60), (0.85, 0.40, 0.75, 0.60))
 _COARSE = 1 / 64  # trees stand where they stand at every size of the picture
 
 
+def grassy(e: Tensor, bank: Tensor, pixel: float) -> Tensor:
+    """[M] where blades of grass may be seen: not too far to resolve, not above the tallest at the bank's edge."""
+    return (e < bank + REACH_OVER * bank.abs()) & (e * (-_WIDTH / pixel) > _SHOWN[0])
+
+
 def grass(field: Field, u: Tensor, e: Tensor, bank: Tensor, light: Tensor, pixel: float) -> Tensor:
     """[3, M]: `light` with blades of grass and flowers in front of it."""
     s = (-e).clamp(min=0.01)
-    shown = smooth(0.45, 1.3, s * (0.013 / pixel))
+    shown = smooth(*_SHOWN, s * (_WIDTH / pixel))
     first = (s.log() * (1 / _RATIO)).floor()
     green = field.rgb("grass")
     dry = torch.lerp(green, torch.tensor([0.34, 0.27, 0.12], device=u.device)[:, None], 0.5)
@@ -102,18 +108,19 @@ def trees(field: Field, left: float, right: float) -> list[Tree]:
         item = torch.arange(n, device=device).repeat_interleave(len(cell))
         every, cell = field.at(item), cell.repeat(n)
         seed = field.seed[item]
-        roll = lambda k, cell=cell, seed=seed, stand=stand: hash01(seed, cell * 16 + k, torch.full_like(cell, stand))
-        u = (cell + roll(0)) * width
+        kinds = torch.arange(9, device=device)[:, None]
+        roll = hash01(seed, cell * 16 + kinds, torch.full_like(cell, stand))
+        u = (cell + roll[0]) * width
         grove = hash01(seed, torch.div(cell, 3, rounding_mode="floor"), torch.full_like(cell, 950 + stand))
-        depth = near + (far - near) * roll(1)
+        depth = near + (far - near) * roll[1]
         foot = bank_line(every, u, _COARSE) * (1 - depth) - every("horizon") * depth
-        size = -foot * (1.0 + 0.75 * roll(2)) * every("tree_height")
+        size = -foot * (1.0 + 0.75 * roll[2]) * every("tree_height")
         dense = every("trees")
         likely = chance * dense * (0.30 + 1.3 * (grove < 0.35 + 0.35 * dense).float()) * (0.16 / size).clamp(max=1)
-        there = roll(3) < likely
+        there = roll[3] < likely
         columns = {
-            "u": u, "foot": foot, "size": size, "there": there, "shift_x": roll(4), "shift_y": roll(5),
-            "needles": roll(6) < every("conifers"), "tone": 0.75 + 0.5 * roll(7), "slim": 0.82 + 0.32 * roll(8),
+            "u": u, "foot": foot, "size": size, "there": there, "shift_x": roll[4], "shift_y": roll[5],
+            "needles": roll[6] < every("conifers"), "tone": 0.75 + 0.5 * roll[7], "slim": 0.82 + 0.32 * roll[8],
         }  # fmt: skip
         columns = {name: value.view(n, -1) for name, value in columns.items()}
         void = ~columns["there"]
@@ -133,10 +140,15 @@ def trees(field: Field, left: float, right: float) -> list[Tree]:
 
 
 def _leaves(
-    field: Field, x: Tensor, y: Tensor, cell: float, channel: int, aspect: float, turn: float
+    field: Field, x: Tensor, y: Tensor, shown: Tensor, cell: float, channel: int, aspect: float, turn: float
 ) -> tuple[Tensor, Tensor]:
-    """Small ellipses thrown over the plane in four layers: the tone [M] of the foremost (0 where none), its cover."""
+    """Small ellipses thrown over the plane in four layers: the tone [M] of the foremost (0 where none), its cover.
+
+    None are drawn where `shown` is 0 everywhere.
+    """
     tone = torch.zeros_like(x)
+    if not shown.any():
+        return tone, tone
     for layer in range(4):
         size = cell * (1.25 - 0.12 * layer)
         c, s = math.cos(1.3 * layer + 0.4) / size, math.sin(1.3 * layer + 0.4) / size
@@ -161,7 +173,7 @@ def broadleaf(field: Field, x: Tensor, y: Tensor, px: Tensor, tone: Tensor) -> t
     cx, cy = x * (1 / 0.34), (y - 0.60) * (1 / 0.38)
     body = 1 - cx.square() - cy.square() * (1 + 0.25 * cy) + 0.30 * n[0] - 0.8 * smooth(0.36, 0.18, y)
     drawn = smooth(2.4, 5.0, 0.011 / px)
-    leaf, some = _leaves(field, x, y, 0.011, 92, 1.9, 6.28)
+    leaf, some = _leaves(field, x, y, drawn, 0.011, 92, 1.9, 6.28)
     edge = smooth(-0.04, 0.26, body + 0.12 * fine)
     cover_far = smooth(0.10, 0.24, body + 0.20 * fine)
     cover_near = torch.maximum(
@@ -198,7 +210,7 @@ def conifer(field: Field, x: Tensor, y: Tensor, px: Tensor, tone: Tensor) -> tup
     body = (half - side) / (0.25 * (1.03 - y).clamp(min=0.05)) + 0.10 * fine
     turn = torch.where(x > 0, 1.0, -1.0)
     drawn = smooth(2.4, 5.0, 0.010 / px)
-    leaf, some = _leaves(field, x * turn, y + 0.55 * side, 0.010, 103, 5.0, 1.6)
+    leaf, some = _leaves(field, x * turn, y + 0.55 * side, drawn, 0.010, 103, 5.0, 1.6)
     edge = smooth(-0.16, 0.22, body)
     skirt = smooth(0.055, 0.085, y + 0.02 * fine)
     cover_far = smooth(-0.04, 0.06, body) * skirt

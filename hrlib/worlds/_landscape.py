@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -38,25 +41,43 @@ def skylines(field: Field, u: Tensor) -> Tensor:
     return lines.view(5, n, k).transpose(0, 1)
 
 
+@dataclass(frozen=True)
+class Strip:
+    """What the blocks above one another share: columns u [m] of samples, the bank [n, m], the skylines [L, n, m]."""
+
+    u: Tensor
+    bank: Tensor
+    lines: Tensor
+
+
+def _steps(supersample: int, device: torch.device) -> Tensor:
+    return (torch.arange(block_side(supersample) * supersample, device=device) + 0.5) / supersample
+
+
+def strip(field: Field, size: tuple[int, int], left: int, supersample: int) -> Strip:
+    """The strip of blocks whose first column of pixels is `left`, of a picture of that size."""
+    (height, width), n, device = size, len(field.seed), field.seed.device
+    u = (left + _steps(supersample, device) - 0.5 * width) * (1 / height)
+    at, many = field.at(torch.arange(n, device=device).repeat_interleave(len(u))), u.repeat(n)
+    lines = torch.cat((_terrain.ranges(at, many, 1 / height), _terrain.hills(at, many, 1 / height)))
+    return Strip(u, _terrain.bank(at, many, 1 / height).view(n, -1), lines.view(len(lines), n, -1))
+
+
 def block(
-    field: Field, trees: list[_flora.Tree], size: tuple[int, int], top: int, left: int, supersample: int
+    field: Field, trees: list[_flora.Tree], ground: Strip, size: tuple[int, int], top: int, supersample: int
 ) -> Tensor:
-    """[n, 3, b, b] pixels in [-1, 1] of the block at (top, left) of a picture of that size."""
-    height, width = size
+    """[n, 3, b, b] pixels in [-1, 1] of the block of a strip whose first row is `top`, of a picture of that size."""
     side, n, device = block_side(supersample), len(field.seed), field.seed.device
-    m, pixel = side * supersample, 1 / height
-    steps = (torch.arange(m, device=device) + 0.5) / supersample
-    columns = (left + steps - 0.5 * width) * pixel
-    across = field.at(torch.arange(n, device=device).repeat_interleave(m))  # one entry a column of the block
-    uc = columns.repeat(n)
-    grid = lambda line: line.view(n, 1, m).expand(n, m, m).reshape(-1)
+    m, pixel, columns = side * supersample, 1 / size[0], ground.u
+    steps = _steps(supersample, device)
+    grid = lambda line: line.view(-1, 1, m).expand(n, m, m).reshape(-1)
     item = torch.arange(n, device=device).repeat_interleave(m * m)
     at = field.at(item)
-    u = grid(uc)
+    u = grid(columns)
     e = (1 - (top + steps) * pixel)[None, :] - field.columns["horizon"][:, None]
     e = e[:, :, None].expand(n, m, m).reshape(-1)
 
-    bank = grid(_terrain.bank(across, uc, pixel))
+    bank = grid(ground.bank)
     shore = at("shore")
     seen = e.clone()  # the elevation that a sample looks at: on the water, the mirrored one
     wet = _where((e < shore) & (e > bank))
@@ -65,13 +86,12 @@ def block(
         waves = _terrain.ripples(f, u[wet], ew, pixel)
         depth = f("shore") - ew
         tilt = waves[2] * (0.004 + 0.05 * f("wind")) * (0.25 + 2.2 * depth) + waves[0] * 0.012 * f("wind")
-        seen[wet] = f("shore") + (depth * 1.0 + tilt).abs()
+        seen[wet] = f("shore") + (depth + tilt).abs()
     layer = torch.zeros(n, m, m, dtype=torch.int8, device=device)
     line = torch.zeros(n, m, m, device=device)
-    lines = torch.cat((_terrain.ranges(across, uc, pixel), _terrain.hills(across, uc, pixel)))
     seen = seen.view(n, m, m)
-    if lines.max() > seen.min():
-        for k, edge in enumerate(lines.view(-1, n, 1, m)):
+    if ground.lines.max() > seen.min():
+        for k, edge in enumerate(ground.lines[:, :, None]):
             under = seen < edge
             layer.masked_fill_(under, k + 1)
             line = torch.where(under, edge, line)
@@ -80,7 +100,7 @@ def block(
 
     light = torch.empty(3, n * m * m, device=device)
 
-    def paint(mask: Tensor, draw: callable) -> None:
+    def paint(mask: Tensor, draw: Callable) -> None:
         index = _where(mask)
         if index is not None:
             light[:, index] = draw(at.at(item[index]), u[index], index)
@@ -97,7 +117,7 @@ def block(
     if wet is not None:
         light[:, wet] = _terrain.water(at.at(item[wet]), light[:, wet], u[wet], e[wet], waves)
     paint(layer == 100, lambda f, x, i: _terrain.meadow(f, x, e[i], pixel))
-    near = _where(e < bank + _flora.REACH_OVER * bank.abs())
+    near = _where(_flora.grassy(e, bank, pixel))
     if near is not None:
         f = at.at(item[near])
         light[:, near] = _flora.grass(f, u[near], e[near], bank[near], light[:, near], pixel)
@@ -115,9 +135,9 @@ def _planted(
 ) -> Tensor:
     """The block's light [3, n m m] with the shadow of a tree on the ground and the tree."""
     n, m, _ = e.shape
-    rows = ((e < tree.top) & (e > tree.bottom)).any(2).any(0).nonzero()[:, 0]
-    grid = u.view(n, m, m)
-    cols = ((grid > tree.left) & (grid < tree.right)).any(1).any(0).nonzero()[:, 0]
+    grid, row, column = u.view(n, m, m), e[:, :, 0], u[:m]
+    rows = ((row < tree.top) & (row > tree.bottom)).any(0).nonzero()[:, 0]
+    cols = ((column > tree.left) & (column < tree.right)).nonzero()[:, 0]
     if len(rows) == 0 or len(cols) == 0:
         return light
     part = (slice(None), slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1))

@@ -14,8 +14,9 @@ the layout, `detail_seed` the rest.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as _replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..errors import ShapeError, UnknownName, nearest
 from ._common import hash01
 from ._flora import Tree
 from ._flora import trees as planted
-from ._landscape import block, block_side, skylines
+from ._landscape import Strip, block, block_side, skylines, strip
 from ._lattice import Field
 from ._sky import palette
 
@@ -152,13 +153,13 @@ def sample(n: int, seed: int = 0, *, device: str | torch.device = "cpu") -> Scen
 
 def _size(size: int | tuple[int, int]) -> tuple[int, int]:
     pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or min(pair) < 8:
+    if len(pair) != 2 or not all(isinstance(n, int) and n >= 8 for n in pair):
         raise ShapeError(f"size {size!r}", expected="(height, width), at least 8 each", do="ask for a larger picture")
-    return int(pair[0]), int(pair[1])
+    return pair
 
 
 def _supersample(supersample: int) -> int:
-    if not 1 <= supersample <= 8:
+    if not (isinstance(supersample, int) and 1 <= supersample <= 8):
         raise ShapeError(f"supersample {supersample}", expected="a whole number from 1 to 8", do="2 is a good choice")
     return supersample
 
@@ -177,38 +178,49 @@ class _Picture:
     trees: list[Tree]
     size: tuple[int, int]
     supersample: int
-    pool: ThreadPoolExecutor | None
+    strips: dict[int, Strip]
 
 
 def _picture(scenes: Scenes, size: tuple[int, int], supersample: int) -> _Picture:
     field, reach = _field(scenes), 0.5 * size[1] / size[0]
-    threads = torch.get_num_threads() if scenes.device.type == "cpu" else 1  # blocks are too small for torch to split
-    pool = ThreadPoolExecutor(threads) if threads > 1 else None
-    return _Picture(field, planted(field, -reach, reach), size, supersample, pool)
+    return _Picture(field, planted(field, -reach, reach), size, supersample, {})
 
 
-def _window(picture: _Picture, rows: slice, cols: slice) -> Tensor:
+@contextmanager
+def _workers(device: torch.device) -> Iterator[Callable]:
+    """A `map` over as many threads as torch has: blocks are too small for torch to split, so they share the blocks."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if threads == 1:
+        yield map
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool.map
+
+
+def _window(picture: _Picture, rows: slice, cols: slice, mapped: Callable) -> Tensor:
     """[n, 3, h, w] part of the picture: the blocks of a grid fixed to the picture that meet it, each drawn alone."""
     side, seed = block_side(picture.supersample), picture.field.seed
     out = torch.empty(len(seed), 3, rows.stop - rows.start, cols.stop - cols.start, device=seed.device)
 
-    def draw(corner: tuple[int, int]) -> None:
+    def draw(corner: tuple[int, int]) -> Tensor:
         y, x = corner
-        top, left = max(y, rows.start), max(x, cols.start)
-        bottom, right = min(y + side, rows.stop), min(x + side, cols.stop)
         with torch.no_grad():  # a setting of the thread
-            part = block(picture.field, picture.trees, picture.size, y, x, picture.supersample)
-        out[:, :, top - rows.start : bottom - rows.start, left - cols.start : right - cols.start] = part[
-            :, :, top - y : bottom - y, left - x : right - x
-        ]
+            if x not in picture.strips:
+                picture.strips[x] = strip(picture.field, picture.size, x, picture.supersample)
+            ground = picture.strips[x]
+            return block(picture.field, picture.trees, ground, picture.size, y, picture.supersample)
 
     corners = [
         (y, x)
         for y in range(rows.start // side * side, rows.stop, side)
         for x in range(cols.start // side * side, cols.stop, side)
     ]
-    for _ in map(draw, corners) if picture.pool is None else picture.pool.map(draw, corners):
-        pass
+    for (y, x), part in zip(corners, mapped(draw, corners), strict=True):
+        top, left = max(y, rows.start), max(x, cols.start)
+        bottom, right = min(y + side, rows.stop), min(x + side, cols.stop)
+        out[:, :, top - rows.start : bottom - rows.start, left - cols.start : right - cols.start] = part[
+            :, :, top - y : bottom - y, left - x : right - x
+        ]
     return out
 
 
@@ -229,11 +241,13 @@ def render(
     size, supersample = _size(size), _supersample(supersample)
     chunk = chunk or (1 if scenes.device.type == "cpu" else 16)
     whole = slice(0, size[0]), slice(0, size[1])
-    with torch.no_grad():
-        parts = [
-            _window(_picture(scenes[i : i + chunk], size, supersample), *whole) for i in range(0, len(scenes), chunk)
-        ]
-    return torch.cat(parts)
+    with torch.no_grad(), _workers(scenes.device) as mapped:
+        return torch.cat(
+            [
+                _window(_picture(scenes[i : i + chunk], size, supersample), *whole, mapped)
+                for i in range(0, len(scenes), chunk)
+            ]
+        )
 
 
 def tiles(
@@ -261,10 +275,11 @@ def tiles(
 def _tiles(scene: Scenes, size: tuple[int, int], tile: int, supersample: int) -> Iterator[tuple[slice, slice, Tensor]]:
     with torch.no_grad():
         picture = _picture(scene, size, supersample)
-    for y in range(0, size[0], tile):
-        for x in range(0, size[1], tile):
-            rows, cols = slice(y, min(y + tile, size[0])), slice(x, min(x + tile, size[1]))
-            yield rows, cols, _window(picture, rows, cols)[0]
+    with _workers(scene.device) as mapped:
+        for y in range(0, size[0], tile):
+            for x in range(0, size[1], tile):
+                rows, cols = slice(y, min(y + tile, size[0])), slice(x, min(x + tile, size[1]))
+                yield rows, cols, _window(picture, rows, cols, mapped)[0]
 
 
 def explained(scenes: Scenes) -> Tensor:
