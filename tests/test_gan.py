@@ -372,6 +372,18 @@ def test_the_distance_falls_when_samples_are_pictures(portraits, monkeypatch):
     assert run.frechet(state, portraits, 16) < 1e-6 < far
 
 
+def test_rates_fall_at_the_end_alone(portraits):
+    recipe = replace(TINY, lr=0.01, lr_fall=0.4, total_images=40)
+    assert [round(gan.lr(recipe, step), 5) for step in range(10)] == [0.01] * 7 + [0.00775, 0.0055, 0.00325]
+    assert gan.lr(replace(recipe, lr_fall=0.0), 9) == 0.01
+    state = gan.start(recipe)
+    steps(recipe, portraits, state, 1)
+    assert [g["lr"] for g in state.opt_G.param_groups] == pytest.approx([0.3, 0.01, 0.0])
+    steps(recipe, portraits, state, 9)
+    rates = [g["lr"] for g in (*state.opt_G.param_groups, *state.opt_D.param_groups)]
+    assert rates == pytest.approx([0.00325, 0.00325, 0.0000325, 0.00325])
+
+
 def test_fresh_latents_are_not_anchored(portraits):
     recipe = replace(TINY, warm_images=0, mixing_prob=0.0, fresh_prob=0.5, total_images=80)
     rows = steps(recipe, portraits, gan.start(recipe), 20)

@@ -1,7 +1,7 @@
 """`hrlab train ...`: render or pack a data set, train a GAN on it, ship it; one command for each shipped network.
 
-The training commands run on one CPU or one GPU as they are, and on many through `accelerate launch -m hrlib.cli train
-...` or `torchrun -m hrlib.cli train ...`.
+The training commands run on one CPU or one GPU as they are, on many GPUs through `accelerate launch --multi_gpu -m
+hrlib.cli train ...`, and on any machine through `torchrun --standalone --nproc-per-node 2 -m hrlib.cli train ...`.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def gan_command(
     anchor: Annotated[float, Option(help="Weight of the regression beside the GAN loss.")] = Recipe.anchor,
     batch: Annotated[int, Option(help="Of all processes together.")] = Recipe.batch,
     lr: float = Recipe.lr,
+    lr_fall: Annotated[float, Option(help="Last share of the run over which rates fall to a tenth.")] = Recipe.lr_fall,
     train_mapping: Annotated[bool, Option(help="Train z -> w too, or keep the source's layout.")] = True,
     warm_mapping_gain: float = Recipe.warm_mapping_gain,
     r1_gamma: float = Recipe.r1_gamma,
@@ -123,6 +124,7 @@ def gan_command(
         total_images=total_images,
         warm_images=warm_images,
         lr=lr,
+        lr_fall=lr_fall,
         train_mapping=train_mapping,
         warm_mapping_gain=warm_mapping_gain,
         r1_gamma=r1_gamma,

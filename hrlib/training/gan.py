@@ -201,11 +201,8 @@ def train(
         z = torch.randn(B, recipe.z_dim, generator=rng) if fresh else z
         x, z = x.to(device), z.to(device)
         noise = {k: torch.randn(B, *v.shape, generator=rng).to(device) for k, v in G.noise_maps().items()}
-        # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.
-        gains = (recipe.warm_mapping_gain, 1.0, 0.0) if warm else (1.0, 1.0, recipe.noise_strength_gain)
-        for group, gain in zip((*state.opt_G.param_groups, *state.opt_D.param_groups), (*gains, 1.0), strict=True):
-            group["lr"] = gain * lr(recipe, state.step)
         mixed = not warm and chance(recipe.mixing_prob)
+        _set_rates(state, recipe, warm)
 
         with amp():
             w = G.mapping.w(z)
@@ -242,6 +239,14 @@ def lr(recipe: Recipe, step: int) -> float:
     """The learning rate of a step: constant, then falling linearly to a tenth over the last `lr_fall` of the run."""
     left = 1 - step * recipe.batch / recipe.total_images
     return recipe.lr * (1.0 if left >= recipe.lr_fall else 0.1 + 0.9 * left / recipe.lr_fall)
+
+
+def _set_rates(state: State, recipe: Recipe, warm: bool) -> None:
+    """Give each group of parameters its learning rate: mapping, other weights, noise strengths; discriminator."""
+    # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.
+    gains = (recipe.warm_mapping_gain, 1.0, 0.0) if warm else (1.0, 1.0, recipe.noise_strength_gain)
+    for group, gain in zip((*state.opt_G.param_groups, *state.opt_D.param_groups), (*gains, 1.0), strict=True):
+        group["lr"] = gain * lr(recipe, state.step)
 
 
 def check(recipe: Recipe, data: RenderedSet, ranks: int = 1) -> None:
