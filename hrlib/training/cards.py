@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def generator(name: str, facts: dict[str, Any]) -> str:
     canvas = "px and any canvas" if recipe.network == "style_inr" else "px"
     of = "the shipped landscapes" if facts["world"] == "scenes" else f"the shipped portraits, {_domain(facts)} domain"
     num_ws, w_dim = facts["codes"]
-    strengths = ", ".join(f"{k} {v:+.3f}" for k, v in facts["noise_strengths"].items())
+    by_size = sorted(facts["noise_strengths"].items(), key=lambda item: (int(item[0].split(".")[0][1:]), item[0]))
+    strengths = ", ".join(f"{k} {v:+.3f}" for k, v in by_size)
     sections = "".join(section(facts["measures"][key]) for key, section in SECTIONS.items() if key in facts["measures"])
     missing = [key for key in ("ladder", *(["layout"] if shares_layout(facts) else [])) if key not in facts["measures"]]
     unmeasured = f"\nNot yet measured of these weights: {', '.join(missing)}.\n" if missing else ""
@@ -35,9 +37,9 @@ def generator(name: str, facts: dict[str, Any]) -> str:
 {num_ws} codes of {w_dim}, {facts["parameters"]["G"]:,} parameters; the moving average of training.
 
 {_common(name, facts, recipe)}
-- **Recipe:** {_sentences(_recipe(facts, recipe))}
-- **Learned noise strengths:** {strengths}.
-- **Limits:** {recipe.resolution} px, {_length(facts)}: {LIMITS[_domain(facts)]}. {_canvases(facts, recipe)}
+{_item("Recipe", _sentences(_recipe(facts, recipe)))}
+{_item("Learned noise strengths", f"{strengths}.")}
+{_item("Limits", f"{recipe.resolution} px, {_length(facts)}: {LIMITS[_domain(facts)]}. {_canvases(facts, recipe)}")}
 {unmeasured}{sections}"""
 
 
@@ -65,6 +67,7 @@ def _common(name: str, facts: dict[str, Any], recipe: Recipe) -> str:
     stored = "16 bits a number" if facts["half"] else "32 bits a number"
     if facts["half_psnr"] is not None:
         stored += f" (16 instead of 32 bits change the pictures by {facts['half_psnr']:.0f} dB PSNR)"
+    warm = f", of which {recipe.warm_images:,} in the warm start" if recipe.warm_images else ""
     lines = [
         f"- **Data:** {count:,} rendered {things} (`hrlib.worlds.{module}`), {recipe.resolution} px, seed 0{of_n}; any "
         "other seed is unseen.",
@@ -72,7 +75,7 @@ def _common(name: str, facts: dict[str, Any], recipe: Recipe) -> str:
         f"- **Hardware and time:** {facts['hardware']}, {'bfloat16 autocast' if recipe.bf16 else 'float32'}, "
         f"{facts['seconds'] / 60:.0f} minutes on a shared machine.",
         *([facts["history"]] if facts["history"] else []),
-        f"- **Images seen:** {facts['images']:,}, of which {recipe.warm_images:,} in the warm start.",
+        f"- **Images seen:** {facts['images']:,}{warm}.",
         f"- **Stored in:** {stored}.",
         "- **Licence:** MIT, as everything it was made from.",
     ]
@@ -105,11 +108,11 @@ def _recipe(facts: dict[str, Any], recipe: Recipe) -> Iterable[str]:
         f"style mixing with probability {recipe.mixing_prob:g}, no path-length regularisation, batch {recipe.batch}, "
         f"learning rate {recipe.lr:g}{fall}, half-life of the moving average {recipe.ema_images:,} images"
     )
+    if recipe.fresh_prob:
+        yield f"{recipe.fresh_prob:.0%} of these steps drew z from N(0, I) instead of taking those of the pictures"
     yield "pictures were mirrored" if recipe.mirror else "pictures were not mirrored"
     if recipe.ada_target:
         yield f"adaptive augmentation with target {recipe.ada_target:g}"
-    if recipe.fresh_prob:
-        yield f"{recipe.fresh_prob:.0%} of its steps drew z from N(0, I) instead of taking those of the pictures"
     if recipe.anchor:
         yield (
             f"the regression at 1/4 and 1/8 resolution was kept as an anchor (weight {recipe.anchor:g}) of pictures "
@@ -138,6 +141,10 @@ def _domain(facts: dict[str, Any]) -> str:
 def shares_layout(facts: dict[str, Any]) -> bool:
     """Whether the generator should draw its source's people: another portrait domain."""
     return facts["world"] not in ("portraits/photo", "scenes")
+
+
+def _item(title: str, text: str) -> str:
+    return textwrap.fill(f"- **{title}:** {text}", 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _sentences(parts: Iterable[str]) -> str:
