@@ -72,7 +72,7 @@ def test_cards_say_what_was_done(world):
     for text in (source, cartoon, card(out, "cartoon_inr128_discriminator")):
         assert "6,000 rendered portraits" in text and "the first 6,000 of 16,000" in text
         assert "12, of which 4 in the warm start" in text and "bfloat16" in text and "thread" in text
-    assert "R1 (gamma 0.75) every 16 steps" in source and "weight 0.5" in source and "25% of its steps" in source
+    assert "R1 (gamma 0.75) every 16 steps" in source and "weight 0.5" in source and "25% of these steps" in source
     assert "not a GAN trained from scratch" in source and "Fine-tuned" not in source
     assert "photo domain" in source and "cartoon domain" in cartoon
     assert "`hrlab train network cartoon_inr128`" in cartoon
