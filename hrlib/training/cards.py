@@ -194,7 +194,7 @@ def _inversion(value: dict[str, Any]) -> str:
     return f"""
 ## Inversion of unseen portraits
 
-{value["n"]} people, w+ alone (no noise maps optimised), {value["settings"]}: PSNR {value["psnr_mean"]:.2f} dB on
+{value["n"]} people, w+ alone (noise maps are zero), {value["settings"]}: PSNR {value["psnr_mean"]:.2f} dB on
 average (standard deviation {value["psnr_std"]:.2f}, least {value["psnr_min"]:.2f}). `identity_thin` finds the right
 person among {value["gallery"]} in {value["same_photo"]:.0%} of the reconstructions when the gallery holds the
 photographs themselves, in {value["other_view"]:.0%} when it holds another picture of each (chance
