@@ -33,8 +33,8 @@ RESULTS = Path(__file__).parent / "results" / "shipped_world.json"
 SOURCE = family.SOURCE
 DOMAINS = ("cartoon_inr128", "caricature_inr128", "anime_inr128")
 PEOPLE_SEED, GALLERY = 3, 100
-# Adam's step is large because 300 steps are few. The pixel loss is what PSNR asks for, the conv loss keeps the face; the
-# noise maps are zero, because grain that nobody fits is an error everywhere.
+# Adam's step is large because 300 steps are few. The pixel loss is what PSNR asks for, the conv loss keeps the face.
+# The noise maps are zero, because grain that nobody fits is an error everywhere.
 INVERSION = dict(num_steps=300, space="w+", optimise_noise=False, normalise_noise=False, lr=0.3, lam_mse=10.0)
 LOSS, BATCH = "vgg_conv", 8
 
