@@ -142,7 +142,7 @@ def test_parameters_do_what_they_say(views):
 
 
 def test_explained_reports_the_skylines_of_the_picture():
-    views = scenes.sample(4, seed=8).replace(hills=0.0, forest=0.0, haze=0.0, mist=0.0, clouds=-1.0, sun_elevation=0.9)
+    views = scenes.sample(4, seed=8).replace(hills=0.0, forest=0.0, haze=0.0, mist=0.0, clouds=-3.0, sun_elevation=0.9)
     views = views.replace(trees=0.0, sun_azimuth=1.3, snow_line=0.4)
     told = scenes.explained(views)
     assert told.shape == (4, 62) and told.dtype == torch.float32 and told.isfinite().all()
