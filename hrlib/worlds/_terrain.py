@@ -35,6 +35,25 @@ def ranges(field: Field, u: Tensor, pixel: float) -> Tensor:
     return torch.stack(lines)
 
 
+def _row(field: Field, u: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The trees of a row [M] at u [M]: their height up to 1, whether they are conifers (0 or 1), their tone."""
+    x = u / (0.006 + 0.006 / (ROWS - 1) * row) + 17.3 * row
+    height, kind, tone = torch.zeros_like(x), torch.zeros_like(x), torch.ones_like(x)
+    for stand in (0, 1):  # two interleaved
+        cell = (x + 0.5 * stand).floor()
+        dice = draw(field, cell, 2 * row + stand, 21)
+        off = (x + 0.5 * stand - cell - 0.5 - 0.3 * (dice[1] - 0.5)).abs() * (1.9 + dice[2])
+        conifer = (dice[3] * 7.13).frac() < field("conifers")
+        point = torch.where(conifer, 1 - off, 0.75 * (1 - off * off)).clamp(min=0)
+        there = (dice[3] < 0.25 + 0.75 * field("forest")).float().clamp(min=0.4)  # or a bush
+        high = (0.45 + 0.55 * dice[0]) * point * there
+        taller = high > height
+        height = torch.where(taller, high, height)
+        kind = torch.where(taller, conifer.float(), kind)
+        tone = torch.where(taller, 0.72 + 0.5 * dice[1], tone)
+    return height, kind, tone
+
+
 def hills(field: Field, u: Tensor, pixel: float) -> Tensor:
     """[ROWS, M] skylines of the rows of trees that descend to the shore, the farthest first."""
     swell = fractal(field, u, 0.0, 20, scale=1.6, pixel=pixel, finest=pixel, octaves=3, gain=0.4)[0]
@@ -42,21 +61,12 @@ def hills(field: Field, u: Tensor, pixel: float) -> Tensor:
     rows = torch.arange(ROWS, device=u.device)
     t = (rows * (1 / (ROWS - 1)))[:, None]
     ground = shore + (top - shore) * (1 - t) ** 1.4
-    tall = 0.020 + 0.020 * t
-    x = (u / (0.30 * tall) + 17.3 * rows[:, None]).flatten()
     many = field if field.item is None else field.at(field.item.repeat(ROWS))
-    tree = torch.zeros_like(x)
-    for stand in (0, 1):  # two interleaved
-        cell = (x + 0.5 * stand).floor()
-        dice, fx = draw(many, cell, (2 * rows + stand).repeat_interleave(len(u)), 21), x + 0.5 * stand - cell
-        middle = 0.5 + 0.3 * (dice[1] - 0.5)
-        point = (1 - (fx - middle).abs() * (1.9 + dice[2])).clamp(min=0)
-        there = (dice[3] < 0.25 + 0.75 * many("forest")).float()
-        tree = torch.maximum(tree, (0.45 + 0.55 * dice[0]) * point * there)
+    tree = _row(many, u.repeat(ROWS), rows.repeat_interleave(len(u)).float())[0]
     wide = (3.1 * t).expand(ROWS, len(u)).flatten()
     wood = fractal(many, u.repeat(ROWS), wide, 22, scale=2.5, pixel=pixel, finest=pixel, octaves=2)[0]
-    wood = smooth(0.9, 0.2, wood + 1.7 - 2.6 * many("forest"))
-    return ground + tall * (tree * wood).view(ROWS, -1)
+    wood = 0.35 + 0.65 * smooth(0.9, 0.2, wood + 1.7 - 2.6 * many("forest"))
+    return ground + (0.020 + 0.020 * t) * (tree * wood).view(ROWS, -1)
 
 
 def bank(field: Field, u: Tensor, pixel: float) -> Tensor:
@@ -119,9 +129,8 @@ def forest(field: Field, u: Tensor, e: Tensor, row: Tensor, depth: Tensor, pixel
     """[3, M] trees of the rows [M] at `depth` [M] below their tops."""
     t = row.to(torch.float32) * (1 / (ROWS - 1))
     n = fractal(field, u + 0.21 * row, e * 1.6, 60, scale=60.0, pixel=pixel * 1.3, finest=pixel * 1.3, gain=0.72)[0]
-    patch = fractal(field, u, 1.2 * e + 0.4 * t, 61, scale=12.0, pixel=pixel, finest=pixel, octaves=3, gain=0.8)[0]
-    leafy = smooth(0.2, 0.9, patch + 1.6 * (0.5 - field("conifers")))
-    albedo = torch.lerp(field.rgb("conifer"), field.rgb("leaf") * 0.65, leafy * 0.7)
+    _, conifer, tone = _row(field, u, row)
+    albedo = torch.lerp(field.rgb("leaf") * 0.6, field.rgb("conifer"), 0.2 + 0.8 * conifer) * tone
     crown = smooth(0.035, 0.0, depth)
     light = (0.10 + 0.42 * crown + 0.16 * n * (0.4 + crown)).clamp(0.02, 1)
     albedo = albedo * (1 + 0.35 * n).clamp(0.3, 2) * (0.75 + 0.25 * crown)

@@ -341,6 +341,7 @@ def write_panorama(scene: Scenes, size: tuple[int, int], path: str | os.PathLike
             tile=(tile, tile),
             photometric="rgb",
             compression="deflate",
+            maxworkers=1,  # several would collect hundreds of MB of tiles first
             predictor=True,
             bigtiff=height * width * 3 > 2**32 - 2**25,
         )
