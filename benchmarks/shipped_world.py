@@ -83,7 +83,7 @@ def table() -> None:
     for what, value, bar, verdict in bars(read_json(RESULTS) if RESULTS.exists() else {}):
         print(f"{what:62s} {value:>18s}  {bar:14s} {verdict}")
         passed &= verdict in ("pass", "")
-    raise typer.Exit(not passed)
+    raise typer.Exit(int(not passed))
 
 
 def invert_unseen(G: torch.nn.Module, n: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ CHUNK = 32
 BLURS = (0.5, 1.0, 2.0)  # rungs of the ladder: sigma of a Gaussian, in pixels
 SEEDS = (1, 2)  # of the two sets of renders; training sets have seed 0
 POSE = ("yaw", "pitch")
-PROPORTIONS = ("head_width", "head_height", "jaw_width", "eye_size", "mouth_width", "hair_length")
+PROPORTIONS = ("head_width", "jaw_width", "chin", "hair_length", "hair_volume", "fringe")  # those that can be read
 
 
 @functools.lru_cache(maxsize=1)
