@@ -20,7 +20,8 @@ from ._common import hash01
 PERIOD = 256  # lattice cells after which one octave of noise repeats; a sum of octaves repeats with its lowest
 _STEP = 4  # table points a cell
 _CELLS = 1 << 16
-_CHANNELS, _OCTAVE = 1280, 104  # channels of noise; those of one octave
+OCTAVE = 104  # channels of noise; an octave's are so far from the one before
+_CHANNELS = 12 * OCTAVE
 
 
 @lru_cache(maxsize=8)
@@ -135,7 +136,7 @@ def fractal(
     for k in range(octaves):
         if fade(1 / (scale * finest)) == 0 and k > 0:
             break
-        part = noise(field, x, y, channel + _OCTAVE * k, scale, slopes)
+        part = noise(field, x, y, channel + OCTAVE * k, scale, slopes)
         if k < creased:
             part = part * -part[:1].sign() + (0.7 if not slopes else 0.0)
         shown = fade((1 / scale) / pixel)

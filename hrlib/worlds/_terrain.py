@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._common import smooth
-from ._lattice import Field, draw, fade, fractal, noise
+from ._lattice import OCTAVE, Field, draw, fade, fractal, noise
 from ._sky import air
 
 RANGES = 3  # of mountains, the farthest first
@@ -156,7 +156,7 @@ def meadow(field: Field, u: Tensor, e: Tensor, pixel: float) -> Tensor:
     wide = fractal(field, u * inverse * 0.12, z * 0.4, 71, scale=1.5, pixel=pixel * inverse, finest=pixel, octaves=2)[0]
     grain, scale, k = torch.zeros_like(e), 24.0, 0
     while fade(1 / (scale * pixel)) > 0:  # tufts are as large as their distance allows
-        part = noise(field, u, e * 0.7, 73 + 104 * k, scale)[0]
+        part = noise(field, u, e * 0.7, 73 + OCTAVE * k, scale)[0]
         grain += part * (smooth(4.0, 11.0, scale * s) * fade(1 / (scale * pixel)) * (1 + 4.0 / (scale * s)))
         scale, k = scale * 2, k + 1
     grass = field.rgb("grass")

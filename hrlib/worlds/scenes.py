@@ -283,7 +283,7 @@ def _tiles(scene: Scenes, size: tuple[int, int], tile: int, supersample: int) ->
 
 
 def explained(scenes: Scenes) -> Tensor:
-    """[N, 62] float32: what explains a picture, each column at most about 1 in size.
+    """[N, 62] float32: what explains a picture, each column at most about 2 in size.
 
     The 27 parameters, brought to [-1, 1] by RANGES; then at each of the five PROBES four times the elevations of the
     skylines (three ranges, the hills, the near bank), whether a tree stands there (1 a conifer, -1 a broad-leaved one,
