@@ -35,13 +35,13 @@ class Member:
 # the generator away from the picture that belongs to z.
 BASE = Recipe(
     z_dim=Z_DIM,
-    total_images=260_000,
-    warm_images=48_000,
+    total_images=256_000,
+    warm_images=88_000,
     lr_fall=0.35,
     ema_images=10_000,
     mixing_prob=0.25,
     fresh_prob=0.5,
-    anchor=3.0,
+    anchor=2.0,
     mirror=False,
     ada_target=0.0,
 )
