@@ -315,7 +315,7 @@ def run(
         sheet = torch.cat([picture, state.S.synthesis.inr(x, w, None)]).clamp(-1, 1).cpu()
     image.write(make_grid(sheet, nrow=8, padding=2)[None].clamp(-1, 1), Path(folder) / SHEET)
     weights.save_network(state.S, out, card=f"INR head trained on the samples of {Path(source).name}")
-    text = card(out.stem, source, state, found, n=n, seconds=float(rows[-1]["seconds"]))
+    text = card(out, source, state, found, n=n, seconds=float(rows[-1]["seconds"]))
     if out.resolve().parent == DATA / "weights":
         weights.register(out.stem, out, card=text)
     else:
@@ -323,19 +323,19 @@ def run(
     return found
 
 
-def card(name: str, source: str, state: State, found: dict[str, float], *, n: int, seconds: float) -> str:
-    """The model card: Markdown with the recipe and what was lost."""
+def card(out: Path, source: str, state: State, found: dict[str, float], *, n: int, seconds: float) -> str:
+    """The model card of the file `out`: Markdown with the recipe and what was lost."""
     r = state.recipe
     where = "a CUDA GPU" if next(state.S.parameters()).is_cuda else f"one process on a {platform.machine()} CPU"
-    shared = Path(source).name
-    command = f"hrlab train style-inr --from {shared} --out {name}.safetensors --steps {r.steps} --hidden {r.hidden}"
+    shared, file = Path(source).name, out.name if out.is_absolute() else out.as_posix()
+    command = f"hrlab train style-inr --from {shared} --out {file} --steps {r.steps} --hidden {r.hidden}"
     to_data = ""
     if "frechet_data" in found:
         ours, theirs = found["frechet_data"], found["frechet_data_generator"]
         to_data = (
             f"- **Frechet distance to {n} pictures of the data:** {theirs:.3f} without, {ours:.3f} with the head.\n"
         )
-    return f"""# {name}
+    return f"""# {out.stem}
 
 An INR head (Sec. III-A) on the StyleGAN2 `{shared}`: any canvas, the same codes and noise maps.
 
