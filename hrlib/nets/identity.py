@@ -63,9 +63,9 @@ class Identity(nn.Module):
     def __init__(
         self,
         *,
-        edge: int = 80,
+        edge: int = 64,
         channels: Sequence[int] = (48, 96, 128),
-        blocks: Sequence[int] = (2, 2, 1),
+        blocks: Sequence[int] = (1, 2, 2),
         dim: int = 128,
         reduction: int = 8,
     ) -> None:
