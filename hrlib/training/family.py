@@ -46,7 +46,15 @@ BASE = Recipe(
     ada_target=0.0,
 )
 # Another domain of the same people: the mapping stays the source's, so that a w means the same person in both.
-DOMAIN = replace(BASE, source=SOURCE, train_mapping=False, warm_images=10_000, total_images=30_000)
+DOMAIN = replace(
+    BASE,
+    source=SOURCE,
+    train_mapping=False,
+    warm_images=8_000,
+    total_images=18_000,
+    ema_images=3_000,
+    anchor=3.0,
+)
 
 NETWORKS = {
     SOURCE: Member("portraits/photo", PEOPLE, PEOPLE, BASE),
@@ -54,16 +62,24 @@ NETWORKS = {
         "portraits/photo",
         PEOPLE,
         PEOPLE,
-        replace(DOMAIN, network="stylegan2", source=None, backbone_from=SOURCE, total_images=40_000),
+        replace(
+            DOMAIN,
+            network="stylegan2",
+            source=None,
+            backbone_from=SOURCE,
+            teach_images=8_000,
+            warm_images=0,
+            total_images=20_000,
+            anchor=2.0,
+        ),
     ),
-    **{
-        f"{domain}_inr128": Member(f"portraits/{domain}", PEOPLE, 6_000, DOMAIN)
-        for domain in ("cartoon", "caricature", "anime")
-    },
+    "cartoon_inr128": Member(
+        "portraits/cartoon", PEOPLE, 5_000, replace(DOMAIN, warm_images=6_000, total_images=22_000)
+    ),
+    "caricature_inr128": Member("portraits/caricature", PEOPLE, 5_000, DOMAIN),
+    "anime_inr128": Member("portraits/anime", PEOPLE, 5_000, DOMAIN),
     # Nothing of a face is in a landscape: here the mapping has to learn.
-    "scenes_inr128": Member(
-        "scenes", 6_000, 6_000, replace(DOMAIN, train_mapping=True, warm_images=16_000, total_images=40_000)
-    ),
+    "scenes_inr128": Member("scenes", 6_000, 3_000, replace(DOMAIN, train_mapping=True)),
 }
 
 

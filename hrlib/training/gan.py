@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ARCHITECTURE = ("resolution", "z_dim", "w_dim", "channels", "mapping_layers", "conv_clamp")  # of Recipe and Generator
+TEACH_GAIN = 5.0  # times lr for RGB layers while they are taught
 PARTS, OPTIMISERS = ("G", "G_ema", "D"), ("opt_G", "opt_D")
 
 
@@ -167,10 +168,11 @@ def _begin(recipe: Recipe, G: nn.Module, D: Discriminator) -> str:
     heads = lambda keys: {k for k in keys if ".torgb." in k or ".inr." in k}
     shared = {k: v for k, v in theirs.items() if k not in heads(theirs)}
     weights.load_strictly(G, shared | {k: own[k] for k in heads(own)}, f"the backbone of {name}")
-    return (
-        f"{len(shared)} tensors and the discriminator from {name}; {len(heads(own))} tensors of the RGB head from "
-        f"random weights"
-    )
+    with torch.no_grad():
+        for key, tensor in G.synthesis.named_parameters():
+            if key.endswith("torgb.weight"):  # at random, every block would add its colours, and Adam unlearns slowly
+                tensor.zero_()
+    return f"{len(shared)} tensors and the discriminator from {name}; {len(heads(own))} tensors of the RGB head anew"
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
@@ -189,9 +191,13 @@ def train(
     G, D, B = state.G, state.D, recipe.batch // ranks
     device = next(G.parameters()).device
     amp = lambda: torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16)
+    teacher = pair(recipe.backbone_from)[0].to(device) if recipe.teach_images else None
     while state.step * recipe.batch < recipe.total_images:
+        teaching = state.step * recipe.batch < recipe.teach_images
+        for name, parameter in G.synthesis.named_parameters():
+            parameter.requires_grad_(not teaching or ".torgb." in name or ".inr." in name)
         rng = torch.Generator().manual_seed(recipe.seed * 10_000_019 + state.step + rank * 1_000_000_007)
-        warm = state.step * recipe.batch < recipe.warm_images
+        warm = state.step * recipe.batch < recipe.teach_images + recipe.warm_images
         count = min(recipe.warm_set or len(data), len(data)) if warm else len(data)
         data.wait_for(count)
         x, z = data.batch(torch.randint(count, (B,), generator=rng))
@@ -202,7 +208,7 @@ def train(
         x, z = x.to(device), z.to(device)
         noise = {k: torch.randn(B, *v.shape, generator=rng).to(device) for k, v in G.noise_maps().items()}
         mixed = not warm and chance(recipe.mixing_prob)
-        _set_rates(state, recipe, warm)
+        _set_rates(state, recipe, warm, teaching)
 
         with amp():
             w = G.mapping.w(z)
@@ -211,9 +217,13 @@ def train(
             if mixed:
                 cut = int(torch.randint(1, G.num_ws, (1,), generator=rng))
                 ws = torch.cat([ws[:, :cut], ws.flip(0)[:, cut:]], dim=1)
-            fake = G.synthesis(ws, noise)
+            fake = G.synthesis(ws.detach() if teaching else ws, noise)
         terms = {}
-        if warm:
+        if teaching:
+            with torch.no_grad(), amp():
+                lesson = teacher.synthesis(ws, noise)
+            loss = terms["lesson"] = F.l1_loss(fake, lesson)
+        elif warm:
             loss = terms["regression"] = pyramid_l1(fake, x, (2, 4, 8, 16))
         else:
             p = float(state.ada[0])
@@ -241,10 +251,12 @@ def lr(recipe: Recipe, step: int) -> float:
     return recipe.lr * (1.0 if left >= recipe.lr_fall else 0.1 + 0.9 * left / recipe.lr_fall)
 
 
-def _set_rates(state: State, recipe: Recipe, warm: bool) -> None:
+def _set_rates(state: State, recipe: Recipe, warm: bool, teaching: bool) -> None:
     """Give each group of parameters its learning rate: mapping, other weights, noise strengths; discriminator."""
     # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.
     gains = (recipe.warm_mapping_gain, 1.0, 0.0) if warm else (1.0, 1.0, recipe.noise_strength_gain)
+    if teaching:  # RGB layers that begin at zero have a way to go, and nothing else moves
+        gains = (0.0, TEACH_GAIN, 0.0)
     for group, gain in zip((*state.opt_G.param_groups, *state.opt_D.param_groups), (*gains, 1.0), strict=True):
         group["lr"] = gain * lr(recipe, state.step)
 
@@ -256,6 +268,12 @@ def check(recipe: Recipe, data: RenderedSet, ranks: int = 1) -> None:
             f"pictures of {data.resolution} px",
             expected=f"{recipe.resolution} px, as the recipe says",
             do="render or pack the set at the network's resolution",
+        )
+    if recipe.teach_images and not recipe.backbone_from:
+        raise UnknownName(
+            f"teach_images={recipe.teach_images} without backbone_from",
+            expected="a generator whose pictures the new RGB layers learn to draw",
+            do="name one as backbone_from, or leave out teach_images",
         )
     if data.z is None and (recipe.warm_images or recipe.anchor):
         raise ShapeError(

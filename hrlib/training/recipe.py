@@ -30,7 +30,8 @@ class Recipe:
     # Lengths
     batch: int = 16  # of all processes together
     total_images: int = 1_000_000  # the paper's fine-tuning
-    warm_images: int = 0  # of which by regression on pictures whose latents are known
+    teach_images: int = 0  # of which the RGB layers alone learn to draw the pictures of `backbone_from`
+    warm_images: int = 0  # and then by regression on pictures whose latents are known
     warm_set: int | None = None  # the warm start draws from so many first pictures only: rendering can go on beside it
     # Optimisation
     lr: float = 0.003

@@ -41,7 +41,7 @@ CHECKPOINT, LOG, SHEET, SNAPSHOTS, RECIPE = (
     "recipe.json",
 )
 COLUMNS = (
-    *("step", "images", "seconds", "regression", "adversarial", "anchor", "D_fake", "D_real", "accuracy"),
+    *("step", "images", "seconds", "lesson", "regression", "adversarial", "anchor", "D_fake", "D_real", "accuracy"),
     *("sign", "augment_p", "R1", "frechet"),
 )
 
