@@ -43,7 +43,7 @@ class Recipe:
     identities: int = 2400  # the second half in families; a multiple of 2 * FAMILY
     views: int = 5  # the first rendered with 2x2 rays a pixel, the others, twice as fast, with one
     resolution: int = 96  # of the renders
-    cycles: tuple[tuple[int, float], ...] = ((4000, 2e-3), (1500, 1e-3))  # steps and highest learning rate of each
+    cycles: tuple[tuple[int, float], ...] = ((4000, 2e-3), (1500, 1e-3), (2500, 2e-3))  # steps and highest learning rate of each
     batch: int = 64  # a multiple of 2 * FAMILY
     weight_decay: float = 0.05
     scale: float = 32.0  # ArcFace's s
@@ -325,10 +325,11 @@ def ship(
     """Save the network of a finished run, measure the file, and register it with its card; see `run`."""
     file = Path(out) if out else catalogue.DATA / "weights" / "identity_thin.safetensors"
     note = f"thin IR-SE, trained with ArcFace on {recipe.identities} people of the portrait world, seed {seed}"
-    weights.save_network(p.net, file, card=note, half=True)
     net, people_tested, seeds = Identity(**p.net.config).eval(), 200, range(5)
-    weights.load_strictly(net, weights.load_state(file)[0], str(file))
+    stored = {k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in p.net.state_dict().items()}
+    weights.load_strictly(net, stored, "the trained network")  # what is measured is what the file will hold
     rates = measure(net, n=people_tested, seeds=seeds)
+    weights.save_network(p.net, file, card=note, half=True)
     if file.resolve().parent == (catalogue.DATA / "weights").resolve():
         text = card(p, recipe, rates, people_tested, seed=seed, threads=threads)
         weights.register(file.stem, file, card=text)
