@@ -43,7 +43,8 @@ class Recipe:
     identities: int = 2400  # the second half in families; a multiple of 2 * FAMILY
     views: int = 5  # the first rendered with 2x2 rays a pixel, the others, twice as fast, with one
     resolution: int = 96  # of the renders
-    cycles: tuple[tuple[int, float], ...] = ((4000, 2e-3), (1500, 1e-3), (2500, 2e-3))  # steps and highest learning rate of each
+    # steps and highest learning rate of each; the second and third were added after looking at what came before
+    cycles: tuple[tuple[int, float], ...] = ((4000, 2e-3), (1500, 1e-3), (2500, 2e-3))
     batch: int = 64  # a multiple of 2 * FAMILY
     weight_decay: float = 0.05
     scale: float = 32.0  # ArcFace's s
