@@ -204,6 +204,22 @@ def test_a_backbone_is_shared_and_nothing_else(source):
     equal(state.G_ema.state_dict(), own)
 
 
+@pytest.mark.parametrize("network, head", [("stylegan2", "torgb."), ("style_inr", "inr.")])
+def test_the_layers_of_rgb_alone_are_taught_and_then_all_learn(source, pictures, network, head):
+    recipe = replace(PLAIN, network=network, backbone_from=source, teach_images=32, total_images=48)
+    state, rows = gan.start(recipe), []
+    before = {k: v.clone() for k, v in state.G.named_parameters()}
+    moved = lambda: {k for k, v in state.G.named_parameters() if not torch.equal(v, before[k])}
+    for row in gan.train(recipe, pictures, state):
+        rows.append(row)
+        if "lesson" in row:
+            assert moved() and all(head in k for k in moved())
+    assert ["lesson" in row for row in rows] == [True] * (32 // recipe.batch) + [False] * (16 // recipe.batch)
+    assert any(head not in k for k in moved())
+    with pytest.raises(UnknownName, match="without backbone_from"):
+        next(gan.train(replace(PLAIN, teach_images=32), pictures, gan.start(PLAIN)))
+
+
 def test_sources_of_another_kind_or_shape_are_refused(source):
     with pytest.raises(LayoutMismatch, match="backbone_from"):
         gan.start(replace(TINY, network="stylegan2", source=source))

@@ -94,6 +94,11 @@ def _recipe(facts: dict[str, Any], recipe: Recipe) -> Iterable[str]:
         yield f"everything below the RGB layers, and the discriminator, began as those of `{recipe.backbone_from}`"
         if not recipe.train_mapping:
             yield "the mapping network is kept as it is, so that a w means the same in both"
+    if recipe.teach_images:
+        yield (
+            f"for the first {recipe.teach_images:,} images the RGB layers alone learnt to draw that generator's "
+            "pictures of the same codes and noise"
+        )
     if recipe.warm_images:
         things = "scene" if facts["world"] == "scenes" else "person"
         yield (

@@ -14,6 +14,9 @@ world has: the parameters of every picture. Each picture's latent z is its (Gaus
 From a source model, the warm start regresses the new domain's pictures from the z of the same people in the source's
 domain, which keeps the layout of the latent space.
 
+With only the layers below RGB from another network (`backbone_from`), the new RGB layers first learn to draw that
+network's own pictures (`teach_images`): without them the critic, which knows faces already, has won before they begin.
+
 `train` is a generator of steps; logs, snapshots and sample sheets are its consumers' business (run.py). All draws
 depend on (seed, step, process), so that a resumed run is the same run.
 """
@@ -148,6 +151,11 @@ def _is_inr(recipe: Recipe) -> bool:
     return recipe.network == "style_inr"
 
 
+def _is_head(name: str) -> bool:
+    """Whether a parameter belongs to what StyleGAN2 and Style-INR-GAN do not share: the layers that make RGB."""
+    return ".torgb." in name or "inr." in name
+
+
 def _begin(recipe: Recipe, G: nn.Module, D: Discriminator) -> str:
     """Fill G and D from the recipe's source or backbone; return in words what came from where."""
     name = recipe.source or recipe.backbone_from
@@ -165,7 +173,7 @@ def _begin(recipe: Recipe, G: nn.Module, D: Discriminator) -> str:
         weights.load_strictly(G, source.state_dict(), name)
         return f"all layers from {name}"
     own, theirs = G.state_dict(), source.state_dict()
-    heads = lambda keys: {k for k in keys if ".torgb." in k or ".inr." in k}
+    heads = lambda keys: {k for k in keys if _is_head(k)}
     shared = {k: v for k, v in theirs.items() if k not in heads(theirs)}
     weights.load_strictly(G, shared | {k: own[k] for k in heads(own)}, f"the backbone of {name}")
     with torch.no_grad():
@@ -194,8 +202,9 @@ def train(
     teacher = pair(recipe.backbone_from)[0].to(device) if recipe.teach_images else None
     while state.step * recipe.batch < recipe.total_images:
         teaching = state.step * recipe.batch < recipe.teach_images
-        for name, parameter in G.synthesis.named_parameters():
-            parameter.requires_grad_(not teaching or ".torgb." in name or ".inr." in name)
+        if recipe.teach_images:
+            for name, parameter in G.synthesis.named_parameters():
+                parameter.requires_grad_(not teaching or _is_head(name))
         rng = torch.Generator().manual_seed(recipe.seed * 10_000_019 + state.step + rank * 1_000_000_007)
         warm = state.step * recipe.batch < recipe.teach_images + recipe.warm_images
         count = min(recipe.warm_set or len(data), len(data)) if warm else len(data)

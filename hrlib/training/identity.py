@@ -29,6 +29,7 @@ from .. import metrics, store, weights
 from ..nets.identity import Identity
 from ..worlds import portraits
 from .people import CHUNK, FAMILY, half_lookalikes, load_views, lookalikes, render_views, view
+from .perceptual import Progress
 
 LOOK_EVERY, CHECKPOINT_EVERY = 100, 500  # steps
 AIM = 0.98  # top-1 among 200 unseen people, photograph to photograph
@@ -67,17 +68,6 @@ class Recipe:
         cycle = min(sum(step >= end for end in self.beginnings[1:]), len(self.cycles) - 1)
         steps, lr = self.cycles[cycle]
         return torch.optim.lr_scheduler.OneCycleLR(adam, lr, total_steps=steps, pct_start=0.1)
-
-
-@dataclass
-class Progress:
-    """One look at a training run: after `step` steps and `seconds`, the mean loss and accuracy since the last look."""
-
-    step: int
-    seconds: float
-    loss: float
-    accuracy: float
-    net: Identity = field(repr=False)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
