@@ -41,6 +41,8 @@ VGG_RANDOM: Mapping[str, float] = {tap: 20 * lam for tap, lam in HRINVERSION.ite
 # networks' gradients the magnitude that HRINVERSION gives those of the shipped VGG16, are our choice.
 RESNET50: Mapping[str, float] = dict.fromkeys(("layer1", "layer2", "layer3", "layer4"), 0.004)
 DEIT_DEPTHS, DEIT_LAMBDA = (1 / 4, 1 / 2, 3 / 4, 1.0), 0.002  # the blocks that end these shares of the depth
+# The four ReLU layers of Image2StyleGAN (Abdal et al. 2019: conv1_1, conv1_2, conv3_2, conv4_2).
+IMAGE2STYLEGAN = ("features_0", "features_2", "features_12", "features_19")
 
 MAX_ABS = 10.0  # no image of the library is near this; a 0..255 image is far above it
 
@@ -180,6 +182,15 @@ class MSE(Loss):
         return {"mse": self.weight * F.mse_loss(pred, target.image)}
 
 
+LPIPS_TITLES = {
+    "vgg": "LPIPS (vgg)",
+    "alex": "LPIPS (alex)",
+    "thin": "LPIPS (thin)",
+    "resnet": "LPIPS (ResNet50)",
+    "resnet_thin": "LPIPS (ResNet50, thin)",
+}
+
+
 class LPIPS(Loss):
     """Learned perceptual image patch similarity (Zhang et al. 2018), the mean over the batch.
 
@@ -188,9 +199,10 @@ class LPIPS(Loss):
 
     Args:
         net: "vgg" or "alex": the `lpips` package (v0.1) with its calibrated linear heads; the ImageNet trunk comes
-            from the catalogue (`vgg16_imagenet`, `alexnet_imagenet`) and is never downloaded implicitly. "thin": the
-            same formula with all channel weights 1 on the shipped thin VGG16: "LPIPS (thin)", comparable only with
-            itself.
+            from the catalogue (`vgg16_imagenet`, `alexnet_imagenet`) and is never downloaded implicitly. The others
+            are the same formula with all channel weights 1, comparable only with themselves: "thin" on the shipped
+            thin VGG16; "resnet" and "resnet_thin" on the four stages of ResNet50 (ImageNet's, the shipped one), for a
+            second opinion by a network that is no VGG.
         resize: as in `Perceptual`.
         weight: multiplies the term.
 
@@ -200,24 +212,29 @@ class LPIPS(Loss):
 
     def __init__(self, net: str = "vgg", resize: int | tuple[int, int] | None = None, *, weight: float = 1.0) -> None:
         super().__init__()
-        if net not in ("vgg", "alex", "thin"):
+        if net not in LPIPS_TITLES:
             raise UnknownName(
                 f"LPIPS network {net!r}",
-                expected="one of vgg, alex, thin",
-                do=nearest(net, ["vgg", "alex", "thin"]) or "'vgg' is the paper's",
+                expected=f"one of {', '.join(LPIPS_TITLES)}",
+                do=nearest(net, list(LPIPS_TITLES)) or "'vgg' is the paper's",
             )
         self.net, self.resize, self.weight = net, resize, float(weight)
-        self.title = "LPIPS (thin)" if net == "thin" else f"LPIPS ({net})"
-        self.thin = feature_nets.vgg16("shipped", tap="relu") if net == "thin" else None
-        self.package = None if net == "thin" else _lpips_package(net)
-        self.fingerprint = feature_nets.fingerprint(self.thin or self.package)
+        self.title, self.plain, self.package = LPIPS_TITLES[net], None, None
+        if net in ("vgg", "alex"):
+            self.package = _lpips_package(net)
+        elif net == "thin":
+            self.plain = feature_nets.vgg16("shipped", tap="relu")
+        else:
+            self.plain = feature_nets.resnet50("shipped" if net == "resnet_thin" else "imagenet", tap="relu")
+        self.taps = tuple(HRINVERSION if net == "thin" else RESNET50)  # of the plain networks
+        self.fingerprint = feature_nets.fingerprint(self.plain or self.package)
 
     def extra_repr(self) -> str:
         """The settings, for messages and sidecars."""
         return f"{self.title} {self.fingerprint[:12]}, resize={self.resize}, weight={self.weight}"
 
     def distances(self, pred: Tensor, target: Tensor | Target) -> dict[str, Tensor]:
-        """The five layers' contributions for each image, {layer: [N]}; their sum is LPIPS."""
+        """The layers' contributions for each image, {layer: [N]}; their sum is LPIPS."""
         target, out = self._target(pred, target), {}
         for k, (layer, unit) in enumerate(self._unit_maps(pred).items()):
             squared = (unit - target.maps[layer]).square()
@@ -226,8 +243,8 @@ class LPIPS(Loss):
         return out
 
     def _unit_maps(self, x: Tensor) -> dict[str, Tensor]:
-        if self.thin:
-            maps = self.thin(x, HRINVERSION, resize=self.resize)
+        if self.plain:
+            maps = self.plain(x, self.taps, resize=self.resize)
         else:
             x = self.package.scaling_layer(x)
             if self.resize is not None:
@@ -316,40 +333,89 @@ def noise_regularisation(maps: Mapping[str, Tensor] | Iterable[Tensor]) -> Tenso
     return total
 
 
-NAMES = ("vgg_relu", "vgg_conv", "vgg_high", "vgg_random", "resnet50", "deit", "lpips", "mse")
+PERCEPTUAL = (
+    "vgg_relu",
+    "vgg_conv",
+    "vgg_high",
+    "vgg_random",
+    "image2stylegan",
+    "resnet50",
+    "deit",
+    "discriminator",
+)
+NAMES = (*PERCEPTUAL, "lpips", "mse")
 
 
 def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int] | None = None, seed: int = 0) -> Loss:
-    """A loss of Fig. 6 and Table II by name, for parameters in notebooks and tables.
+    """A loss of Fig. 6, Fig. 12 and Table II by name, for parameters in notebooks and tables.
 
     Args:
         name: one of `NAMES`: "vgg_relu" (Eq. 2, with the lambdas of Eq. 3), "vgg_conv" (Eq. 3), "vgg_high" (Eq. 4),
-            "vgg_random" (conv taps, `VGG_RANDOM`), "resnet50", "deit" (our taps and lambdas), "lpips", "mse" (takes no
-            resize).
-        weights: "imagenet", or "shipped" for the thin networks (a thin random VGG, and LPIPS (thin), too).
+            "vgg_random" (conv taps, `VGG_RANDOM`), "image2stylegan" (`IMAGE2STYLEGAN`, mean squares; needs a resize),
+            "resnet50", "deit" (our taps and lambdas), "discriminator" (all blocks, mean squares; Sec. IV-G), "lpips",
+            "mse" (takes no resize). A colon and taps joined by "+" keep only those taps of a perceptual loss, with
+            their lambdas: "vgg_conv:features_21+features_28" is Eq. (4), "discriminator:b64" is one block.
+        weights: "imagenet", or "shipped" for the thin networks (a thin random VGG, and LPIPS (thin), too); for
+            "discriminator" what `weights.load_discriminator` takes.
         resize: as in `Perceptual`.
         seed: of the random VGG.
 
     Raises:
-        UnknownName: with the nearest valid name.
+        UnknownName: a loss or a tap, with the nearest valid name; a resize that is missing.
     """
-    if name not in NAMES:
-        raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}", do=nearest(name, list(NAMES)))
-    thin = weights == "shipped"
-    if name == "mse":
-        return MSE()
-    if name == "lpips":
-        return LPIPS("thin" if thin else "vgg", resize)
-    if name == "vgg_random":
-        f = feature_nets.vgg16(
-            "random", seed=seed, channels=feature_nets.THIN_CHANNELS if thin else feature_nets.FULL_CHANNELS
-        )
-        return Perceptual(f, VGG_RANDOM, resize)
-    if name == "resnet50":
-        return Perceptual(feature_nets.resnet50(weights), RESNET50, resize)
-    if name == "deit":
+    kind, colon, chosen = name.partition(":")
+    if kind not in NAMES:
+        raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}", do=nearest(kind, list(NAMES)))
+    if kind not in PERCEPTUAL:
+        if colon:
+            raise UnknownName(f"loss {name!r}", expected=f"{kind!r}, which has no taps", do="leave out the colon")
+        return MSE() if kind == "mse" else LPIPS("thin" if weights == "shipped" else "vgg", resize)
+    f, lambdas = _plan(kind, weights, resize, seed)
+    if colon:
+        taps = f.check_taps(chosen.split("+"))
+        if without := [tap for tap in taps if tap not in lambdas]:
+            raise UnknownName(
+                f"tap {without[0]!r} of loss {kind!r}",
+                expected=f"one of {', '.join(lambdas)}, the taps that have a lambda there",
+                do=nearest(without[0], list(lambdas)) or "build a Perceptual with lambdas of your own",
+            )
+        lambdas = {tap: lambdas[tap] for tap in taps}
+    return Perceptual(f, lambdas, resize)
+
+
+def _plan(
+    kind: str, weights: str, resize: int | tuple[int, int] | None, seed: int
+) -> tuple[Features, Mapping[str, float]]:
+    """Features and {tap: lambda} of a perceptual loss."""
+    if kind == "vgg_random":
+        plan = feature_nets.THIN_CHANNELS if weights == "shipped" else feature_nets.FULL_CHANNELS
+        return feature_nets.vgg16("random", seed=seed, channels=plan), VGG_RANDOM
+    if kind == "resnet50":
+        return feature_nets.resnet50(weights), RESNET50
+    if kind == "deit":
         f = feature_nets.deit(weights)
-        taps = [f.taps[round(share * len(f.taps)) - 1] for share in DEIT_DEPTHS]
-        return Perceptual(f, dict.fromkeys(taps, DEIT_LAMBDA), resize)
-    f = feature_nets.vgg16(weights, tap="relu" if name == "vgg_relu" else "conv")
-    return Perceptual(f, HIGH_LEVEL if name == "vgg_high" else HRINVERSION, resize)
+        return f, dict.fromkeys([f.taps[round(share * len(f.taps)) - 1] for share in DEIT_DEPTHS], DEIT_LAMBDA)
+    if kind == "discriminator":
+        f = feature_nets.discriminator(weight_files.load_discriminator(weights))
+        return f, mean_squares(f, f.taps, f.natural_size)
+    if kind == "image2stylegan":
+        if resize is None:
+            raise UnknownName(
+                "loss 'image2stylegan' with its input at full size",
+                expected="a resize: its terms are means over features of one size, 256 px in its paper",
+                do="set resize, or use 'vgg_relu' for ReLU features at full size",
+            )
+        f = feature_nets.vgg16(weights, tap="relu")
+        return f, mean_squares(f, IMAGE2STYLEGAN, resize)
+    f = feature_nets.vgg16(weights, tap="relu" if kind == "vgg_relu" else "conv")
+    return f, HIGH_LEVEL if kind == "vgg_high" else HRINVERSION
+
+
+@torch.no_grad()
+def mean_squares(f: Features, taps: Iterable[str], size: int | tuple[int, int]) -> dict[str, float]:
+    """The lambdas that turn each tap's sum of squares into a mean over channels and positions: lambda_l = N_l^(-1/2).
+
+    size: edge, or (height, width), of the images that the network sees.
+    """
+    shape = (size, size) if isinstance(size, int) else tuple(size)
+    return {tap: m.numel() ** -0.5 for tap, m in f(torch.zeros(1, 3, *shape), taps).items()}

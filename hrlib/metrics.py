@@ -48,15 +48,15 @@ def ssim(recon: Tensor, target: Tensor) -> np.ndarray:
 def lpips(recon: Tensor, target: Tensor, net: str = "thin") -> np.ndarray:
     """LPIPS distance, 0 for equal images. [N].
 
-    net: "alex" or "vgg" is the `lpips` package (needs the catalogued trunk); "thin" is LPIPS (thin), the same formula
-    on the shipped thin VGG16, whose values compare only with each other. See `losses.LPIPS`.
+    net: "alex" or "vgg" is the `lpips` package (needs the catalogued trunk); "thin", "resnet" and "resnet_thin" are the
+    same formula on other networks, whose values compare only with each other. See `losses.LPIPS`.
     """
     a, b = _pair(recon, target)
     parts = _lpips(net).to(a.device).distances((a * 2 - 1).float(), (b * 2 - 1).float())
     return torch.stack(list(parts.values())).sum(0).double().cpu().numpy()
 
 
-@functools.lru_cache(maxsize=3)
+@functools.lru_cache(maxsize=5)
 def _lpips(net: str) -> losses.LPIPS:
     return losses.LPIPS(net)
 
@@ -83,6 +83,28 @@ def artefact_energy(recon: Tensor, target: Tensor, factor: int = 4) -> np.ndarra
     limit = 1 / (2 * factor) + 1e-9
     band = (fy.abs()[:, None] > limit) | (fx.abs()[None, :] > limit)
     return (power * band).sum(dim=(2, 3)).mean(1).cpu().numpy()
+
+
+def roughness(recon: Tensor, target: Tensor) -> np.ndarray:
+    """Unevenness of the error where the target is smooth: the "non-smooth artifacts" of Sec. IV-B as a number. [N].
+
+    The root mean square of the Laplacian of (recon - target), five-point stencil without the border, on the [0, 1]
+    scale, over the half of the pixels where the target's own gradient is smallest. Unlike PSNR it does not count a
+    wrong colour that is even, and unlike `artefact_energy` it does not count detail that is lost where there is some.
+    """
+    a, b = _pair(recon, target)
+    if min(a.shape[2:]) < 3:
+        raise ShapeError(f"images of {a.shape[2]}x{a.shape[3]}", expected="at least 3x3", do="use larger images")
+
+    def inner(x: Tensor, dy: int, dx: int) -> Tensor:
+        return x[..., 1 + dy : x.shape[2] - 1 + dy, 1 + dx : x.shape[3] - 1 + dx]
+
+    d = a - b
+    laplacian = inner(d, -1, 0) + inner(d, 1, 0) + inner(d, 0, -1) + inner(d, 0, 1) - 4 * inner(d, 0, 0)
+    slope = (inner(b, 1, 0) - inner(b, -1, 0)).square() + (inner(b, 0, 1) - inner(b, 0, -1)).square()
+    slope = slope.sum(1).flatten(1)  # [N, pixels]
+    smooth = slope.argsort(dim=1, stable=True)[:, : (slope.shape[1] + 1) // 2]
+    return laplacian.square().mean(1).flatten(1).gather(1, smooth).mean(1).sqrt().cpu().numpy()
 
 
 def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -242,11 +264,18 @@ def _covered(points: Tensor, centres: Tensor, k: int) -> float:
 METRICS = {
     "psnr": ("PSNR (dB)", psnr),
     "ssim": ("SSIM", ssim),
-    "lpips_thin": ("LPIPS (thin)", functools.partial(lpips, net="thin")),
-    "lpips_vgg": ("LPIPS (vgg)", functools.partial(lpips, net="vgg")),
-    "lpips_alex": ("LPIPS (alex)", functools.partial(lpips, net="alex")),
+    **{f"lpips_{net}": (title, functools.partial(lpips, net=net)) for net, title in losses.LPIPS_TITLES.items()},
     "artefact_energy": ("artefact energy", artefact_energy),
+    "roughness": ("roughness", roughness),
 }
+
+
+def check_columns(which: Sequence[str]) -> None:
+    """Raise `UnknownName`, with the nearest valid name, for a measure that is not in `METRICS`."""
+    for metric in which:
+        if metric not in METRICS:
+            hint = nearest(metric, list(METRICS)) or "choose from the list"
+            raise UnknownName(f"metric {metric!r}", expected=f"one of {', '.join(METRICS)}", do=hint)
 
 
 def table(
@@ -263,11 +292,9 @@ def table(
     names = [str(i) for i in range(len(recon))] if names is None else list(names)
     if len(names) != len(recon):
         raise ShapeError(f"{len(names)} names for {len(recon)} images", expected="one each", do="name every image")
+    check_columns(which)
     rows = []
     for metric in which:
-        if metric not in METRICS:
-            hint = nearest(metric, list(METRICS)) or "choose from the list"
-            raise UnknownName(f"metric {metric!r}", expected=f"one of {', '.join(METRICS)}", do=hint)
         label, measure = METRICS[metric]
         values = measure(recon, target)
         rows += [(n, metric, label, float(v)) for n, v in zip(names, values, strict=True)]

@@ -166,6 +166,14 @@ def test_bad_input_is_refused():
         losses.Perceptual(loss.features, {"features_2": 0.0})
     with pytest.raises(UnknownName, match="did you mean 'vgg_conv'"):
         losses.named("vgg_cnov")
+    with pytest.raises(UnknownName, match="did you mean 'features_21'"):
+        losses.named("vgg_conv:feature_21", weights="shipped")
+    with pytest.raises(UnknownName, match="have a lambda there"):
+        losses.named("vgg_conv:features_0", weights="shipped")
+    with pytest.raises(UnknownName, match="no taps"):
+        losses.named("mse:features_2")
+    with pytest.raises(UnknownName, match="a resize"):
+        losses.named("image2stylegan", weights="shipped")
 
 
 def test_noise_regularisation_against_numpy():
@@ -244,7 +252,29 @@ def test_thin_lpips_is_the_formula_and_has_finite_gradients():
     assert torch.isfinite(flat.grad).all()
 
 
-@pytest.mark.parametrize("name", losses.NAMES)
+def test_taps_of_a_named_loss():
+    x, y = (torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in (0, 1))
+    high = losses.named("vgg_high", weights="shipped")
+    same = losses.named("vgg_conv:features_21+features_28", weights="shipped")
+    assert same.describe() == high.describe()
+    full = losses.named("vgg_conv", weights="shipped").distances(x, y)
+    one = losses.named("vgg_conv:features_14", weights="shipped").distances(x, y)
+    close(one["features_14"], full["features_14"], 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "resize"),
+    [("image2stylegan", "shipped", 32), ("discriminator:b64+b8", "portraits_inr128_discriminator", None)],
+)
+def test_mean_squares_are_means(name, weights, resize):
+    loss = losses.named(name, weights=weights, resize=resize)
+    x, y = (torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in (0, 1))
+    a, b = (loss.features(v, loss.weights, resize=resize) for v in (x, y))
+    expected = sum((a[tap] - b[tap]).square().mean() for tap in loss.weights)  # a mean over the batch, too
+    close(loss(x, y)["perceptual"], expected, 1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in losses.NAMES if n not in ("discriminator", "image2stylegan")])
 @pytest.mark.parametrize("resize", [None, 32])
 def test_every_named_loss_works_on_the_shipped_networks(name, resize):
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ import skimage.metrics
 import torch
 from PIL import Image
 
-from hrlib import metrics
+from hrlib import image, metrics
 from hrlib.errors import ShapeError, UnknownName
 
 HERE = Path(__file__).parent / "fixtures" / "08_metrics"
@@ -106,6 +106,30 @@ def test_artefact_energy_ignores_borders_and_sees_what_area_sampling_cannot():
     assert metrics.artefact_energy(blind, torch.zeros_like(blind), factor=1)[0] < 1e-12  # nothing beyond Nyquist
     with pytest.raises(ShapeError, match="factor 4"):
         metrics.artefact_energy(ramp[..., :7], ramp[..., :7])
+
+
+def test_roughness_counts_unevenness_where_the_target_is_smooth():
+    torch.manual_seed(0)
+    target = torch.zeros(1, 3, 64, 64)
+    target[..., 32:] = torch.rand(1, 3, 64, 32) * 2 - 1  # texture on the right half
+    even, right, left = target + 0.05, target.clone(), target.clone()
+    checker = 0.1 * (-1.0) ** (torch.arange(64)[:, None] + torch.arange(64))
+    right[..., 36:] += checker[:, 36:]
+    left[..., :28] += checker[:, :28]
+    assert metrics.roughness(even.clamp(-1, 1)[..., :32], target[..., :32])[0] < 1e-6  # a wrong but even colour
+    assert metrics.roughness(right.clamp(-1, 1), target)[0] < 1e-6  # unevenness that texture hides
+    whole = metrics.roughness(target * 0 + checker, target * 0)[0]
+    assert whole == pytest.approx(8 * 0.1 / 2)  # the stencil's gain at the checkerboard, on the [0, 1] scale
+    got = metrics.roughness(left, target)[0]
+    assert 0.8 * whole < got < whole
+
+
+@pytest.mark.parametrize("net", ["thin", "resnet_thin"])
+def test_plain_lpips_orders_degradations(net):
+    x = image.sample("astronaut", 128)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    values = [metrics.lpips((x + s * noise).clamp(-1, 1), x, net=net)[0] for s in (0, 0.05, 0.2, 0.6)]
+    assert values[0] == 0 and values == sorted(values) and values[1] > 0
 
 
 def test_artefact_energy_against_numpy():

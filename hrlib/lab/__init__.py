@@ -19,6 +19,7 @@ _HOME = {
     "progress": "loops",
     "picture": "pictures",
     "pictures": "pictures",
+    "sweep": "sweeps",
     "Live": "widgets",
     "check": "exercises",
 }

@@ -23,7 +23,7 @@ from ..errors import BatchError
 from . import cache, verify
 from .execute import kill_tree
 from .notebook import Notebook, catalogue, find, overrides
-from .place import figures_folder, root
+from .place import cpus, figures_folder, root
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class _Task:
             )
 
     def _environment(self, scratch: Path, jobs: int) -> dict[str, str]:
-        threads = str(max(1, int(os.environ.get("OMP_NUM_THREADS") or _cpus()) // jobs))
+        threads = str(max(1, cpus() // jobs))
         return {
             **os.environ,
             "HRLAB_LIVE": "0",
@@ -241,10 +241,6 @@ class _Task:
     def _error(self, name: str, message: str, trace: str = "") -> None:
         error = {"name": name, "message": message, "cell": None, "trace": trace}
         store.write_json(self.result, {"error": error})
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _OLD = ".old-"

@@ -30,6 +30,13 @@ def figures_folder(profile: str) -> Path:
     return root() / "figures" if profile == "laptop" else root() / "build" / f"figures-{profile}"
 
 
+def cpus() -> int:
+    """How many threads this process may keep busy: $OMP_NUM_THREADS, or the CPUs it may run on."""
+    if given := os.environ.get("OMP_NUM_THREADS"):
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def git(*arguments: str) -> str | None:
     """What a git command says in the repository; None when it fails or there is no git here."""
     try:

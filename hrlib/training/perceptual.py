@@ -1,9 +1,9 @@
 """Pre-training of the thin perceptual networks at low resolution, by classifying procedural images.
 
-The VGG16, whose details the paper is about, learns three labels: what is shown, the colour of each quadrant, and the
-kind of grain over the picture. ImageNet's classes depend on colour, brightness and fine texture; procedural ones do
-not, and a network that learnt them alone was blind to both: a uniform change of brightness cost it 230 times less than
-white noise of the same energy, and inversions came out in the wrong colours.
+Each network learns three labels: what is shown, the colour of each quadrant, and the kind of grain over the picture.
+ImageNet's classes depend on colour, brightness and fine texture; procedural ones do not, and a VGG16 that learnt them
+alone was blind to both: a uniform change of brightness cost it 230 times less than white noise of the same energy, and
+inversions came out in the wrong colours.
 
 The paper's networks saw ImageNet at 224x224 and are used at 1024x1024 (Sec. III-B). Ours see `worlds.textures` at 32 to
 48 pixels and are used at 128x128 and more, so their scale inconsistency is as real as the paper's. One CPU thread
@@ -62,14 +62,13 @@ class Recipe:
     bf16: bool = (
         True  # bfloat16 autocast: five times faster for convolutions on a CPU with AMX, slower for the small ViT
     )
-    auxiliary: bool = False  # the labels of colour and grain as well
     batch: int = 128
     per_class: int = 2000
 
 
 RECIPES: dict[str, Recipe] = {
-    "vgg16": Recipe({"channels": list(nets.THIN_CHANNELS)}, steps=4000, lr=4e-3, auxiliary=True),
-    "resnet50": Recipe({"channels": [8, 16, 32, 64]}, steps=2000, lr=3e-3),
+    "vgg16": Recipe({"channels": list(nets.THIN_CHANNELS)}, steps=4000, lr=4e-3),
+    "resnet50": Recipe({"channels": [8, 16, 32, 64]}, steps=10_000, lr=3e-3),
     "deit": Recipe(
         {"img_size": 40, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3},
         steps=3200,
@@ -114,9 +113,7 @@ def recipe(which: str) -> Recipe:
 
 def build(which: str) -> nn.Module:
     """The untrained thin network with its classifier (and, for VGG16, batch normalisation)."""
-    config, classes = recipe(which).config, len(textures.CLASSES)
-    if recipe(which).auxiliary:
-        classes += COLOURS + GRAINS
+    config, classes = recipe(which).config, len(textures.CLASSES) + COLOURS + GRAINS
     if which == "vgg16":
         return nets.VGG16(**config, num_classes=classes, batch_norm=True)
     return {"resnet50": nets.resnet50, "deit": nets.deit}[which](**config, num_classes=classes)
@@ -205,17 +202,14 @@ def train(
     losses, hits = [], []
     for step in range(first, steps):
         x, y = batch_of(images, labels, n=r.batch, seed=seed, step=step)
-        if r.auxiliary:
-            x, grain = grained(x, seed=seed, step=step)
+        x, grain = grained(x, seed=seed, step=step)
         with torch.autocast("cpu", torch.bfloat16, enabled=r.bf16):
             inputs = features.imagenet_normalise(x).contiguous(memory_format=torch.channels_last)
             out = net(inputs).float()
-        logits = out[:, : len(textures.CLASSES)]
+        logits, colours, grains = out.split([len(textures.CLASSES), COLOURS, GRAINS], dim=1)
         loss = F.cross_entropy(logits, y, label_smoothing=0.1)
-        if r.auxiliary:
-            colours, grains = out[:, len(textures.CLASSES) :].split([COLOURS, GRAINS], dim=1)
-            loss = loss + 0.5 * F.cross_entropy(colours.reshape(-1, LEVELS**3, 4), colour_labels(x))
-            loss = loss + 0.1 * F.cross_entropy(grains, grain)
+        loss = loss + 0.5 * F.cross_entropy(colours.reshape(-1, LEVELS**3, 4), colour_labels(x))
+        loss = loss + 0.1 * F.cross_entropy(grains, grain)
         adam.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -324,12 +318,6 @@ def run(
 def card(which: str, report: dict[str, float], *, seed: int, threads: int) -> str:
     """The model card of a trained network, in Markdown."""
     r, patterns = recipe(which), len(textures.PATTERNS)
-    auxiliary = (
-        f""", and, with weights 0.5 and 0.1, of each quadrant's mean colour ({LEVELS**3}
-  classes) and of grain laid over a third of the pictures ({GRAINS} kinds)"""
-        if r.auxiliary
-        else ""
-    )
     top1 = " | ".join(f"{report[f'heldout_top1_at_{e}px']:.1%}" for e in TEST_SIZES)
     return f"""# {which}_thin
 
@@ -339,7 +327,8 @@ A thin {TITLES[which]}, `{json.dumps(r.config)}`, without its classifier. Parame
 - **Data**: {len(textures.CLASSES)} classes of procedural images (`hrlib.worlds.textures`: {patterns} patterns and
   materials, {len(textures.OBJECTS)} objects), {r.per_class} rendered images a class at {RENDER_SIZE} px, seed {seed}.
   No photograph, no person.
-- **Recipe**: classification of what is shown{auxiliary},
+- **Recipe**: classification of what is shown, and, with weights 0.5 and 0.1, of each quadrant's mean colour
+  ({LEVELS**3} classes) and of grain laid over a third of the pictures ({GRAINS} kinds),
   at {", ".join(map(str, HOME_SIZES))} px in turn (random crop and mirror), {report["steps"]} steps of {r.batch} images,
   AdamW, learning rate {r.lr} (one cycle), weight decay {r.weight_decay}, label
   smoothing 0.1, {"bfloat16 autocast" if r.bf16 else "float32"}.
