@@ -111,10 +111,10 @@ def test_artefact_energy_ignores_borders_and_sees_what_area_sampling_cannot():
 def test_roughness_counts_unevenness_where_the_target_is_smooth():
     torch.manual_seed(0)
     target = torch.zeros(1, 3, 64, 64)
-    target[..., 32:] = torch.rand(1, 3, 64, 32) * 2 - 1  # texture on the right half
+    target[..., 40:] = torch.rand(1, 3, 64, 24) * 2 - 1  # texture on the right
     even, right, left = target + 0.05, target.clone(), target.clone()
     checker = 0.1 * (-1.0) ** (torch.arange(64)[:, None] + torch.arange(64))
-    right[..., 36:] += checker[:, 36:]
+    right[..., 44:] += checker[:, 44:]
     left[..., :28] += checker[:, :28]
     assert metrics.roughness(even.clamp(-1, 1)[..., :32], target[..., :32])[0] < 1e-6  # a wrong but even colour
     assert metrics.roughness(right.clamp(-1, 1), target)[0] < 1e-6  # unevenness that texture hides
