@@ -76,11 +76,17 @@ def run(
         bool, typer.Option("--resume/--fresh", help="Keep results that are still good, or make all anew.")
     ] = True,
     timeout: Annotated[float, typer.Option(help="Minutes a notebook may take; 0 for no limit.", min=0)] = 0,
+    scheduler: Annotated[
+        str,
+        typer.Option(help="Address of a Dask scheduler whose workers perform the sweeps, e.g. tcp://10.0.0.5:8786."),
+    ] = "",
 ) -> None:
     """Run notebooks and everything they need, and rewrite their figures, tables and numbers."""
     from .lab import batch, report
     from .lab.place import root
 
+    if scheduler:
+        os.environ["HRLAB_SCHEDULER"] = scheduler  # the notebooks' kernels inherit it; see lab/sweeps.py
     chosen = batch.plan(notebooks or (), profile.value)
     named = [batch.find(n, chosen.known) for n in notebooks] if notebooks else chosen.order
     outcomes = batch.run(

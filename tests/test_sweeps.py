@@ -90,6 +90,12 @@ def test_what_decides_the_numbers_decides_whether_to_repeat(task, journal, repo,
     assert sweeps.sweep(task.work, runs, name="s").performed == 1
 
 
+def test_a_run_depends_on_what_its_task_imports():
+    found = {p.relative_to(sweeps.LIBRARY).as_posix() for p in sweeps._sources(Path(inversions.__file__), set())}
+    assert {"inversion.py", "descent.py", "metrics.py", "nets/style_inr.py", "worlds/_head.py"} <= found
+    assert not {"lab/sweeps.py", "lab/session.py", "training/gan.py", "cli.py"} & found
+
+
 def test_damaged_results_are_made_again(task, journal):
     swept = sweeps.sweep(task.work, runs_of(journal, 3), name="s")
     swept.file(0, "n.txt").write_text("7")

@@ -11,6 +11,7 @@ import hashlib
 import html
 import importlib.metadata
 import io
+import math
 import platform
 import re
 from pathlib import Path
@@ -121,16 +122,18 @@ def html_figure(picture: bytes, *, alt: str, caption: str, width: float) -> str:
 
 def html_table(df: pd.DataFrame, *, caption: str, digits: int) -> str:
     """A table as HTML; numbers with `digits` decimals."""
-    body = df.to_html(float_format=lambda v: f"{v:.{digits}f}", index=_named(df), border=0)
+    body = df.to_html(float_format=lambda v: f"{v:.{digits}f}", na_rep="", index=_named(df), border=0)
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{body}</figure>" if caption else body
 
 
 def markdown(df: pd.DataFrame, digits: int) -> str:
-    """A table as Markdown; numbers with `digits` decimals."""
+    """A table as Markdown; numbers with `digits` decimals, a missing one as an empty cell."""
     frame = df.reset_index() if _named(df) else df
 
     def text(value: object) -> str:
-        return (f"{value:.{digits}f}" if isinstance(value, float) else str(value)).replace("|", "\\|")
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:.{digits}f}"
+        return str(value).replace("|", "\\|")
 
     rows = [[str(c) for c in frame.columns], ["---"] * len(frame.columns)]
     rows += [[text(v) for v in row] for row in frame.itertuples(index=False, name=None)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,32 @@ def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
     if kind == "file" and what:
         return image.read(root() / what, size)
     raise UnknownName(f"picture {name!r}", expected=f"one of {', '.join(KINDS)}", do='write for instance "portrait:7"')
+
+
+def listed(names: list[str], limit: int = 0) -> list[str]:
+    """Names for `picture`, with "portrait:3..9" and "folder:PATH" replaced by what they stand for; all different.
+
+    A folder stands for the pictures in it, sorted by name. limit: keep the first so many; 0 keeps all.
+
+    Raises:
+        UnknownName: a folder that is not there or holds no picture, or no name at all.
+    """
+    found: list[str] = []
+    for name in names:
+        if several := re.fullmatch(r"portrait:(\d+)\.\.(\d+)", name):
+            first, last = map(int, several.groups())
+            found += [f"portrait:{seed}" for seed in range(first, last + 1)]
+        elif name.startswith("folder:"):
+            folder = name.removeprefix("folder:")
+            files = sorted(p for p in (root() / folder).glob("*") if p.suffix.lower() in image.SUFFIXES)
+            if not files:
+                raise UnknownName(f"{name!r}: no picture there", expected="a folder of pictures", do="check the path")
+            found += [f"file:{folder}/{p.name}" for p in files]
+        else:
+            found.append(name)
+    if not found:
+        raise UnknownName("no picture at all", expected=f"one or more of {', '.join(KINDS)}", do="name a picture")
+    return list(dict.fromkeys(found))[: limit or None]
 
 
 def pictures(names: list[str], size: int | tuple[int, int]) -> Tensor:

@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from ..errors import ShapeError
+from .evidence import summary
 
 # Okabe and Ito's palette, which readers of every kind of colour vision can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
@@ -81,6 +82,32 @@ def heat(x: torch.Tensor, *, vmin: float = 0.0, vmax: float | None = None, cmap:
     scaled = (values - vmin) / max(top - vmin, 1e-12)
     rgb = mpl.colormaps[cmap](np.clip(scaled, 0, 1))[..., :3]
     return torch.from_numpy(rgb * 2 - 1).permute(2, 0, 1).float()
+
+
+def forest(ax: Axes, groups: Mapping[str, Sequence[float]], *, xlabel: str, worse: str = "", better: str = "") -> None:
+    """A forest plot: a row a group of paired differences, a dot an image, the mean and its 95 % interval in colour.
+
+    An interval that leaves the line at zero is drawn in blue, one that does not in grey.
+
+    Args:
+        ax: where to draw.
+        groups: label -> differences, one an image; the first group on top.
+        xlabel: what is compared, with the unit.
+        worse, better: words below the left and the right end, such as "full input worse".
+    """
+    for y, values in enumerate(groups.values()):
+        found = summary(values)
+        settled = found.low > 0 or found.high < 0
+        colour = COLOURS[0] if settled else "0.45"
+        ax.plot(values, np.full(len(values), y + 0.22), ".", color="0.65", ms=3, mew=0)
+        ax.plot([found.low, found.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
+        ax.plot(found.mean, y, "o", color=colour, ms=4.5)
+    ax.axvline(0, color="0.2", lw=0.8)
+    ax.set(yticks=range(len(groups)), yticklabels=list(groups), ylim=(len(groups) - 0.4, -0.6), xlabel=xlabel)
+    ax.grid(axis="y", visible=False)
+    for x, words, side in ((0.0, worse, "left"), (1.0, better, "right")):
+        if words:
+            ax.text(x, 1.01, words, transform=ax.transAxes, ha=side, va="bottom", fontsize=6.5, color="0.35")
 
 
 def image_grid(

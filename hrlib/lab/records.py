@@ -35,6 +35,7 @@ class Records:
         paper: float | str | None = None,
         n: int = 1,
         spread: float | None = None,
+        interval: tuple[float, float] | None = None,
     ) -> None:
         """Record a number.
 
@@ -45,6 +46,7 @@ class Records:
             paper: what the paper says of the same quantity, in the same unit.
             n: over how many images or runs `value` is a mean.
             spread: standard deviation over those n.
+            interval: the 95 % interval of that mean.
 
         Raises:
             BatchError: a malformed key, or a value that is not finite.
@@ -63,6 +65,7 @@ class Records:
             "unit": unit,
             "n": int(n),
             "spread": None if spread is None else _plain(key, "spread", spread),
+            "interval": None if interval is None else [_plain(key, "interval", end) for end in interval],
             "paper": None if paper is None else _plain(key, "paper", paper),
         }
 

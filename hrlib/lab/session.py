@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import torch
 from .. import store
 from ..errors import BatchError, StoreError, UnknownName, nearest
 from . import figures, plots, records
+from .evidence import ENOUGH, summary
 from .notebook import Notebook, profile_of, read, validated
 from .place import figures_folder, root
 
@@ -126,9 +127,18 @@ class Run:
         paper: float | str | None = None,
         n: int = 1,
         spread: float | None = None,
+        interval: tuple[float, float] | None = None,
     ) -> None:
         """Record one number under a key such as "psnr/conv/full/portrait0"; see `records.Records.add`."""
-        self.records.add(key, value, unit=unit, paper=paper, n=n, spread=spread)
+        self.records.add(key, value, unit=unit, paper=paper, n=n, spread=spread, interval=interval)
+
+    def record_mean(
+        self, key: str, values: Sequence[float], *, unit: str = "", paper: float | str | None = None
+    ) -> None:
+        """Record the mean of one number an image (or of one paired difference an image), its spread and interval."""
+        found = summary(values)
+        sure = (found.low, found.high) if found.n >= ENOUGH else None
+        self.record(key, found.mean, unit=unit, paper=paper, n=found.n, spread=found.spread, interval=sure)
 
     def compare(self, prefix: str = "") -> pd.DataFrame:
         """Show the records whose key starts with `prefix` beside the paper's numbers; returns the table."""

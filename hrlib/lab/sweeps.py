@@ -12,8 +12,8 @@ is killed and started again repeats at most the runs that were in flight, and en
 stays in the table with its error, and is tried again the next time.
 
 A run is recognised by its settings, by the content of the files they name, and by what else decides its numbers: the
-library below `lab` (training apart), the task's module, the catalogue of weights, the versions of torch, timm and
-NumPy. Old results stay in build/sweeps; delete the folder to free the disk.
+sources of the task and of all in this library that it imports, the catalogue of weights, the versions of torch, timm
+and NumPy. Old results stay in build/sweeps; delete the folder to free the disk.
 
 Where runs are performed::
 
@@ -35,10 +35,12 @@ Workers may come and go: what a lost worker was doing is done by another.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import inspect
 import logging
 import os
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
     from torch import Tensor
 
+LIBRARY = Path(__file__).parents[1]
 ENVIRONMENT = "HRLAB_SCHEDULER"
 PATIENCE = "20 s"  # with a scheduler that does not answer
 LOOK = 10  # seconds between two looks for new workers
@@ -178,15 +181,32 @@ def _places(task: Callable, runs: Sequence[dict[str, Any]], folder: Path) -> lis
 
 def _version(task: Callable, hashes: cache.Hashes) -> str:
     """Hash of what decides a run's numbers besides its settings and the files they name."""
-    library = Path(__file__).parents[1]
-    sources = [p for p in library.rglob("*.py") if p.relative_to(library).parts[0] not in ("lab", "training", "cli.py")]
-    sources += [
-        Path(inspect.getfile(task)),
-        library / "lab" / "pictures.py",
-        library.parent / "data" / "weights" / "catalogue.json",
-    ]
+    files = _sources(Path(inspect.getfile(task)), set()) | {LIBRARY.parent / "data" / "weights" / "catalogue.json"}
     versions = {package: importlib.metadata.version(package) for package in ("torch", "timm", "numpy")}
-    return cache.digest([sorted([p.name, hashes.of(p)] for p in sources if p.exists()), versions])
+    return cache.digest([sorted([p.name, hashes.of(p)] for p in files if p.exists()), versions])
+
+
+def _sources(path: Path, found: set[Path]) -> set[Path]:
+    """`path` and the files of this library that it imports, directly or not, this file and what it imports left out."""
+    if path in found or path == Path(__file__):
+        return found
+    found.add(path)
+    inside = path.is_relative_to(LIBRARY)
+    package = ".".join(path.relative_to(LIBRARY.parent).parts[:-1]) if inside else ""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (inside or not node.level):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            place = LIBRARY.parent.joinpath(*name.split("."))
+            for file in (place.with_suffix(".py"), place / "__init__.py"):
+                if file.is_relative_to(LIBRARY) and file.is_file():
+                    _sources(file, found)
+    return found
 
 
 def _named_files(run: Mapping[str, Any], hashes: cache.Hashes) -> dict[str, str]:
