@@ -35,6 +35,7 @@ def work(*, n, journal, seconds=0.0, fails="", image="a", seed=0):
         os._exit(1)
     env = os.environ
     where = {"pid": os.getpid(), "threads": env["OMP_NUM_THREADS"], "gpu": env.get("CUDA_VISIBLE_DEVICES")}
+    where["trim"] = env.get("MALLOC_TRIM_THRESHOLD_", "")
     return Outcome({"square": n * n, **(where if fails == "where" else {})}, {"n.txt": str(n).encode()})
 
 def guess(*, n, journal, **_):
@@ -129,6 +130,7 @@ def test_two_processes_share_the_threads(task, journal, monkeypatch):
         Path("where").unlink()
     assert table["pid"].nunique() == 2 and os.getpid() not in set(table["pid"])
     assert set(table["threads"]) == {"3"}
+    assert set(table["trim"]) == {""}, "Dask's setting doubles the time of a step"
 
 
 def test_one_worker_for_each_gpu(task, journal, monkeypatch, tmp_path):

@@ -21,16 +21,9 @@ Where runs are performed::
     workers=2                                two processes here, which share the machine's threads; with CUDA one a GPU
     HRLAB_SCHEDULER=tcp://10.0.0.5:8786      on the workers of that scheduler, whatever started them
 
-The last is also `hrlab run --scheduler ADDRESS`. Workers need this library, its data folder and pictures under the same
-paths (a shared file system). On SLURM, dask-jobqueue (`pip install dask-jobqueue`) starts them, one job a GPU::
-
-    from dask_jobqueue import SLURMCluster
-    cluster = SLURMCluster(cores=4, processes=1, memory="32GB", queue="gpu", walltime="12:00:00",
-                           worker_extra_args=["--nthreads", "1"], job_extra_directives=["--gres=gpu:1"])
-    cluster.scale(jobs=16)
-    print(cluster.scheduler_address)         # keep this process alive, and give the address to hrlab
-
-Workers may come and go: what a lost worker was doing is done by another.
+The last is also `hrlab run --scheduler ADDRESS`; the README shows it for SLURM. Such workers need this library, its
+data folder and the pictures under the same paths (a shared file system), and should have one thread for tasks each
+(`--nthreads 1`). Workers may come and go: what a lost worker was doing is done by another.
 """
 
 from __future__ import annotations
@@ -350,7 +343,14 @@ def _client(workers: int, scheduler: str) -> Iterator[Client]:
     from dask import config
     from dask.distributed import Client
 
-    with config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1, "distributed.admin.tick.limit": "10 min"}):
+    settings = {
+        "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
+        "distributed.admin.tick.limit": "10 min",  # a step of torch may keep a worker's loop waiting
+        # Dask has workers give freed memory back at once (MALLOC_TRIM_THRESHOLD_): an inversion then takes twice as
+        # long, the other half in page faults (94 ms a step against 42).
+        "distributed.nanny.pre-spawn-environ": {},
+    }
+    with config.set(settings):
         if scheduler:
             try:
                 client = Client(scheduler, timeout=PATIENCE, set_as_default=False)

@@ -7,7 +7,7 @@ inversions came out in the wrong colours.
 
 The paper's networks saw ImageNet at 224x224 and are used at 1024x1024 (Sec. III-B). Ours see `worlds.textures` at 32 to
 48 pixels and are used at 128x128 and more, so their scale inconsistency is as real as the paper's. One CPU thread
-trains each in about ten minutes::
+trains each in eight to fifteen minutes::
 
     python -m hrlib.training.perceptual --which vgg16 --out data/weights/vgg16_thin.safetensors
 """

@@ -1,0 +1,82 @@
+"""How long a row of Table II takes at the paper's scale on this machine, before anybody waits for it.
+
+StyleGAN2 of 1024 px and VGG16 with the paper's architectures, filled with random numbers: the time of a step does not
+depend on their values, so no download is needed. Each row is tried for three steps, by the same function that makes
+`lab.sweep` print its predictions, in a process of its own; prints seconds a step, the time of a row, and peak memory.
+
+    python benchmarks/paper_row.py [--images 50] [--device cuda]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+from pathlib import Path
+
+import torch
+
+from hrlib import inversion, weights
+from hrlib.features import vgg16
+from hrlib.lab import inversions
+from hrlib.nets.stylegan2 import Generator
+
+SIZE, REDUCED, STEPS = 1024, 256, 1000
+ROWS = [  # loss, edge of its input, w and n?
+    ("image2stylegan", REDUCED, False),
+    ("vgg_relu", REDUCED, True),
+    ("vgg_conv", REDUCED, True),
+    ("vgg_conv", SIZE, True),
+]
+
+
+def networks(folder: Path) -> dict[str, str]:
+    """Random networks of the paper's size as files."""
+    torch.manual_seed(0)
+    channels = {2**k: min(2**15 // 2**k, 512) for k in range(2, 11)}  # config F of StyleGAN2
+    G = Generator(z_dim=512, w_dim=512, resolution=SIZE, channels=channels)
+    generator = weights.save_network(G, folder / "generator.safetensors", card="random")
+    state = vgg16("random").net.state_dict()
+    perceptual = weights.save_state(state, folder / "vgg16.safetensors")
+    return {"generator": str(generator), "perceptual": str(perceptual)}
+
+
+def predict(run: dict) -> tuple[float, int]:
+    """(seconds the run will take, peak bytes)."""
+    return inversions.estimate(**run), inversion.peak_bytes(run["device"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    asked = parser.parse_args()
+    threads = torch.get_num_threads()
+    print(f"{SIZE} px, {STEPS} steps, {asked.images} images a row; {threads} threads")
+    with tempfile.TemporaryDirectory() as name:
+        files = networks(Path(name))
+        for loss, edge, noise in ROWS:
+            (run,) = inversions.grid(
+                images=["portrait:21"],
+                losses=[loss],
+                inputs=[edge],
+                noise=[noise],
+                size=SIZE,
+                num_steps=STEPS,
+                lr=0.1,
+                columns=["psnr"],
+                device=asked.device,
+                **files,
+            )
+            with multiprocessing.get_context("spawn").Pool(1) as pool:  # a fresh process: its own peak memory
+                seconds, peak = pool.apply(predict, (run,))
+            what = f"{loss}, input {edge}, {'w and n' if noise else 'w'}"
+            print(
+                f"{what:36s} {seconds / STEPS:7.2f} s a step, {seconds / 60:8.1f} min an image, "
+                f"{seconds * asked.images / 3600:7.1f} h a row, peak {peak / 2**30:.1f} GiB",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
