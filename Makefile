@@ -32,6 +32,7 @@ $(READY): requirements.lock pyproject.toml
 
 figures: $(READY) ## run every notebook and rewrite every figure and table (PROFILE=laptop, JOBS=1)
 	$(BIN)/hrlab run --profile $(PROFILE) --jobs $(JOBS)
+	@if [ $(PROFILE) = laptop ]; then $(BIN)/hrlab claims --readme > /dev/null; fi
 
 test: $(READY) ## lint, check the format, run the tests
 	$(BIN)/ruff check .
@@ -44,6 +45,7 @@ lab: $(READY) ## open JupyterLab on the notebooks
 site: figures ## build the static site of the executed notebooks in build/site
 	rm -rf build/site-source && mkdir -p build/site-source
 	cp docs/conf.py docs/index.md build/site-source
+	cp $(if $(filter laptop,$(PROFILE)),figures,build/figures-$(PROFILE))/claims.md build/site-source
 	for nb in notebooks/*.ipynb; do cp build/executed/$(PROFILE)/$${nb##*/} build/site-source; done
 	$(BIN)/sphinx-build -q -W --keep-going -b html build/site-source build/site
 	@echo "open build/site/index.html"

@@ -86,7 +86,7 @@ def run(
     from .lab.place import root
 
     if scheduler:
-        os.environ["HRLAB_SCHEDULER"] = scheduler  # the notebooks' kernels inherit it; see lab/sweeps.py
+        os.environ["HRLAB_SCHEDULER"] = scheduler  # the kernels inherit it; read in lab/sweeps.py
     chosen = batch.plan(notebooks or (), profile.value)
     named = [batch.find(n, chosen.known) for n in notebooks] if notebooks else chosen.order
     outcomes = batch.run(
@@ -126,6 +126,47 @@ def figures(profile: Scale = Profile.laptop) -> None:
     Console().print(table)
     if bad:
         print("\n".join(bad), file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def claims(
+    profile: Scale = Profile.laptop,
+    section: Annotated[str, typer.Option(help='Only those of a section of the paper, e.g. "IV-C" or "IV".')] = "",
+    readme: Annotated[bool, typer.Option("--readme", help="Also write README.md's block (profile laptop).")] = False,
+) -> None:
+    """Print the ledger: what the paper states, and what the recorded numbers say of it."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    from . import store
+    from .errors import UnknownName, nearest
+    from .lab import ledger
+    from .lab.claims import ledger as judged
+    from .lab.place import root
+
+    if readme and profile != Profile.laptop:
+        raise typer.BadParameter("README.md shows the laptop profile", param_hint="--readme")
+    verdicts = judged(profile.value)
+    if readme:
+        path = root() / "README.md"
+        store.write_bytes(path, ledger.with_block(path.read_text(encoding="utf-8"), verdicts).encode())
+    chosen = [v for v in verdicts if not section or f"{v.claim.section}-".startswith(f"{section}-")]
+    if not chosen:
+        known = list(dict.fromkeys(v.claim.section for v in verdicts))
+        hint = nearest(section, known) or "choose one"
+        raise UnknownName(f"section {section!r}", expected=f"one of {known}", do=hint)
+    table = Table(Column("section", no_wrap=True), show_lines=True, expand=True)
+    for name, ratio in {"claim": 5, "verdict": 2, "effect ± spread": 3, "n": None, "paper": 3}.items():
+        table.add_column(name, ratio=ratio, overflow="fold")
+    for v in chosen:
+        named = f"[bold]{v.claim.id}[/bold]\n{escape(v.claim.statement)}"
+        table.add_row(v.claim.section, named, *map(escape, (*ledger.cells(v), v.claim.paper)))
+    Console().print(table)
+    print(ledger.summary(chosen))
+    if problems := [p for v in chosen for p in v.problems]:
+        print("\n".join(problems), file=sys.stderr)
         raise typer.Exit(1)
 
 

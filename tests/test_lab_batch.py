@@ -103,7 +103,8 @@ def test_one_batch_with_every_kind_of_notebook(repo, write_notebook):
     chosen = batch.plan()
     assert [n for n in chosen.order if not chosen.why(n)] == ["00_good", "01_needs_good"]
     record = json.loads((repo / "figures/00_good/records.json").read_text())
-    assert record == [{"key": "steps", "value": 2, "unit": "1", "n": 1, "spread": None, "paper": None}]
+    plain = {"key": "steps", "value": 2, "unit": "1", "n": 1, "spread": None, "interval": None, "paper": None}
+    assert record == [plain]
 
 
 def test_profiles_change_values_and_folders(repo, write_notebook):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from hrlib import weights
 from hrlib.cli import app, main
-from hrlib.lab import doctor
+from hrlib.lab import doctor, sweeps
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +38,16 @@ def test_run_says_what_failed_and_fails(write_notebook, repo):
     assert "00_a failed, cell 1: ValueError: a clear reason" in done.stderr
     assert "try again: hrlab run 00_a" in done.stderr and "0 of 1 notebooks good" in done.stdout
     assert json.loads((repo / "figures/status.json").read_text())["notebooks"]["00_a"]["state"] == "failed"
+
+
+def test_run_takes_the_sweeps_to_a_scheduler(write_notebook, repo, monkeypatch):
+    monkeypatch.setenv(sweeps.ENVIRONMENT, "")  # put back what the command sets
+    begin = "import os\nfrom hrlib import lab\nrun = lab.begin('00_a', globals())\n"
+    cell = begin + f"run.record('asked', os.environ['{sweeps.ENVIRONMENT}'])"
+    write_notebook("00_a", "steps = 7", [cell, "run.finish()"])
+    assert hrlab("run", "00", "--scheduler", "tcp://10.0.0.5:8786").exit_code == 0
+    (record,) = json.loads((repo / "figures/00_a/records.json").read_text())
+    assert record["value"] == "tcp://10.0.0.5:8786"
 
 
 def test_errors_of_ours_are_messages(repo, monkeypatch, capsys):

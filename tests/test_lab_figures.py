@@ -133,6 +133,18 @@ def test_records_are_finite_tidy_and_compared(run, monkeypatch):
     assert rows[1] == means
 
 
+def test_record_mean_keeps_the_evidence_there_is(run):
+    for n in (1, 2, 5):
+        run.record_mean(f"gain/{n}", np.arange(n) + 1.0, unit="dB", paper=2.0)
+    one, two, five = run.records.rows()
+    assert (one["value"], one["n"], one["spread"], one["interval"]) == (1.0, 1, None, None)
+    assert (two["n"], two["interval"]) == (2, None) and two["spread"] == pytest.approx(0.5**0.5)
+    assert five["spread"] == pytest.approx(2.5**0.5) and 1 < five["interval"][0] < 3 < five["interval"][1] < 5
+    assert (five["unit"], five["paper"]) == ("dB", 2.0)
+    with pytest.raises(BatchError, match="1 of 2 finite"):
+        run.record_mean("gain/bad", [1.0, math.nan])
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("a", math.nan), ("a", math.inf), ("a", None), ("a", [1]), ("A b", 1.0), ("a//b", 1.0), ("", 1.0)],

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "records.json"
-_KEY = re.compile(r"[a-z0-9_.+-]+(/[a-z0-9_.+-]+)*")
+KEY = re.compile(r"[a-z0-9_.+-]+(/[a-z0-9_.+-]+)*")
 
 
 class Records:
@@ -51,7 +51,7 @@ class Records:
         Raises:
             BatchError: a malformed key, or a value that is not finite.
         """
-        if not _KEY.fullmatch(key):
+        if not KEY.fullmatch(key):
             raise BatchError(
                 f"record key {key!r}",
                 expected='lower-case letters, digits and _ . + -, in parts separated by "/"',
@@ -92,6 +92,7 @@ class Records:
                     "key": row["key"],
                     "ours": row["value"],
                     "± over n": "" if row["spread"] is None else f"{row['spread']:.3g}",
+                    "95 %": "" if row["interval"] is None else "[{:.3g}, {:.3g}]".format(*row["interval"]),
                     "n": row["n"],
                     "paper": "" if row["paper"] is None else row["paper"],
                     "ours − paper": row["value"] - row["paper"] if both else "",
@@ -102,8 +103,8 @@ class Records:
 
 
 def read(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """The records that a run left in `folder`: key -> record."""
-    return {row["key"]: row for row in store.read_json(Path(folder) / FILE)}
+    """The records that a run left in `folder`: key -> record; those of older runs had no interval."""
+    return {row["key"]: {"interval": None, **row} for row in store.read_json(Path(folder) / FILE)}
 
 
 def _plain(key: str, what: str, value: Any) -> float | int | bool | str:

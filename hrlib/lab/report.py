@@ -1,4 +1,6 @@
-"""What a batch run leaves for readers: status.json, and index.md with every figure, its caption and its alt text."""
+"""What a batch run leaves for readers: status.json, index.md with every figure, its caption and its alt text, and the
+ledger of claims.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,15 @@ from typing import Any
 
 from .. import store
 from ..errors import StoreError
-from . import figures, verify
+from . import claims, figures, ledger, verify
 from .batch import Outcome, Plan
 from .notebook import Notebook
-from .place import figures_folder
+from .place import figures_folder, root
 from .records import FILE
 
 
 def write(chosen: Plan, outcomes: Sequence[Outcome]) -> Path:
-    """Write status.json and index.md for all notebooks into the profile's folder; returns the folder.
+    """Write status.json, index.md and the ledger for all notebooks into the profile's folder; returns the folder.
 
     Notebooks that were not part of this run keep the state of the one before.
     """
@@ -35,6 +37,8 @@ def write(chosen: Plan, outcomes: Sequence[Outcome]) -> Path:
     )
     sections = [_section(folder, chosen.known[name], entry) for name, entry in table.items()]
     head = f"# Figures and tables, profile `{chosen.profile}`\n\nWritten by `hrlab run`; not edited by hand.\n"
+    if (root() / "notebooks" / claims.FILE).exists():
+        head += f"\n[The ledger of claims](claims.md): {ledger.summary(ledger.write(chosen.profile))}.\n"
     store.write_bytes(folder / "index.md", "\n".join([head, *sections]).encode())
     return folder
 

@@ -135,10 +135,14 @@ class Run:
     def record_mean(
         self, key: str, values: Sequence[float], *, unit: str = "", paper: float | str | None = None
     ) -> None:
-        """Record the mean of one number an image (or of one paired difference an image), its spread and interval."""
+        """Record the mean of one number an image (or of one paired difference an image), its spread and interval.
+
+        One value has no spread, and fewer than `evidence.ENOUGH` have no interval: then they are None.
+        """
         found = summary(values)
+        spread = found.spread if found.n > 1 else None
         sure = (found.low, found.high) if found.n >= ENOUGH else None
-        self.record(key, found.mean, unit=unit, paper=paper, n=found.n, spread=found.spread, interval=sure)
+        self.record(key, found.mean, unit=unit, paper=paper, n=found.n, spread=spread, interval=sure)
 
     def compare(self, prefix: str = "") -> pd.DataFrame:
         """Show the records whose key starts with `prefix` beside the paper's numbers; returns the table."""
