@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrlib import inversion, losses, metrics, store, weights
+from hrlib import inversion, lab, losses, metrics, store, weights
 from hrlib.errors import BatchError, StoreError, UnknownName
-from hrlib.lab import inversions, pictures, sweeps
+from hrlib.lab import inversions, lock, sweeps
 
 TASK = """
 import os, time
@@ -166,6 +166,12 @@ def test_no_scheduler_there(task, journal, monkeypatch):
         sweeps.sweep(task.work, runs_of(journal, 1), name="s", scheduler="tcp://127.0.0.1:9")
 
 
+def test_one_sweep_of_a_name_at_a_time(task, journal, repo):
+    with lock.alone(repo / "build/sweeps/s/sweep.lock", "x"), pytest.raises(BatchError, match="another sweep named s"):
+        sweeps.sweep(task.work, runs_of(journal, 1), name="s")
+    assert sweeps.sweep(task.work, runs_of(journal, 1), name="s").performed == 1
+
+
 def test_prediction_comes_first(task, journal, capsys):
     runs = [{**run, "image": i, "seed": 0} for i in "ab" for run in runs_of(journal, 2)]
     sweeps.sweep(task.work, runs, name="s", estimate=task.guess)
@@ -274,7 +280,7 @@ def test_a_grid_is_the_product_of_its_lists():
 def test_a_run_is_an_inversion(edge, noise):
     (run,) = inversions.grid(**GRID | {"inputs": [edge], "noise": [noise], "seeds": [3]})
     outcome = inversions.perform(**run)
-    x = pictures.picture("portrait:11", 128)
+    x = lab.picture("portrait:11", 128)
     loss = losses.named("vgg_conv", weights="shipped", resize=None if edge == 128 else edge)
     G = weights.load_generator("portraits_inr128")
     result = inversion.solve(G, x, loss, num_steps=3, lr=0.3, seed=3, optimise_noise=noise)

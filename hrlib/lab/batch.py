@@ -6,14 +6,13 @@ and the status file is written last. A run that is killed at any moment leaves t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from .. import store
 from ..errors import BatchError
 from . import cache, verify
 from .execute import kill_tree
+from .lock import alone
 from .notebook import Notebook, catalogue, find, overrides
 from .place import cpus, figures_folder, root
 
@@ -102,7 +102,11 @@ def run(
         BatchError: another run of the same profile is working.
     """
     figures = figures_folder(chosen.profile)
-    with _alone(chosen.profile), tempfile.TemporaryDirectory(prefix="hrlab-") as scratch:
+    lock = root() / "build" / f"run-{chosen.profile}.lock"
+    with (
+        alone(lock, f"`hrlab run` of profile {chosen.profile}"),
+        tempfile.TemporaryDirectory(prefix="hrlab-") as scratch,
+    ):
         _clean_up(figures)
         outcomes: dict[str, Outcome] = {}
         waiting, running = list(chosen.order), {}
@@ -267,19 +271,3 @@ def _clean_up(figures: Path) -> None:
     for partial in figures.glob(store.TEMP_PREFIX + "*"):
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     store.sweep_temps(root() / "build")
-
-
-@contextlib.contextmanager
-def _alone(profile: str) -> Iterator[None]:
-    """Hold the profile's lock, which the system releases when this process ends, however it ends."""
-    from filelock import FileLock, Timeout
-
-    path = root() / "build" / f"run-{profile}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path, timeout=0):
-            yield
-    except Timeout as e:
-        raise BatchError(
-            f"another `hrlab run` of profile {profile} is working", expected="one at a time", do="wait until it ends"
-        ) from e

@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any
 from .. import image, store
 from ..errors import BatchError, StoreError, UnknownName
 from . import cache
+from .lock import alone
 from .loops import progress
 from .place import cpus, root
 
@@ -125,7 +126,8 @@ def sweep(
 
     Raises:
         BatchError: a task that cannot be imported; runs that are alike, that JSON cannot hold, or that have different
-            settings; a scheduler that does not answer. Errors of the task itself are kept in the table instead.
+            settings; another sweep of that name at work; a scheduler that does not answer. Errors of the task itself
+            are kept in the table instead.
     """
     if task.__module__ == "__main__":
         raise BatchError(
@@ -137,8 +139,9 @@ def sweep(
     places = _places(task, runs, root() / "build" / "sweeps" / name)
     todo = [i for i, place in enumerate(places) if (_finished(place) or {"error": True})["error"]]
     if todo:
-        store.sweep_temps(places[0].parent)
-        with _client(workers, os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler) as client:
+        folder, address = places[0].parent, os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler
+        with alone(folder / "sweep.lock", f"sweep named {name}"), _client(workers, address) as client:
+            store.sweep_temps(folder)
             if estimate is not None:
                 _predict(client, estimate, [runs[i] for i in todo], within)
             for i, done in progress(_performed(client, task, runs, todo), len(todo), label or name, unit="run"):
