@@ -258,6 +258,13 @@ def test_lock_pyproject_and_conda_agree():
     assert "-r requirements.lock" in pip, "one list of pins, not two"
 
 
+def test_names_of_lab_do_not_hide_behind_its_modules():
+    """`lab.pictures` would be the module of that name as soon as anybody had imported it."""
+    from hrlib import lab
+
+    assert not set(lab.__all__) & {path.stem for path in MODULES if path.parent.name == "lab"}
+
+
 def test_every_import_is_declared():
     files = [*MODULES, *sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
     sources = {_id(p): p.read_text(encoding="utf-8") for p in files}

@@ -120,7 +120,7 @@ def _training(generator: str, batch: int, device: str) -> Iterator[None]:
 
 def _inversion(generator: str, steps: int, device: str, perceptual: str) -> Iterator[None]:
     from .. import inversion, losses, weights
-    from .pictures import picture
+    from .targets import picture
 
     G = weights.load_generator(generator, device=device)
     loss = losses.named("vgg_conv", weights=perceptual).to(device)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import image as images_room
 from .. import inversion, losses, metrics, weights
-from .pictures import picture
+from ..image import to_pil
 from .sweeps import Outcome
+from .targets import picture
 
 CACHED = 16  # networks and losses that a worker keeps
 
@@ -81,7 +81,7 @@ def perform(*, columns: Sequence[str], **settings: Any) -> Outcome:
     x, options = _prepare(**settings)
     result = inversion.solve(x=x, **options)
     buffer = io.BytesIO()
-    images_room.to_pil(result.image.clamp(-1, 1)).save(buffer, format="PNG")
+    to_pil(result.image.clamp(-1, 1)).save(buffer, format="PNG")
     return Outcome(
         {c: float(metrics.METRICS[c][1](result.image, x)[0]) for c in columns}, {"image.png": buffer.getvalue()}
     )

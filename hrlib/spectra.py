@@ -1,0 +1,129 @@
+"""Spectra of a region of any shape: how much fine texture a reconstruction has there, and how much of it is right.
+
+The outline of hair is no rectangle, and a filter or a transform of the whole picture would count that outline, and what
+lies beyond it, as texture. So the spectra are Welch's: means over many small round Hann windows that lie wholly inside
+the region. Nothing outside the region enters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur
+
+from .errors import ShapeError
+
+INSIDE = 0.99  # of a mask in [0, 1]: pixels wholly in the region
+
+
+@dataclass(frozen=True)
+class RegionSpectra:
+    """Power of two pictures and their cross power in one region, by frequency; made by `region`.
+
+    radius [K]: distance of each frequency from zero, in cycles per pixel (up to 0.71, the corners). target, recon [K]:
+    power. cross [K]: real part of the cross power. All are sums over the windows and the channels, in units that
+    cancel in every ratio below. step: distance between two frequencies. windows: how many fitted into the region.
+    """
+
+    radius: np.ndarray
+    target: np.ndarray
+    recon: np.ndarray
+    cross: np.ndarray
+    step: float
+    windows: int
+
+    def energy(self, cutoff: float) -> float:
+        """Energy of the reconstruction over that of the target at `cutoff` cycles per pixel and above; 1 is right."""
+        high = self.radius >= cutoff
+        return float(self.recon[high].sum() / self.target[high].sum())
+
+    def coherence(self, cutoff: float) -> float:
+        """Share of the reconstruction's energy at `cutoff` and above that agrees with the target, 0 to 1.
+
+        The squared correlation of the two there: r = a t + n with n unlike t gives a^2 |t|^2 / |r|^2. Noise or strands
+        in other places bring energy and no coherence; a faded copy has full coherence. 0 for a reconstruction without
+        energy, and for one that opposes the target.
+        """
+        high = self.radius >= cutoff
+        return _coherence(self.target[high].sum(), self.recon[high].sum(), self.cross[high].sum())
+
+    def rings(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(frequency, energy ratio, coherence) of rings one frequency step wide, up to 0.5 cycles per pixel.
+
+        The lowest ring begins at 1.5 steps: below, a Hann window cannot tell texture from the shading it removes.
+        """
+        ring = np.rint(self.radius / self.step).astype(int)
+        wanted = range(2, round(0.5 / self.step) + 1)
+        sums = [[power[ring == k].sum() for power in (self.target, self.recon, self.cross)] for k in wanted]
+        frequency = self.step * np.array(wanted)
+        return frequency, np.array([r / t for t, r, _ in sums]), np.array([_coherence(*s) for s in sums])
+
+
+def region(recon: Tensor, target: Tensor, mask: Tensor, *, window: int = 16) -> RegionSpectra:
+    """The spectra of one reconstruction and its target inside a region.
+
+    Args:
+        recon, target: [1, 3, H, W] in [-1, 1].
+        mask: [1, 1, H, W] in [0, 1]; 1 is the region. A pixel counts as inside from 0.99.
+        window: diameter of the round Hann windows in pixels, even and at least 8; they are a quarter of it apart. It is
+            the longest wave that can be seen, and 1 / window the distance between two frequencies.
+
+    Raises:
+        ShapeError: other shapes, or a region without room for a single window.
+    """
+    if target.ndim != 4 or recon.shape != target.shape or len(target) != 1 or mask.shape != target[:, :1].shape:
+        raise ShapeError(
+            f"a reconstruction {tuple(recon.shape)}, a target {tuple(target.shape)}, a mask {tuple(mask.shape)}",
+            expected="[1, 3, H, W] twice and [1, 1, H, W]",
+            do="measure one picture at a time",
+        )
+    if window < 8 or window % 2:
+        raise ShapeError(f"window={window}", expected="an even number of pixels from 8", do="take 16")
+    taper = _taper(window).to(target.device)
+    outside = F.conv2d((mask < INSIDE).double(), (taper > 0).double()[None, None], stride=window // 4)[0, 0]
+    at = (outside < 0.5).nonzero().tolist()
+    if not at:
+        raise ShapeError(
+            f"a region of {int((mask >= INSIDE).sum())} pixels without room for a disc of {window} pixels",
+            expected="a larger or rounder region",
+            do="take a smaller window, or another picture",
+        )
+    t, r = (_windows(x, at, taper) for x in (target, recon))
+    power = [(a * b.conj()).real.sum((0, 1)).flatten().cpu().numpy() for a, b in ((t, t), (r, r), (r, t))]
+    f = np.fft.fftfreq(window)
+    return RegionSpectra(np.hypot(f[:, None], f[None, :]).ravel(), *power, step=1 / window, windows=len(at))
+
+
+def detail(x: Tensor, mask: Tensor, sigma: float) -> Tensor:
+    """What a picture has in a region beyond a Gaussian blur of `sigma` pixels; 0 outside. [N, 3, H, W].
+
+    The blur is the Gaussian mean of the region's own pixels (x blurred in the mask over the mask blurred), so that the
+    region's outline is no detail. x: [N, 3, H, W]; mask: [N, 1, H, W] in [0, 1]; a pixel counts as inside from 0.99.
+    """
+    inside, kernel = (mask >= INSIDE).to(x), 2 * int(4 * sigma + 0.5) + 1
+    low = gaussian_blur(inside * x, kernel, sigma) / gaussian_blur(inside, kernel, sigma).clamp(min=1e-6)
+    return inside * (x - low)
+
+
+def _taper(window: int) -> Tensor:
+    """A round Hann window [window, window], 0 outside the disc."""
+    axis = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
+    r = torch.hypot(axis[:, None], axis[None, :]) / window
+    return torch.where(r < 0.5, (torch.pi * r).cos().square(), 0.0)
+
+
+def _windows(x: Tensor, at: list[list[int]], taper: Tensor) -> Tensor:
+    """Transforms [windows, 3, w, w] of the tapered windows number `at` (row, column), their own means removed."""
+    w = len(taper)
+    grid = x.detach().double()[0].unfold(1, w, w // 4).unfold(2, w, w // 4)  # [3, rows, columns, w, w], a view
+    cut = torch.stack([grid[:, row, column] for row, column in at])
+    mean = (cut * taper).sum((2, 3), keepdim=True) / taper.sum()
+    return torch.fft.fft2((cut - mean) * taper)
+
+
+def _coherence(target: float, recon: float, cross: float) -> float:
+    return float(max(cross, 0.0) ** 2 / (target * recon)) if recon > 0 else 0.0

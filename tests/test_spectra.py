@@ -1,0 +1,116 @@
+"""Spectra of a region: known textures, known changes to them, and nothing from outside the region."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from hrlib import spectra
+from hrlib.errors import ShapeError
+
+SIZE = 96
+CUTOFF = 1 / 8
+
+
+def noise(seed: int, scale: float = 0.1) -> torch.Tensor:
+    """White noise of three equal channels, so that no channel is idle: [1, 3, SIZE, SIZE]."""
+    return scale * torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def mask() -> torch.Tensor:
+    """A crescent, as hair is: a disc without a smaller one; [1, 1, SIZE, SIZE]."""
+    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    big = torch.hypot(x - 48.0, y - 48.0) < 44
+    return (big & (torch.hypot(x - 48.0, y - 70.0) > 30)).float()[None, None]
+
+
+def test_a_faded_copy_has_less_energy_and_full_coherence(mask):
+    x = noise(0)
+    found = spectra.region(0.6 * x + 0.2, x, mask)  # another mean is no texture
+    assert found.windows > 20
+    assert found.energy(CUTOFF) == pytest.approx(0.36, rel=1e-6)
+    assert found.coherence(CUTOFF) == pytest.approx(1, rel=1e-6)
+    _, ratio, coherence = found.rings()
+    np.testing.assert_allclose(ratio, 0.36, rtol=1e-6)
+    np.testing.assert_allclose(coherence, 1, rtol=1e-6)
+
+
+def test_added_noise_raises_energy_and_lowers_coherence(mask):
+    x = noise(0)
+    found = spectra.region(x + noise(1), x, mask)
+    assert found.energy(CUTOFF) == pytest.approx(2, rel=0.05)
+    assert found.coherence(CUTOFF) == pytest.approx(0.5, abs=0.03)
+    other = spectra.region(noise(1), x, mask)
+    assert other.energy(CUTOFF) == pytest.approx(1, rel=0.05)
+    assert other.coherence(CUTOFF) < 0.01, "another texture of the same kind"
+    assert spectra.region(-x, x, mask).coherence(CUTOFF) == 0, "the opposite is no agreement"
+
+
+def test_a_blur_lowers_each_frequency_by_its_transfer_function(mask):
+    x, sigma = noise(2), 0.8
+    blurred = torch.from_numpy(ndimage.gaussian_filter(x.numpy(), (0, 0, sigma, sigma), mode="wrap", truncate=6.0))
+    frequency, ratio, _ = spectra.region(blurred, x, mask).rings()
+    expected = np.exp(-((2 * math.pi * sigma * frequency) ** 2))
+    np.testing.assert_allclose(ratio[frequency <= 0.3], expected[frequency <= 0.3], rtol=0.12)
+    assert spectra.region(blurred, x, mask).energy(CUTOFF) < 0.3
+
+
+@pytest.mark.parametrize("cycles", [0.1875, 0.3125, 0.4375])
+def test_a_grating_is_found_at_its_frequency(mask, cycles):
+    grating = 0.2 * torch.sin(2 * math.pi * cycles * torch.arange(SIZE)).expand(1, 3, SIZE, SIZE)
+    x = noise(3, 0.02)
+    frequency, ratio, _ = spectra.region(x + grating, x, mask).rings()
+    assert frequency[ratio.argmax()] == pytest.approx(cycles)
+    away = np.abs(frequency - cycles) > 0.13  # the main lobe of a Hann window is two steps wide on each side
+    assert ratio[away].max() < 0.02 * ratio.max()
+
+
+def test_what_lies_outside_the_region_does_not_matter(mask):
+    x, r = noise(0), noise(1)
+    painted = [torch.where(mask > 0, image, noise(9, 5.0)) for image in (r, x)]
+    inside, elsewhere = spectra.region(r, x, mask), spectra.region(*painted, mask)
+    for name in ("target", "recon", "cross"):
+        np.testing.assert_array_equal(getattr(elsewhere, name), getattr(inside, name))
+
+
+def test_even_shading_is_no_texture(mask):
+    slope = torch.linspace(-0.5, 0.5, SIZE).expand(1, 3, SIZE, SIZE)
+    x = noise(4, 0.05)
+    assert spectra.region(x + slope, x, mask).energy(CUTOFF) == pytest.approx(1, abs=0.03), (
+        "ten times the texture's size"
+    )
+
+
+def test_a_flat_reconstruction_has_recovered_nothing(mask):
+    found = spectra.region(torch.full_like(noise(0), 0.25), noise(0), mask)
+    assert found.energy(CUTOFF) < 1e-20 and found.coherence(CUTOFF) < 1e-6
+
+
+def test_detail_knows_only_the_region(mask):
+    x, sigma = noise(5), 1.5
+    h = spectra.detail(x, mask, sigma)
+    assert (h[(mask == 0).expand_as(h)] == 0).all()
+    torch.testing.assert_close(spectra.detail(torch.where(mask > 0, x, 7.0), mask, sigma), h, atol=1e-6, rtol=0)
+    assert spectra.detail(torch.full_like(x, 0.3), mask, sigma).abs().max() < 1e-6, "an outline is no detail"
+    deep = 48, 13  # row and column far from the outline, where it is a plain Gaussian high-pass
+    plane = x[0, 0].numpy()
+    expected = plane - ndimage.gaussian_filter(plane, sigma, truncate=4.0)
+    assert mask[0, 0, 42:55, 7:20].all()
+    assert h[0, 0][deep] == pytest.approx(float(expected[deep]), abs=1e-4)
+
+
+def test_what_cannot_be_measured_is_refused(mask):
+    x = noise(0)
+    with pytest.raises(ShapeError, match="without room for a disc"):
+        spectra.region(x, x, mask, window=80)
+    with pytest.raises(ShapeError, match="without room"):
+        spectra.region(x, x, torch.full_like(mask, 0.5))
+    with pytest.raises(ShapeError, match="one picture at a time"):
+        spectra.region(x.expand(2, -1, -1, -1), x.expand(2, -1, -1, -1), mask)
+    with pytest.raises(ShapeError, match="even number"):
+        spectra.region(x, x, mask, window=9)
