@@ -39,6 +39,7 @@ def test_a_run_from_start_to_end():
 
     widget = live(iterate, lambda x: (drawn.append(x), torch.full((3, 4, 4), x))[1])
     assert widget.stop_button.disabled and widget.controls["n"].continuous_update is False
+    assert widget.controls["n"].description == "n", "the label of the control"
     widget.start_button.click()
     assert widget.wait(10)
     assert drawn[-1] == pytest.approx(2 / 3), "the last item is always drawn"

@@ -55,7 +55,8 @@ class Live:
 
     Args:
         iterate: called with the controls' values as keywords; returns an iterator. It runs in the worker thread.
-        controls: name -> ipywidgets control. Sliders report once on release, not while they are dragged.
+        controls: name -> ipywidgets control, labelled with its name unless it has a description. Sliders report once
+            on release, not while they are dragged.
         render: item -> Figure, tensor [3, H, W] in [-1, 1] or uint8 array [H, W, 3]; called at most 10 times a second
             and always for the last item.
         alt: what a reader who cannot see the picture needs.
@@ -84,7 +85,7 @@ class Live:
         self._worker: threading.Thread | None = None
         # An empty image would show as a broken one, so it is hidden until there is a picture. ipywidgets' Image has no
         # alt text (and a tooltip breaks it), so the description stands under the picture for everybody.
-        shape = {"max_width": "100%", "min_width": "256px", "align_self": "flex-start", "display": "none"}
+        shape = {"max_width": "100%", "min_width": "512px", "align_self": "flex-start", "display": "none"}
         self.image = widgets.Image(format="png", layout=shape)
         about = widgets.HTML(f'<div style="font-size:smaller;opacity:.8">{html.escape(self.alt)}</div>')
         self.status = widgets.HTML()
@@ -92,7 +93,8 @@ class Live:
         self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.start_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
-        for control in self.controls.values():
+        for name, control in self.controls.items():
+            control.description = control.description or name.replace("_", " ")  # its label
             if hasattr(control, "continuous_update"):
                 control.continuous_update = False
             if auto:
