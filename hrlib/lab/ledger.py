@@ -12,6 +12,10 @@ from . import claims
 from .claims import DECIDED, PAPER_ONLY, REPRODUCED, VERDICTS, Finding, Verdict
 from .place import figures_folder
 
+ABOUT = (
+    "Every statement of the paper that can be checked, and what the recorded numbers say of it. Verdicts are computed "
+    "from the records by one rule, never written by hand; effects count in the direction that the paper states."
+)
 RULE = " ".join(claims.__doc__.split("The rule. ")[1].split())
 
 
@@ -41,7 +45,7 @@ def cells(verdict: Verdict) -> tuple[str, str, str]:
 
 def markdown(verdicts: Sequence[Verdict], profile: str) -> str:
     """The whole ledger as a page: the rule, the counts, a table for each section."""
-    lines = ["# The ledger of claims", "", RULE, "", f"Profile `{profile}`. {summary(verdicts)}."]
+    lines = ["# The ledger of claims", "", ABOUT, "", RULE, "", f"Profile `{profile}`. {summary(verdicts)}."]
     for section in dict.fromkeys(v.claim.section for v in verdicts):
         lines += ["", f"## Section {section}", "", *_head("claim", "verdict", "effect ± spread", "n", "paper")]
         for v in (v for v in verdicts if v.claim.section == section):
