@@ -88,7 +88,11 @@ def test_what_decides_the_numbers_decides_whether_to_repeat(task, journal, repo,
     assert sweeps.sweep(task.work, runs, name="s").performed == 1
     with open(tmp_path / "sweep_task.py", "a") as f:
         f.write("# the task works otherwise now\n")
-    assert sweeps.sweep(task.work, runs, name="s").performed == 1
+    table = sweeps.sweep(task.work, runs, name="s").table
+    assert "restart" in table["error"][0], "this process has the old one in its memory"
+    sweeps._loaded.cache_clear()  # as after a restart
+    again = sweeps.sweep(task.work, runs, name="s")
+    assert again.performed == 1 and not again.table["error"].any() and len(started(journal)) == 3
 
 
 def test_a_run_depends_on_what_its_task_imports():

@@ -136,7 +136,8 @@ def sweep(
             do="move it to a module, such as hrlib.lab.inversions",
         )
     runs = [dict(run) for run in runs]
-    places = _places(task, runs, root() / "build" / "sweeps" / name)
+    version = _version(task)
+    places = _places(task, runs, version, root() / "build" / "sweeps" / name)
     todo = [i for i, place in enumerate(places) if (_finished(place) or {"error": True})["error"]]
     if todo:
         folder, address = places[0].parent, os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler
@@ -144,7 +145,9 @@ def sweep(
             store.sweep_temps(folder)
             if estimate is not None:
                 _predict(client, estimate, [runs[i] for i in todo], within)
-            for i, done in progress(_performed(client, task, runs, todo), len(todo), label or name, unit="run"):
+            for i, done in progress(
+                _performed(client, task, version, runs, todo), len(todo), label or name, unit="run"
+            ):
                 _write(places[i], runs[i], *done)
     return _collect(runs, places, len(todo))
 
@@ -152,7 +155,7 @@ def sweep(
 # --- what is finished -------------------------------------------------------------------------------------------------
 
 
-def _places(task: Callable, runs: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+def _places(task: Callable, runs: Sequence[dict[str, Any]], version: str, folder: Path) -> list[Path]:
     """Where the description of each run is, or will be."""
     if not runs or any(list(run) != list(runs[0]) for run in runs):
         raise BatchError(
@@ -161,7 +164,7 @@ def _places(task: Callable, runs: Sequence[dict[str, Any]], folder: Path) -> lis
             do="give every run a value for every setting",
         )
     hashes = cache.Hashes()
-    shared = {"task": f"{task.__module__}.{task.__qualname__}", "version": _version(task, hashes)}
+    shared = {"task": f"{task.__module__}.{task.__qualname__}", "version": version}
     try:
         keys = [cache.digest({**shared, "run": run, "files": _named_files(run, hashes)}) for run in runs]
     except TypeError as e:
@@ -175,10 +178,12 @@ def _places(task: Callable, runs: Sequence[dict[str, Any]], folder: Path) -> lis
     return [folder / f"{key[:32]}.json" for key in keys]
 
 
-def _version(task: Callable, hashes: cache.Hashes) -> str:
+def _version(task: Callable) -> str:
     """Hash of what decides a run's numbers besides its settings and the files they name."""
+    hashes = cache.Hashes()
     files = _sources(Path(inspect.getfile(task)), set()) | {LIBRARY.parent / "data" / "weights" / "catalogue.json"}
-    versions = {package: importlib.metadata.version(package) for package in ("torch", "timm", "numpy")}
+    # without the local tag: torch for a CPU and torch for CUDA may share a sweep
+    versions = {p: importlib.metadata.version(p).split("+")[0] for p in ("torch", "timm", "numpy")}
     return cache.digest([sorted([p.name, hashes.of(p)] for p in files if p.exists()), versions])
 
 
@@ -255,17 +260,29 @@ def _collect(runs: Sequence[dict[str, Any]], places: Sequence[Path], performed: 
 # --- on the workers ---------------------------------------------------------------------------------------------------
 
 
-def _perform(task: Callable[..., Outcome], run: dict[str, Any]) -> tuple[Outcome | None, str, str, float]:
+@functools.cache
+def _loaded(task: Callable) -> str:
+    """The version that this process has in its memory: that of its first run."""
+    return _version(task)
+
+
+def _perform(task: Callable[..., Outcome], version: str, run: dict[str, Any]) -> tuple[Outcome | None, str, str, float]:
     """(outcome, error, traceback, seconds). A task's error is a result: Dask need not know, or pickle it."""
     begun = time.perf_counter()
     try:
+        if _loaded(task) != version:
+            raise BatchError(
+                f"a worker that holds other sources, networks or libraries for {task.__qualname__} than there are now",
+                expected="the same everywhere",
+                do="restart the workers, or the kernel when it performs the runs itself",
+            )
         return task(**run), "", "", time.perf_counter() - begun
     except Exception as e:
         return None, f"{type(e).__name__}: {e}", traceback.format_exc(), time.perf_counter() - begun
 
 
 def _performed(
-    client: Client, task: Callable[..., Outcome], runs: Sequence[dict[str, Any]], todo: Sequence[int]
+    client: Client, task: Callable[..., Outcome], version: str, runs: Sequence[dict[str, Any]], todo: Sequence[int]
 ) -> Iterator[tuple[int, tuple[Outcome | None, str, str, float]]]:
     """(number of the run, what `_perform` returned), as they come.
 
@@ -280,7 +297,7 @@ def _performed(
         hands = max(1, sum(client.nthreads().values()))
         while waiting and len(flying) < hands:
             i = waiting.pop()
-            flying[client.submit(_perform, task, runs[i], pure=False)] = i
+            flying[client.submit(_perform, task, version, runs[i], pure=False)] = i
         try:
             with client.as_current():
                 done = wait(list(flying), timeout=LOOK, return_when="FIRST_COMPLETED").done
