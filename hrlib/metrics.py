@@ -129,6 +129,19 @@ def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarr
     return (np.arange(bins) + 0.5) / bins * 0.5, (total / count).cpu().numpy()
 
 
+def share_lost(recon: Tensor, target: Tensor, cutoff: float = 1 / 8) -> tuple[np.ndarray, np.ndarray]:
+    """Energy of (recon - target) over the target's own, below and from `cutoff` cycles per pixel on: ([N], [N]).
+
+    0 means that everything came back in that half of the spectrum, 1 that nothing did. From radial spectra up to 0.5
+    cycles per pixel, without the mean; each ring counts with its frequency, as a ring of that radius has that area.
+    """
+    own = target - target.mean(dim=(2, 3), keepdim=True)
+    frequency, error = radial_spectrum(recon - target)
+    theirs = radial_spectrum(own)[1]
+    low = frequency < cutoff
+    return tuple((error * frequency)[:, b].sum(1) / (theirs * frequency)[:, b].sum(1) for b in (low, ~low))
+
+
 def _power(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """|FFT|^2 of the windowed [N, C, H, W], scaled so that its sum is the mean square; and the two frequency axes."""
     h, w = x.shape[2:]

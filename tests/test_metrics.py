@@ -132,6 +132,17 @@ def test_plain_lpips_orders_degradations(net):
     assert values[0] == 0 and values == sorted(values) and values[1] > 0
 
 
+def test_share_lost_by_band():
+    torch.manual_seed(0)
+    slow, fine = wave(3 / 64, 0, 0.4), wave(0, 20 / 64, 0.3)
+    target = torch.cat([slow + fine, torch.rand(1, 3, 64, 64) - 0.5])
+    low, high = metrics.share_lost(0.5 * target, target)
+    np.testing.assert_allclose(low[0], 0.25, rtol=1e-6)  # half the amplitude is missing everywhere
+    np.testing.assert_allclose([high[0], high[1]], 0.25, rtol=1e-6)
+    low, high = metrics.share_lost(slow, target[:1])  # the fine wave is missing, the slow one is there
+    assert low[0] < 1e-3 and high[0] == pytest.approx(1, abs=1e-3)
+
+
 def test_artefact_energy_against_numpy():
     rng = np.random.default_rng(0)
     a, b = rng.uniform(-1, 1, size=(2, 1, 3, 40, 48))

@@ -93,7 +93,7 @@ def forest(ax: Axes, groups: Mapping[str, Sequence[float]], *, xlabel: str, wors
         ax: where to draw.
         groups: label -> differences, one an image; the first group on top.
         xlabel: what is compared, with the unit.
-        worse, better: words below the left and the right end, such as "full input worse".
+        worse, better: words above the left and the right end, such as "full input worse".
     """
     for y, values in enumerate(groups.values()):
         found = summary(values)
