@@ -12,17 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import DamagedFile, NonFiniteLoss, StoreError
+from .errors import DamagedFile, NonFiniteLoss, StoreError, UnknownName, nearest
 from .store import atomic
 
 Variables = dict[str, Tensor]
+S = TypeVar("S")
 
 
 def lr_ramp(t: float, *, ramp_up: float = 0.05, ramp_down: float = 0.25) -> float:
@@ -234,6 +235,42 @@ def last(iterates: Iterator[Iterate]) -> Iterate:
     if iterate is None:
         raise StoreError("a run without a step", expected="num_steps > the steps already done", do="raise num_steps")
     return iterate
+
+
+def completed(
+    start: Callable[[State | None], Iterator[Iterate]],
+    *,
+    watch: Callable[[Iterator[Iterate]], Iterator[Iterate]] = iter,
+    checkpoint: str | Path | None = None,
+    every: int = 50,
+) -> Iterate:
+    """The last iterate of `start(state to resume from, or None)`, run to its end or to that of `watch`.
+
+    checkpoint: a state file, written every `every` steps and resumed from when it exists; the caller deletes it when
+    what it computes from the iterate is done.
+    """
+    resume = State.load(checkpoint) if checkpoint is not None and Path(checkpoint).exists() else None
+    it = None
+    for it in watch(start(resume)):
+        if checkpoint is not None and (it.step + 1) % every == 0:
+            it.state().save(checkpoint)
+    if it is None:
+        raise StoreError("a run without a step", expected="a watcher that passes iterates on", do="check `watch`")
+    return it
+
+
+def checked_settings(kind: type[S], given: dict[str, Any]) -> S:
+    """A settings dataclass from keyword arguments; a misspelt name or no step at all raises `UnknownName`."""
+    names = list(kind.__dataclass_fields__)
+    for name in given:
+        if name not in names:
+            raise UnknownName(
+                f"setting {name!r}", expected=f"one of {names}", do=nearest(name, names) or "see the function's help"
+            )
+    made = kind(**given)
+    if made.num_steps < 1:
+        raise UnknownName(f"num_steps={made.num_steps}", expected="at least 1", do="give the number of Adam steps")
+    return made
 
 
 def until_flat(iterates: Iterator[Iterate], *, patience: int = 50, min_gain: float = 1e-3) -> Iterator[Iterate]:

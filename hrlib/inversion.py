@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from . import descent, losses
 from .descent import Iterate, State, Variables
-from .errors import DamagedFile, ShapeError, UnknownName, nearest
+from .errors import DamagedFile, ShapeError, UnknownName
 from .store import atomic, read_json, write_json
 
 NOISE = "noise/"  # prefix of the noise maps among the variables
@@ -93,7 +93,7 @@ def invert(
         ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
     """
     s = checked_settings(settings)
-    size = _size(G, x)
+    size = canvas_size(G, x)
     w_avg, w_std = w_statistics(G, samples=s.w_samples)
     n = len(x)
     ws = w_avg.repeat(n, 1 if s.space == "w" else G.num_ws, 1) if ws_init is None else ws_init.expand(n, -1, -1)
@@ -146,15 +146,9 @@ def _terms(loss, image: Tensor, target: Any, x: Tensor, noise: dict[str, Tensor]
 
 def checked_settings(settings: dict[str, Any]) -> Settings:
     """A `Settings` from keyword arguments; misspelt names and impossible values raise `UnknownName`."""
-    names = list(Settings.__dataclass_fields__)
-    for name in settings:
-        if name not in names:
-            raise UnknownName(f"setting {name!r}", expected=f"one of {names}", do=nearest(name, names) or "see invert")
-    s = Settings(**settings)
+    s = descent.checked_settings(Settings, settings)
     if s.space not in ("w", "w+"):
         raise UnknownName(f"space={s.space!r}", expected='"w" or "w+"', do="noise maps are asked for by optimise_noise")
-    if s.num_steps < 1:
-        raise UnknownName(f"num_steps={s.num_steps}", expected="at least 1", do="give the number of Adam steps")
     return s
 
 
@@ -176,7 +170,7 @@ def _initial_noise(G: nn.Module, n: int, size: tuple[int, int] | None, seed: int
     return {k: torch.stack([s[k] for s in sets]) for k in sets[0]}
 
 
-def _size(G: nn.Module, x: Tensor) -> tuple[int, int] | None:
+def canvas_size(G: nn.Module, x: Tensor) -> tuple[int, int] | None:
     """The `size` argument for G.synthesis: None at the native size."""
     if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
         raise ShapeError(
@@ -280,18 +274,10 @@ def solve(
         options: everything `invert` takes.
     """
     start = time.perf_counter()
-    if checkpoint is not None and Path(checkpoint).exists():
-        options["resume"] = State.load(checkpoint)
-    it = None
-    for it in watch(invert(G, x, loss, **options)):
-        if checkpoint is not None and (it.step + 1) % every == 0:
-            it.state().save(checkpoint)
-    if it is None:
-        raise ShapeError(
-            "an inversion without a step", expected="a watcher that passes iterates on", do="check `watch`"
-        )
+    begin = lambda resume: invert(G, x, loss, **(options | {"resume": resume} if resume else options))
+    it = descent.completed(begin, watch=watch, checkpoint=checkpoint, every=every)
     s = checked_settings({k: v for k, v in options.items() if k in Settings.__dataclass_fields__})
-    state, size, target = it.state(), _size(G, x), loss.prepare(x)
+    state, size, target = it.state(), canvas_size(G, x), loss.prepare(x)
     settled = {} if s.optimise_noise else fixed_noise(G, size, s, options.get("noise_init"))
 
     @torch.no_grad()

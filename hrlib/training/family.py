@@ -50,8 +50,8 @@ DOMAIN = replace(
     BASE,
     source=SOURCE,
     train_mapping=False,
-    warm_images=8_000,
-    total_images=18_000,
+    warm_images=10_000,
+    total_images=40_000,
     ema_images=3_000,
     anchor=3.0,
 )

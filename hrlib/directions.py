@@ -1,0 +1,66 @@
+"""Directions of a generator's latent space in closed form (Shen and Zhou 2021), for Eq. (9).
+
+A layer sees a code w through its affine map A w + b, so a step along the eigenvectors of A^T A with the largest
+eigenvalues changes its styles the most. The factorisation needs no data and no optimisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ShapeError, UnknownName, nearest
+
+
+def layer_names(G: nn.Module) -> list[str]:
+    """What each code drives: ["b4.conv1", "b8.conv0", ..., the last layer to RGB]; entry i belongs to code i.
+
+    The last is "b<R>.torgb" of a StyleGAN2 and "inr" of a Style-INR-GAN.
+    """
+    return [*G.synthesis.conv_names(), "inr" if hasattr(G.synthesis, "inr") else f"b{G.resolution}.torgb"]
+
+
+def closed_form(
+    G: nn.Module, layers: str | Sequence[int | str] = "all", *, normalise: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [w_dim] in descending order and eigenvectors [w_dim, w_dim], one a column, orthonormal, in W.
+
+    Args:
+        G: any generator; for Eq. (9) the mixed one.
+        layers: "all" (see `layer_names`: the toRGB layers of the inner blocks are left out, as in the published code),
+            or indices of codes, or names of layers ("b4.torgb" is one, too).
+        normalise: scale each row of A to unit length, so that layers of large weights do not rule (genforce's code);
+            False is rosinality's variant, which also takes b4's toRGB.
+
+    The sign of an eigenvector is free: its largest component is made positive. All in float64.
+
+    Raises:
+        UnknownName: a layer that does not exist. ShapeError: no layer at all.
+    """
+    names = layer_names(G)
+    chosen = list(range(len(names))) if layers == "all" else [layers] if isinstance(layers, str) else list(layers)
+    if not chosen:
+        raise ShapeError("no layers", expected='"all", or one or more', do=f"choose out of {names}")
+    A = torch.cat([_affine(G, layer, names) for layer in chosen]).detach().double()  # [sum C, w_dim]
+    if normalise:
+        A = A / A.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    eigenvalues, vectors = torch.linalg.eigh(A.T @ A)  # ascending
+    eigenvalues, vectors = eigenvalues.flip(0).clamp(min=0), vectors.flip(1)
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))  # [1, w_dim]
+    return eigenvalues, vectors * largest.sign()
+
+
+def _affine(G: nn.Module, layer: int | str, names: list[str]) -> Tensor:
+    """A [C, w_dim] of one layer."""
+    if isinstance(layer, str):
+        known = [n.removesuffix(".affine") for n, m in G.synthesis.named_modules() if n.endswith(".affine")]
+        good, name = layer in known, layer
+    else:
+        known, good = list(range(len(names))), layer in range(len(names))
+        name = names[layer] if good else ""
+    if not good:
+        hint = nearest(layer, known) if isinstance(layer, str) else ""
+        raise UnknownName(f"layer {layer!r}", expected=f"one of {known}", do=hint or "see directions.layer_names")
+    return G.synthesis.get_submodule(f"{name}.affine").weight
