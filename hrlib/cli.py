@@ -20,6 +20,10 @@ app = typer.Typer(
 )
 
 
+galleries = typer.Typer(no_args_is_help=True, help="Style galleries: pictures of a domain as codes of its generator.")
+app.add_typer(galleries, name="gallery")
+
+
 class Profile(StrEnum):
     """The scales of design.md."""
 
@@ -183,6 +187,33 @@ def convert(
     target = destination or source.with_suffix(".safetensors")
     weights.convert(source, target)
     print(f"{target} written")
+
+
+@galleries.command("build")
+def build_gallery(
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures of the generator's domain.")],
+    generator: Annotated[str, typer.Option(help="That draws the domain: catalogue name or file.")],
+    out: Annotated[Path | None, typer.Option(help="Default: FOLDER/GENERATOR.gallery.safetensors.")] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="Crop, resize and flatten pictures that do not fit.")] = False,
+    num_steps: Annotated[int, typer.Option(help="Of each inversion.", min=1)] = 150,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.1,
+    lam_mse: Annotated[float, typer.Option(help="lambda_mse of Eq. (5).")] = 3.0,
+    perceptual: Annotated[str, typer.Option(help='VGG16 of the loss: "shipped", "imagenet" or a file.')] = "shipped",
+    workers: Annotated[int, typer.Option(help="Processes; 0 works in this one.", min=0)] = 0,
+) -> None:
+    """Invert every picture of a folder once and store the codes; goes on where an interrupted build stopped."""
+    from .lab import galleries as rooms
+    from .lab.targets import listed
+
+    path = out or folder / f"{Path(generator).stem}.gallery.safetensors"
+    images = listed([f"folder:{folder.resolve()}"])
+    how = dict(num_steps=num_steps, lr=lr, lam_mse=lam_mse, perceptual=perceptual, fit=fit, workers=workers)
+    built = rooms.build(images, generator=generator, path=path, label=folder.name, **how)
+    failed = built.table[built.table["error"] != ""]
+    print(f"{path}: {len(built.gallery)} of {len(images)} pictures, mean PSNR {built.table['psnr'].mean():.1f} dB")
+    if len(failed):
+        print("\n".join(f"{Path(r.image).name}: {r.error}" for r in failed.itertuples()), file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -59,7 +59,7 @@ def read(
     source: str | os.PathLike | bytes,
     size: int | tuple[int, int] | None = None,
     *,
-    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    background: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
     max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
     """Read one picture as a tensor [1, 3, H, W], float32 RGB in [-1, 1].
@@ -68,16 +68,23 @@ def read(
         source: a file, or the bytes of one. PNG, JPEG, WebP, TIFF or BMP, of 8 or 16 bits a channel.
         size: None keeps the picture's own size; an int s or (H, W) takes the largest centred part of that aspect ratio
             and resamples it with LANCZOS, as the authors' projector does (bit for bit, for 8-bit pictures).
-        background: RGB in [-1, 1] behind transparent pixels; white unless told.
+        background: RGB in [-1, 1] behind transparent pixels; white unless told. None refuses transparent pictures.
         max_pixels: larger pictures are refused before they are decoded.
 
     Raises:
-        ImageError: missing, not a picture of the formats above, truncated, animated, too large, or of a kind with no
-            defined range (floating point, 32 bits).
+        ImageError: missing, not a picture of the formats above, truncated, animated, too large, of a kind with no
+            defined range (floating point, 32 bits), or transparent without a background.
     """
-    raster = decode(*load_bytes(source), max_pixels=max_pixels)
+    data, name = load_bytes(source)
+    raster = decode(data, name, max_pixels=max_pixels)
     colour = raster.colour
     if raster.alpha is not None and (raster.alpha < _top(raster.alpha)).any():
+        if background is None:
+            raise ImageError(
+                f"{name} has transparent pixels",
+                expected="an opaque picture",
+                do="flatten it onto a colour, or give the colour that is to show through as `background`",
+            )
         opacity = _unit(raster.alpha)[..., None]
         behind = (np.asarray(background, np.float32) + 1) / 2
         colour = _unit(colour) * opacity + behind * (1 - opacity)

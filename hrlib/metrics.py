@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 import scipy.linalg
 import torch
+from skimage.color import rgb2lab
 from skimage.metrics import structural_similarity
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import losses
+from . import features, losses
+from . import weights as weight_files
 from .errors import ShapeError, UnknownName, nearest
 
 
@@ -59,6 +61,67 @@ def lpips(recon: Tensor, target: Tensor, net: str = "thin") -> np.ndarray:
 @functools.lru_cache(maxsize=5)
 def _lpips(net: str) -> losses.LPIPS:
     return losses.LPIPS(net)
+
+
+STYLE_TAPS = ("features_2", "features_7", "features_14", "features_21")  # ReLU layers, as Gatys et al. use them
+
+
+@torch.no_grad()
+def style_distance(recon: Tensor, target: Tensor, weights: str = "shipped") -> np.ndarray:
+    """Distance of two pictures' styles, 0 for equal ones and blind to where things are. [N].
+
+    Gram matrices G = F F^T / positions of ReLU features (Gatys et al. 2015), which keep what kinds of colour, line and
+    texture there are and forget their places, so that a turned head costs little. Each tap's difference is taken in
+    units of the matrices' own size, |G_a - G_b| / sqrt(|G_a| |G_b|) in Frobenius norms; the mean over four taps.
+
+    weights: of the VGG16, "shipped" or "imagenet"; distances of different networks do not compare.
+    """
+    a, b = _pair(recon, target)
+    grams = [_grams(weights, (x * 2 - 1).float()) for x in (a, b)]
+    parts = []
+    for g, h in zip(*grams, strict=True):
+        norms = g.flatten(1).norm(dim=1) * h.flatten(1).norm(dim=1)
+        parts.append((g - h).flatten(1).norm(dim=1) / norms.clamp(min=1e-20).sqrt())
+    return torch.stack(parts).mean(0).double().cpu().numpy()
+
+
+def _grams(weights: str, x: Tensor) -> list[Tensor]:
+    """One matrix [N, C, C] a tap."""
+    maps = _vgg_relu(weights).to(x.device)(x, STYLE_TAPS)
+    flat = [maps[tap].flatten(2) for tap in STYLE_TAPS]  # [N, C, positions]
+    return [f @ f.transpose(1, 2) / f.shape[2] for f in flat]
+
+
+@functools.lru_cache(maxsize=2)
+def _vgg_relu(weights: str) -> features.Features:
+    return features.vgg16(weights, tap="relu")
+
+
+def colour_distance(recon: Tensor, target: Tensor) -> np.ndarray:
+    """Distance of two pictures' colour schemes in CIELAB, in units of Delta E; 0 for the same pixels anywhere. [N].
+
+    The Wasserstein distance between the two distributions of each of L*, a*, b* over the pixels, the three as a
+    Euclidean norm.
+    """
+    a, b = (rgb2lab(x.permute(0, 2, 3, 1).cpu().numpy()).reshape(len(x), -1, 3) for x in _pair(recon, target))
+    by_channel = np.abs(np.sort(a, axis=1) - np.sort(b, axis=1)).mean(axis=1)  # [N, 3]
+    return np.linalg.norm(by_channel, axis=1)
+
+
+@torch.no_grad()
+def identity_distance(recon: Tensor, target: Tensor, net: str = "identity_thin") -> np.ndarray:
+    """Squared L2 distance, 0 to 4, of what an identity network sees in two pictures. [N].
+
+    net: for `weights.load_identity`. Two pictures of one person are near 0; see the network's card for its limits.
+    """
+    a, b = _pair(recon, target)
+    network = _identity(net).to(a.device)
+    return (network.embed((a * 2 - 1).float()) - network.embed((b * 2 - 1).float())).square().sum(1).cpu().numpy()
+
+
+@functools.lru_cache(maxsize=2)
+def _identity(net: str) -> nn.Module:
+    return weight_files.load_identity(net)
 
 
 def artefact_energy(recon: Tensor, target: Tensor, factor: int = 4) -> np.ndarray:
@@ -280,6 +343,10 @@ METRICS = {
     **{f"lpips_{net}": (title, functools.partial(lpips, net=net)) for net, title in losses.LPIPS_TITLES.items()},
     "artefact_energy": ("artefact energy", artefact_energy),
     "roughness": ("roughness", roughness),
+    "style_thin": ("style distance", style_distance),
+    "style_vgg": ("style distance (VGG16)", functools.partial(style_distance, weights="imagenet")),
+    "colour": ("colour distance (Delta E)", colour_distance),
+    "identity_thin": ("identity distance", identity_distance),
 }
 
 

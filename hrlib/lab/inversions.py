@@ -59,10 +59,10 @@ def grid(
     metrics.check_columns(columns)
     for name in images:
         picture(name, size)
-    _generator(generator, "cpu")
+    generator_of(generator, "cpu")
     inputs = inputs or (size,)
     for loss, edge in itertools.product(losses, inputs):
-        _loss(loss, _source(loss, perceptual, discriminator), _resize(edge, size), seeds[0], "cpu")
+        loss_of(loss, _source(loss, perceptual, discriminator), _resize(edge, size), seeds[0], "cpu")
     fixed = {"generator": generator, "perceptual": perceptual, "discriminator": discriminator, "size": size}
     fixed |= {"num_steps": num_steps, "lr": lr, "lam_mse": lam_mse, "columns": list(columns), "device": device}
     varied = itertools.product(losses, inputs, noise, images, seeds)
@@ -80,11 +80,16 @@ def perform(*, columns: Sequence[str], **settings: Any) -> Outcome:
     """
     x, options = _prepare(**settings)
     result = inversion.solve(x=x, **options)
-    buffer = io.BytesIO()
-    to_pil(result.image.clamp(-1, 1)).save(buffer, format="PNG")
     return Outcome(
-        {c: float(metrics.METRICS[c][1](result.image, x)[0]) for c in columns}, {"image.png": buffer.getvalue()}
+        {c: float(metrics.METRICS[c][1](result.image, x)[0]) for c in columns}, {"image.png": png(result.image)}
     )
+
+
+def png(x: Tensor) -> bytes:
+    """A picture [1, 3, H, W] in [-1, 1] as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    to_pil(x.clamp(-1, 1)).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def estimate(*, columns: Sequence[str], **settings: Any) -> float:
@@ -118,8 +123,8 @@ def _prepare(
     """The target [1, 3, H, W] and the other arguments of `inversion.solve`."""
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     options = {
-        "G": _generator(generator, where),
-        "loss": _loss(loss, _source(loss, perceptual, discriminator), _resize(input, size), seed, where),
+        "G": generator_of(generator, where),
+        "loss": loss_of(loss, _source(loss, perceptual, discriminator), _resize(input, size), seed, where),
         "optimise_noise": noise,
         "num_steps": num_steps,
         "lr": lr,
@@ -138,10 +143,12 @@ def _resize(edge: int, size: int) -> int | None:
 
 
 @functools.lru_cache(CACHED)
-def _generator(name: str, device: str) -> torch.nn.Module:
+def generator_of(name: str, device: str) -> torch.nn.Module:
+    """A generator, kept by the process that asks for it: catalogue name or file."""
     return weights.load_generator(name, device=device)
 
 
 @functools.lru_cache(CACHED)
-def _loss(name: str, source: str, resize: int | None, seed: int, device: str) -> losses.Loss:
+def loss_of(name: str, source: str, resize: int | None, seed: int, device: str) -> losses.Loss:
+    """A loss of `losses.named` with weights `source`, kept by the process that asks for it."""
     return losses.named(name, weights=source, resize=resize, seed=seed).to(device)

@@ -99,6 +99,11 @@ class Swept:
         """The picture [1, 3, H, W] in [-1, 1] that the task of a row left as image.png (8 bits)."""
         return image.read(self.file(row, "image.png"))
 
+    def at(self, rows: Sequence[int]) -> Swept:
+        """The same sweep with other rows: some of them, in another order, or some more than once."""
+        table, seconds = (part.iloc[list(rows)].reset_index(drop=True) for part in (self.table, self.seconds))
+        return Swept(table, seconds, self.performed, tuple(self._places[i] for i in rows))
+
 
 def sweep(
     task: Callable[..., Outcome],

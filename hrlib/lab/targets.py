@@ -12,19 +12,21 @@ from ..errors import UnknownName
 from ..worlds import portraits
 from .place import root
 
-KINDS = ("portrait:SEED", "photo:NAME", "file:PATH")
+DRAWN = {"portrait": "photo", **{d: d for d in portraits.DOMAINS if d != "photo"}}  # kind -> domain
+KINDS = (*(f"{kind}:SEED" for kind in DRAWN), "photo:NAME", "file:PATH")
 
 
 def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
     """One picture [1, 3, H, W] in [-1, 1].
 
-    name: "portrait:7" renders a person drawn with seed 7 (seed 0 drew the training set: use others); "photo:astronaut"
-    is a photograph from `image.SAMPLES`; "file:PATH" reads a file, relative to the project's root. size: side or
-    (H, W), photographs by a centred crop; None keeps a photograph's own size and draws portraits at 128.
+    name: "portrait:7" renders a person drawn with seed 7 (seed 0 drew the training set: use others), and "cartoon:7",
+    "caricature:7", "anime:7" the same person in another domain; "photo:astronaut" is a photograph from
+    `image.SAMPLES`; "file:PATH" reads a file, relative to the project's root. size: side or (H, W), photographs by a
+    centred crop; None keeps a photograph's own size and draws portraits at 128.
     """
     kind, _, what = name.partition(":")
-    if kind == "portrait" and what.isdigit():
-        return portraits.render(portraits.sample(1, seed=int(what)), size or 128)
+    if (people := drawn(name)) is not None:
+        return portraits.render(people, size or 128, domain=DRAWN[kind])
     if kind == "photo":
         return image.sample(what, size)
     if kind == "file" and what:
@@ -32,19 +34,26 @@ def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
     raise UnknownName(f"picture {name!r}", expected=f"one of {', '.join(KINDS)}", do='write for instance "portrait:7"')
 
 
+def drawn(name: str) -> portraits.Portraits | None:
+    """Whom a rendered picture shows, with pose and all; None for the name of any other picture."""
+    kind, _, what = name.partition(":")
+    return portraits.sample(1, seed=int(what)) if kind in DRAWN and what.isdigit() else None
+
+
 def listed(names: list[str], limit: int = 0) -> list[str]:
     """Names for `picture`, with "portrait:3..9" and "folder:PATH" replaced by what they stand for; all different.
 
-    A folder stands for the pictures in it, sorted by name. limit: keep the first so many; 0 keeps all.
+    Ranges work for every domain. A folder stands for the pictures in it, sorted by name. limit: keep the first so
+    many; 0 keeps all.
 
     Raises:
         UnknownName: a folder that is not there or holds no picture, or no name at all.
     """
     found: list[str] = []
     for name in names:
-        if several := re.fullmatch(r"portrait:(\d+)\.\.(\d+)", name):
-            first, last = map(int, several.groups())
-            found += [f"portrait:{seed}" for seed in range(first, last + 1)]
+        if several := re.fullmatch(rf"({'|'.join(DRAWN)}):(\d+)\.\.(\d+)", name):
+            first, last = int(several[2]), int(several[3])
+            found += [f"{several[1]}:{seed}" for seed in range(first, last + 1)]
         elif name.startswith("folder:"):
             folder = name.removeprefix("folder:")
             files = sorted(p for p in (root() / folder).glob("*") if p.suffix.lower() in image.SUFFIXES)
