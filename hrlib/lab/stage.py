@@ -19,6 +19,24 @@ from .sweeps import Swept, sweep
 from .targets import listed
 
 
+def measures(judges: Mapping[str, str]) -> dict[str, str]:
+    """What notebooks 05 to 07 measure of every synthesis, as name -> column of `stylisations.perform`.
+
+    judges: "identity", "lpips" and "style" -> a measure of `metrics.METRICS`; "" where there is no such network, which
+    leaves out what it would measure.
+    """
+    found = {"colour_to_content": "content:colour", "colour_change": "mixed:colour", "roughness": "content:roughness"}
+    found |= {"pose_error": "pose_error", "background_change": "background", "loss": "loss"}
+    for judge, names in {
+        "identity": {"identity_distance": "content"},
+        "lpips": {"lpips": "content"},
+        "style": {"style_to_content": "content", "style_to_mixed": "mixed", "style_to_target": "reference"},
+    }.items():
+        if metric := judges.get(judge):
+            found |= {name: f"{against}:{metric}" for name, against in names.items()}
+    return found
+
+
 @dataclass(frozen=True)
 class Stage:
     """The codes that syntheses begin with: of the contents, and of the references of each target domain.
@@ -67,7 +85,7 @@ class Syntheses:
     def values(self, measure: str, variant: str) -> pd.Series:
         """A measure of a variant by (domain, content, style); runs that failed, or without it, are left out."""
         rows = self.table[self.table["variant"] == variant].set_index(["domain", "content", "style"])
-        return rows[measure].astype(float).dropna()
+        return rows.get(measure, pd.Series(np.nan, rows.index)).astype(float).dropna()
 
     def difference(self, measure: str, a: str, b: str) -> pd.Series:
         """The measure of variant a minus that of variant b, pair by pair."""
@@ -92,7 +110,7 @@ class Syntheses:
 def synthesise(
     stage: Stage,
     variants: Mapping[str, Mapping[str, Any]],
-    measures: Mapping[str, str],
+    columns: Mapping[str, str],
     *,
     pairs: Mapping[str, Sequence[tuple[str, str]]] | None = None,
     workers: int = 0,
@@ -105,7 +123,7 @@ def synthesise(
     Args:
         stage: see `prepare`.
         variants: name -> changes of `stylisations.DEFAULTS`.
-        measures: name -> column.
+        columns: name of a measure -> column of `stylisations.perform`; see `measures`.
         pairs: domain -> pairs; default: every content of the stage with one reference.
         predict: say first how long every variant will take.
         fixed: changes that all variants share.
@@ -113,7 +131,7 @@ def synthesise(
     pairs = {domain: stage.pairs(domain) for domain in stage.styles} if pairs is None else pairs
     runs, keys = [], []
     for domain, some in pairs.items():
-        more = stage.fixed(domain) | {"columns": list(measures.values())} | fixed
+        more = stage.fixed(domain) | {"columns": list(columns.values())} | fixed
         runs += stylisations.grid(some, list(variants.values()), **more)
         keys += [(domain, variant, *pair) for variant in variants for pair in some]
     kept, place = [], {}  # two variants may ask for the same run
@@ -124,8 +142,8 @@ def synthesise(
     guess = stylisations.estimate if predict else None
     how = dict(name="stylisations", workers=workers, label=label, estimate=guess, within=stylisations.WITHIN)
     swept = sweep(stylisations.perform, kept, **how)
-    found = swept.table.rename(columns={column: name for name, column in measures.items()})
-    found = found.reindex(columns=[*measures, "error"]).iloc[rows].reset_index(drop=True)
+    found = swept.table.rename(columns={column: name for name, column in columns.items()})
+    found = found.reindex(columns=[*columns, "error"]).iloc[rows].reset_index(drop=True)
     table = pd.concat([pd.DataFrame(keys, columns=["domain", "variant", "content", "style"]), found], axis=1)
     for bad in table[table["error"] != ""].itertuples():
         print(f"failed: {bad.variant} of {bad.content} and {bad.style}: {bad.error}")

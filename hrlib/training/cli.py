@@ -236,6 +236,19 @@ def identity_command(
         typer.echo(f"{sum(rates) / len(rates):10.3f}  {what}")
 
 
+@app.command("pose")
+def pose_command(
+    folder: Annotated[Path, Option(help="Cached features.")] = ROOT / "pose",
+    out: Annotated[Path | None, Option(help="Default: data/weights/pose_thin.safetensors.")] = None,
+    threads: Threads = 0,
+) -> None:
+    """Render, fit and ship the pose reader."""
+    from . import pose
+
+    _threads(threads)
+    typer.echo(pose.run(folder, out).to_string(index=False))
+
+
 def _tell(text: str) -> None:
     typer.echo(text)
 

@@ -73,13 +73,13 @@ NETWORKS = {
             anchor=2.0,
         ),
     ),
-    "cartoon_inr128": Member(
-        "portraits/cartoon", PEOPLE, 5_000, replace(DOMAIN, warm_images=6_000, total_images=22_000)
-    ),
+    "cartoon_inr128": Member("portraits/cartoon", PEOPLE, 5_000, DOMAIN),
     "caricature_inr128": Member("portraits/caricature", PEOPLE, 5_000, DOMAIN),
     "anime_inr128": Member("portraits/anime", PEOPLE, 5_000, DOMAIN),
     # Nothing of a face is in a landscape: here the mapping has to learn.
-    "scenes_inr128": Member("scenes", 6_000, 3_000, replace(DOMAIN, train_mapping=True)),
+    "scenes_inr128": Member(
+        "scenes", 6_000, 3_000, replace(DOMAIN, train_mapping=True, warm_images=8_000, total_images=18_000)
+    ),
 }
 
 

@@ -7,7 +7,6 @@ the folder after a change of the renderer.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -16,41 +15,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from .. import features, metrics
+from .. import metrics
 from ..errors import ShapeError
+from ..pose import CHUNK, POOL_TAPS, grid_features, vgg
 from ..store import atomic, read_json
 from ..worlds import portraits
 from .data import STATUS, RenderedSet, load_set, render_set
 
-POOL_TAPS = ("features_14", "features_21", "features_28")
 CACHE = Path("build/measure")
-CHUNK = 32
 BLURS = (0.5, 1.0, 2.0)  # rungs of the ladder: sigma of a Gaussian, in pixels
 SEEDS = (1, 2)  # of the two sets of renders; training sets have seed 0
 POSE = ("yaw", "pitch")
 PROPORTIONS = ("head_width", "jaw_width", "chin", "hair_length", "hair_volume", "fringe")  # those that can be read
-
-
-@functools.lru_cache(maxsize=1)
-def _vgg() -> features.Features:
-    return features.vgg16("shipped", tap="conv")
-
-
-@torch.inference_mode()
-def grid_features(images: Tensor, cells: int = 4) -> Tensor:
-    """Three taps of the shipped thin VGG16, each averaged over cells x cells parts of the picture.
-
-    images: [N, 3, H, W] in [-1, 1]. Returns [N, C cells^2].
-    """
-    vgg, parts = _vgg().to(images.device), []
-    for x in images.split(CHUNK):
-        maps = vgg(x, POOL_TAPS)
-        parts.append(torch.cat([F.adaptive_avg_pool2d(maps[t], cells).flatten(1) for t in POOL_TAPS], dim=1))
-    return torch.cat(parts)
 
 
 def pooled_features(images: Tensor) -> Tensor:
@@ -97,7 +76,7 @@ def render_features(data: RenderedSet, n: int, *, cells: int = 1, sigma: float =
             f"{len(data)} pictures in {data.folder}", expected=f"{n} or more", do="lower n, or render more"
         )
     data.wait_for(n)
-    what = json.dumps([_vgg().fingerprint, POOL_TAPS, cells, sigma, n])
+    what = json.dumps([vgg().fingerprint, POOL_TAPS, cells, sigma, n])
     file = data.folder / f"features_{hashlib.sha256(what.encode()).hexdigest()[:16]}.npy"
     if not file.exists():
         chunks = (data.batch(index)[0] for index in torch.arange(n).split(CHUNK))
