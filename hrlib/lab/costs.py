@@ -19,14 +19,14 @@ from pathlib import Path
 
 from ..errors import BatchError, UnknownName, nearest
 
-ROWS = ("training", "inversion", "generation")
+ROWS = ("training", "inversion", "lso", "generation")
 
 
 @dataclass(frozen=True)
 class Cost:
     """What was measured.
 
-    seconds: of a step: of training on one batch, of one iteration of an inversion, of drawing one picture. The mean in
+    seconds: of a step: of training on one batch, of one iteration of an inversion or of LSO, of drawing one picture. The mean in
     training, where one step in sixteen pays for R1, else the median. memory: bytes at the peak, beyond what the process
     took before (parameters of the networks are counted, the libraries are not).
     """
@@ -44,10 +44,11 @@ def cost(
     Args:
         row: "training": adversarial training of a network like `generator` from random weights on batches of `batch`
             random pictures (values do not matter); "inversion": Eq. (1), w+ and noise maps, VGG conv loss, one picture;
+            "lso": Eq. (8) with noise maps and d_h, one picture (the numbers of the mixed generator do not matter);
             "generation": z to one picture.
         generator: catalogue name or file.
         steps: how many are measured, after one that is not.
-        perceptual: VGG16's weights in "inversion".
+        perceptual: VGG16's weights in "inversion" and "lso".
 
     Raises:
         UnknownName: the row. BatchError: the process failed; its last words are in the message.
@@ -85,6 +86,7 @@ def _measure(
     steppers = {
         "training": lambda: _training(generator, batch, device),
         "inversion": lambda: _inversion(generator, steps, device, perceptual),
+        "lso": lambda: _lso(generator, steps, device, perceptual),
         "generation": lambda: _generation(generator, device),
     }
     with _Peak(device) as peak:
@@ -126,6 +128,18 @@ def _inversion(generator: str, steps: int, device: str, perceptual: str) -> Iter
     loss = losses.named("vgg_conv", weights=perceptual).to(device)
     x = picture("photo:astronaut", G.resolution).to(device)
     for _ in inversion.invert(G, x, loss, num_steps=steps + 1, optimise_noise=True):
+        _synchronise(device)
+        yield
+
+
+def _lso(generator: str, steps: int, device: str, perceptual: str) -> Iterator[None]:
+    from .. import losses, lso, weights
+    from .targets import picture
+
+    G = weights.load_generator(generator, device=device)
+    loss = losses.named("vgg_high", weights=perceptual).to(device)
+    x, ws = picture("photo:astronaut", G.resolution).to(device), G.w_avg.expand(1, G.num_ws, -1)
+    for _ in lso.optimise(G, ws, x, loss, lam_reg=1e-4, num_steps=steps + 1):
         _synchronise(device)
         yield
 

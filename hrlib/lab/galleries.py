@@ -17,7 +17,7 @@ from ..errors import BatchError, ImageError
 from ..gallery import Gallery
 from .inversions import generator_of, loss_of, png
 from .place import root
-from .sweeps import Outcome, sweep
+from .sweeps import Outcome, Swept, sweep
 from .targets import picture
 
 if TYPE_CHECKING:
@@ -73,11 +73,9 @@ def build(
     Raises:
         BatchError: not one picture could be inverted; the message has the first error. Others are in the table.
     """
-    how = {"generator": str(generator), "perceptual": perceptual, "num_steps": num_steps, "lr": lr, "lam_mse": lam_mse}
-    how |= {"seed": seed, "fit": fit}
-    generator_of(str(generator), "cpu")  # a missing generator is one error, not one a picture
-    runs = [{"image": name, **how, "device": device} for name in images]
-    swept = sweep(perform, runs, name="galleries", workers=workers, label=label)
+    how = dict(perceptual=perceptual, num_steps=num_steps, lr=lr, lam_mse=lam_mse, seed=seed, fit=fit, device=device)
+    runs = requests(images, generator=generator, **how)
+    swept = invert(runs, workers=workers, label=label)
     good = swept.table.index[swept.table["error"] == ""]
     if not len(good):
         raise BatchError(
@@ -88,10 +86,33 @@ def build(
     ws = torch.cat([safetensors.torch.load_file(swept.file(i, CODES))["ws"] for i in good])
     names = tuple(swept.table["image"][good])
     fingerprint = inversion.fingerprint(generator_of(str(generator), "cpu").state_dict())
-    found = Gallery(names, ws, fingerprint, json.dumps(how))
+    found = Gallery(names, ws, fingerprint, json.dumps({"generator": str(generator), **how}))
     table = swept.table[["image", "psnr", "error"]] if "psnr" in swept.table else swept.table[["image", "error"]]
     pictures = torch.cat([swept.image(i) for i in good])
     return Built(found, found.save(path), table, swept.performed, pictures)
+
+
+def requests(
+    images: Sequence[str],
+    *,
+    generator: str,
+    perceptual: str = "shipped",
+    num_steps: int = 150,
+    lr: float = 0.1,
+    lam_mse: float = 3.0,
+    seed: int = 0,
+    fit: bool = False,
+    device: str = "auto",
+) -> list[dict[str, Any]]:
+    """The runs that `build` asks for with the same arguments; a generator that is not there is an error here."""
+    generator_of(str(generator), "cpu")
+    how = dict(generator=str(generator), perceptual=perceptual, num_steps=num_steps, lr=lr, lam_mse=lam_mse)
+    return [{"image": name, **how, "seed": seed, "fit": fit, "device": device} for name in images]
+
+
+def invert(runs: Sequence[dict[str, Any]], *, workers: int = 0, label: str = "inversions") -> Swept:
+    """Perform `requests`, of several galleries if need be: one sweep starts its workers once."""
+    return sweep(perform, runs, name="galleries", workers=workers, label=label)
 
 
 def perform(

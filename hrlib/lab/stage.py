@@ -166,12 +166,15 @@ def prepare(
         how: further arguments of `galleries.build`: num_steps, lr, lam_mse, workers ...
     """
     wanted = {"contents": (contents, source)} | {d: (t["styles"], t["generator"]) for d, t in targets.items()}
+    wanted = {name: (listed(list(images)), str(generator)) for name, (images, generator) in wanted.items()}
+    workers = how.pop("workers", 0)
+    runs = [galleries.requests(i, generator=g, perceptual=perceptual, **how) for i, g in wanted.values()]
+    galleries.invert([run for some in runs for run in some], workers=workers)
     built = {}
     for name, (images, generator) in wanted.items():
-        images = listed(list(images))
-        what = cache.digest([images, str(generator), perceptual, {k: v for k, v in how.items() if k != "workers"}])
+        what = cache.digest([images, generator, perceptual, how])
         path = root() / "build" / "galleries" / f"{name}-{what[:12]}.safetensors"
-        more = {"perceptual": perceptual, "label": f"inversions of {name}", **how}
+        more = {"perceptual": perceptual, "label": f"gallery of {name}", **how}
         built[name] = galleries.build(images, generator=generator, path=path, **more)
         for bad in built[name].table.query("error != ''").itertuples():
             print(f"left out: {bad.image}: {bad.error}")
