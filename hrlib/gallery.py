@@ -61,9 +61,11 @@ class Gallery:
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file, atomically."""
-        about = {"format": FORMAT, "names": json.dumps(self.names), "generator": self.generator, "made": self.made}
-        with atomic(path) as temp:
-            save_file({"ws": self.ws.detach().cpu().contiguous()}, temp, about)
+        about = {"format": FORMAT, "names": self.names, "generator": self.generator, "made": self.made}
+        with atomic(
+            path
+        ) as temp:  # one entry, because safetensors writes several in any order: equal bytes, equal hash
+            save_file({"ws": self.ws.detach().cpu().contiguous()}, temp, {"gallery": json.dumps(about)})
         return Path(path)
 
 
@@ -81,10 +83,10 @@ def load(path: str | Path, G: nn.Module | None = None) -> Gallery:
         raise StoreError(f"no file {path}", expected="a gallery", do="make it with `hrlab gallery build FOLDER`")
     try:
         with safe_open(path, "pt") as f:
-            about, ws = f.metadata() or {}, f.get_tensor("ws")
+            about, ws = json.loads((f.metadata() or {})["gallery"]), f.get_tensor("ws")
         if about["format"] != FORMAT:
             raise KeyError(about["format"])
-        found = Gallery(tuple(json.loads(about["names"])), ws, about["generator"], about["made"])
+        found = Gallery(tuple(about["names"]), ws, about["generator"], about["made"])
     except (SafetensorError, KeyError, TypeError, ValueError, ShapeError) as e:
         raise DamagedFile(
             f"{path} is not a gallery ({type(e).__name__}: {e})",

@@ -163,6 +163,18 @@ def test_alpha_is_laid_on_the_background_and_hides_the_hidden_colour(depth):
     assert (image.read(data)[0, :, 0] == 1).all()  # white unless told
 
 
+def test_without_a_background_transparent_pictures_are_refused():
+    rgba = np.full((8, 8, 4), 200, np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(rgba).save(out, format="PNG")
+    with pytest.raises(ImageError, match="transparent pixels"):
+        image.read(out.getvalue(), background=None)
+    rgba[..., 3] = 255  # an alpha channel that hides nothing is no transparency
+    out = io.BytesIO()
+    Image.fromarray(rgba).save(out, format="PNG")
+    assert image.read(out.getvalue(), background=None).shape == (1, 3, 8, 8)
+
+
 @pytest.mark.parametrize("depth", [8, 16])
 def test_colour_key_transparency(depth):
     pixels = (RGB8 if depth == 8 else RGB16).copy()

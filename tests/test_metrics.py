@@ -10,9 +10,11 @@ import scipy.linalg
 import skimage.metrics
 import torch
 from PIL import Image
+from skimage.color import rgb2lab
 
-from hrlib import image, metrics
+from hrlib import image, metrics, weights
 from hrlib.errors import ShapeError, UnknownName
+from hrlib.worlds import portraits
 
 HERE = Path(__file__).parent / "fixtures" / "08_metrics"
 
@@ -130,6 +132,39 @@ def test_plain_lpips_orders_degradations(net):
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     values = [metrics.lpips((x + s * noise).clamp(-1, 1), x, net=net)[0] for s in (0, 0.05, 0.2, 0.6)]
     assert values[0] == 0 and values == sorted(values) and values[1] > 0
+
+
+def renders(seed: int, domain: str = "photo", **changes) -> torch.Tensor:
+    return portraits.render(portraits.sample(4, seed=seed).replace(**changes), 64, domain=domain)
+
+
+def test_style_distance_notices_the_domain_and_hardly_the_pose():
+    plain = renders(3, pose={"yaw": 0.0})
+    assert (metrics.style_distance(plain, plain) == 0).all()
+    turned, drawn = (
+        metrics.style_distance(plain, renders(3, pose={"yaw": 0.4})),
+        metrics.style_distance(plain, renders(3, "anime")),
+    )
+    assert (2 * turned < drawn).all()
+    assert np.allclose(metrics.style_distance(plain, plain.flip(0)), metrics.style_distance(plain.flip(0), plain))
+
+
+def test_colour_distance_is_blind_to_places():
+    x = renders(4)
+    shuffled = x.flatten(2)[:, :, torch.randperm(x[0, 0].numel(), generator=torch.Generator().manual_seed(0))]
+    assert np.allclose(metrics.colour_distance(x, shuffled.reshape(x.shape)), 0, atol=1e-9)
+    grey = torch.zeros(1, 3, 8, 8)
+    lab = rgb2lab(np.full((1, 1, 3), 0.75)) - rgb2lab(np.full((1, 1, 3), 0.5))
+    assert metrics.colour_distance(grey + 0.5, grey)[0] == pytest.approx(np.linalg.norm(lab), rel=1e-5)
+
+
+def test_identity_distance_is_that_of_the_embeddings():
+    a, b = renders(5), renders(6)
+    net = weights.load_identity()
+    with torch.no_grad():
+        expected = (net.embed(a) - net.embed(b)).square().sum(1)
+    assert np.allclose(metrics.identity_distance(a, b), expected, atol=1e-5)
+    assert (metrics.identity_distance(a, a) == 0).all() and metrics.identity_distance(a, b).max() <= 4
 
 
 def test_share_lost_by_band():

@@ -26,9 +26,9 @@ ROWS = ("training", "inversion", "lso", "generation")
 class Cost:
     """What was measured.
 
-    seconds: of a step: of training on one batch, of one iteration of an inversion or of LSO, of drawing one picture. The mean in
-    training, where one step in sixteen pays for R1, else the median. memory: bytes at the peak, beyond what the process
-    took before (parameters of the networks are counted, the libraries are not).
+    seconds: of a step: of training on one batch, of one iteration of an inversion or of LSO, of drawing one picture.
+    The mean in training, where one step in sixteen pays for R1, else the median. memory: bytes at the peak, beyond what
+    the process took before (parameters of the networks are counted, the libraries are not).
     """
 
     seconds: float

@@ -156,6 +156,7 @@ def prepare(
     *,
     source: str,
     perceptual: str,
+    limits: Mapping[str, int] | None = None,
     **how: Any,
 ) -> Stage:
     """Invert contents and references, Eq. (5), as far as that is not done yet; prints which pictures failed.
@@ -163,10 +164,12 @@ def prepare(
     Args:
         contents: names for `lab.listed`.
         targets: domain -> {"generator": name or file, "styles": names for `lab.listed`}.
+        limits: "contents" and "styles" -> how many to keep of each list, the first ones; 0 keeps all.
         how: further arguments of `galleries.build`: num_steps, lr, lam_mse, workers ...
     """
     wanted = {"contents": (contents, source)} | {d: (t["styles"], t["generator"]) for d, t in targets.items()}
-    wanted = {name: (listed(list(images)), str(generator)) for name, (images, generator) in wanted.items()}
+    keep = lambda name: (limits or {}).get("contents" if name == "contents" else "styles", 0)
+    wanted = {name: (listed(list(images), keep(name)), str(g)) for name, (images, g) in wanted.items()}
     workers = how.pop("workers", 0)
     runs = [galleries.requests(i, generator=g, perceptual=perceptual, **how) for i, g in wanted.values()]
     galleries.invert([run for some in runs for run in some], workers=workers)
