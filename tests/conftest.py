@@ -54,3 +54,21 @@ def write_notebook(repo: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., str]:
+    """Write a Style-INR-GAN of 32 pixels with random weights: (seed, changes of its configuration) -> its file."""
+
+    def write(seed: int, **changes: Any) -> str:
+        import torch
+
+        from hrlib import nets, weights
+
+        torch.manual_seed(seed)
+        config = dict(
+            z_dim=8, w_dim=8, resolution=32, channels={4: 8, 8: 8, 16: 8, 32: 8}, mapping_layers=2, inr_hidden=8
+        )
+        return str(weights.save_network(nets.StyleINR(**{**config, **changes}), tmp_path / f"tiny{seed}.safetensors"))
+
+    return write

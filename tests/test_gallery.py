@@ -9,21 +9,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from hrlib import gallery, image, nets, weights
+from hrlib import gallery, image, weights
 from hrlib.cli import app
 from hrlib.errors import BatchError, DamagedFile, ImageError, LayoutMismatch, ShapeError, StoreError, UnknownName
 from hrlib.gallery import Gallery
 from hrlib.inversion import fingerprint
 from hrlib.lab import galleries
 
-TINY = dict(z_dim=8, w_dim=8, channels={4: 8, 8: 8, 16: 8, 32: 8}, mapping_layers=2, inr_hidden=8)
 FAST = dict(num_steps=2, perceptual="shipped")
-
-
-def tiny(seed: int, folder: Path, **changes) -> str:
-    torch.manual_seed(seed)
-    net = nets.StyleINR(**{**TINY, "resolution": 32, **changes})
-    return str(weights.save_network(net, folder / f"tiny{seed}.safetensors"))
 
 
 def pictures(folder: Path, *names: str, size=(32, 32)) -> None:
@@ -49,9 +42,9 @@ def test_names_and_codes_belong_together():
             Gallery(names, ws, "")
 
 
-def test_a_gallery_belongs_to_one_generator(tmp_path):
-    G, same = (weights.load_generator(tiny(seed, tmp_path)) for seed in (1, 2))
-    other = weights.load_generator(tiny(3, tmp_path, w_dim=6))
+def test_a_gallery_belongs_to_one_generator(tmp_path, tiny):
+    G, same = (weights.load_generator(tiny(seed)) for seed in (1, 2))
+    other = weights.load_generator(tiny(3, w_dim=6))
     path = Gallery(("a",), torch.zeros(1, G.num_ws, G.w_dim), fingerprint(G.state_dict())).save(
         tmp_path / "g.safetensors"
     )
@@ -86,9 +79,9 @@ def folder(tmp_path) -> Path:
     return where
 
 
-def test_bad_pictures_cost_only_themselves(repo, folder):
+def test_bad_pictures_cost_only_themselves(repo, folder, tiny):
     names = [f"file:{folder}/{n}.png" for n in ("a", "broken", "clear", "wide", "z", "missing")]
-    made = dict(generator=tiny(1, repo), path=repo / "g.safetensors", **FAST)
+    made = dict(generator=tiny(1), path=repo / "g.safetensors", **FAST)
     built = galleries.build(names, **made)
     errors = dict(zip(("a", "broken", "clear", "wide", "z", "missing"), built.table["error"], strict=True))
     assert built.gallery.names == (names[0], names[4]) and built.images.shape == (2, 3, 32, 32)
@@ -100,9 +93,9 @@ def test_bad_pictures_cost_only_themselves(repo, folder):
     assert len(fitted.gallery) == 3
 
 
-def test_not_one_good_picture(repo, folder):
+def test_not_one_good_picture(repo, folder, tiny):
     with pytest.raises(BatchError, match="none of 1 pictures"):
-        galleries.build([f"file:{folder}/broken.png"], generator=tiny(1, repo), path=repo / "g.safetensors", **FAST)
+        galleries.build([f"file:{folder}/broken.png"], generator=tiny(1), path=repo / "g.safetensors", **FAST)
     assert not (repo / "g.safetensors").exists()
 
 
@@ -117,8 +110,8 @@ def test_pictures_that_are_no_files_come_in_the_generators_size(folder):
         galleries.exact(f"file:{folder}/clear.png", 32)
 
 
-def test_the_command(repo, folder):
-    generator = tiny(1, repo)
+def test_the_command(repo, folder, tiny):
+    generator = tiny(1)
     arguments = ["gallery", "build", str(folder), "--generator", generator, "--num-steps", "2"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     out = folder / "tiny1.gallery.safetensors"

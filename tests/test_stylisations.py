@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_gallery import tiny
 
 from hrlib import gallery, lso, metrics, mixing, weights
 from hrlib.errors import HRLibError, LayoutMismatch, UnknownName
@@ -20,9 +19,9 @@ NONE = {"num_steps": 0}
 
 
 @pytest.fixture
-def stage(repo):
-    targets = {"cartoon": {"generator": tiny(2, repo), "styles": ["cartoon:1..2"]}}
-    return stages.prepare(["portrait:1..2"], targets, source=tiny(1, repo), perceptual="shipped", num_steps=2)
+def stage(repo, tiny):
+    targets = {"cartoon": {"generator": tiny(2), "styles": ["cartoon:1..2"]}}
+    return stages.prepare(["portrait:1..2"], targets, source=tiny(1), perceptual="shipped", num_steps=2)
 
 
 def one(stage, **changes):
@@ -100,12 +99,12 @@ def test_misspelt_settings_are_refused_before_anything_runs(stage, changes, matc
         one(stage, **changes)
 
 
-def test_pictures_and_galleries_that_do_not_fit(stage, repo):
+def test_pictures_and_galleries_that_do_not_fit(stage, tiny):
     with pytest.raises(UnknownName, match="no picture 'portrait:9'"):
         stylisations.grid([("portrait:9", "cartoon:1")], [NONE], **stage.fixed("cartoon"))
     with pytest.raises(LayoutMismatch, match="another generator"):
-        stylisations.grid(stage.pairs("cartoon"), [NONE], **{**stage.fixed("cartoon"), "target": tiny(4, repo)})
-    large = tiny(5, repo, resolution=64, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 8})
+        stylisations.grid(stage.pairs("cartoon"), [NONE], **{**stage.fixed("cartoon"), "target": tiny(4)})
+    large = tiny(5, resolution=64, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 8})
     with pytest.raises(LayoutMismatch, match="resolution 32 and 64"):
         stylisations.grid(stage.pairs("cartoon"), [NONE], **{**stage.fixed("cartoon"), "target": large})
 

@@ -164,7 +164,7 @@ class Start:
         w_s = _gallery(s["contents"], s["source"])[s["content"]].to(where)
         w_t = _gallery(s["styles"], s["target"])[s["style"]].to(where)
         self.ws = mixing.lerp_ws(w_s, w_t, _lambdas(*mix[2:], self.G.resolution)[1])  # Eq. (7)
-        self.x = picture(s["content"], self.G.resolution).to(where)
+        self.x = _picture(s["content"], self.G.resolution).to(where)
         self.loss = loss_of(s["loss"], s["perceptual"], None, 0, where)
 
     @torch.no_grad()
@@ -213,6 +213,11 @@ def _mixed(source: str, target: str, method: str, low: float, high: float, from_
     return mixing.lerp_generators(G_s, G_t, _lambdas(method, low, high, from_block, G_s.resolution)[0])  # Eq. (6)
 
 
+@functools.lru_cache(64)
+def _picture(name: str, resolution: int) -> Tensor:
+    return picture(name, resolution)
+
+
 def _gallery(file: str, generator: str) -> gallery.Gallery:
     path = root() / file.removeprefix("file:")
     return _read(path, path.stat().st_mtime_ns if path.exists() else 0, generator)
@@ -230,7 +235,7 @@ def _measured(column: str, result: Tensor, mixed: Tensor, start: Start, s: Mappi
     against, colon, metric = column.partition(":")
     if colon:
         other = {"content": lambda: start.x, "mixed": lambda: mixed}.get(against)
-        other = other() if other else picture(s["style"], start.G.resolution).to(start.device)
+        other = other() if other else _picture(s["style"], start.G.resolution).to(start.device)
         return float(metrics.METRICS[metric][1](result, other)[0])
     if column == "loss":
         return float(sum(start.loss(result, start.x).values()))
