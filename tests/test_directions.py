@@ -28,8 +28,9 @@ def inr():
 
 
 def test_the_layers_are_genforces(G64):
-    layer_map = [str(entry).split("=")[1] for entry in IO["out/layer_map"]]
-    assert directions.layer_names(G64) == layer_map and len(layer_map) == G64.num_ws
+    *convs, last = directions.layer_names(G64)
+    ours = [*(f"layer{i}={name}" for i, name in enumerate(convs)), f"output4={last}"]
+    assert ours == IO["out/layer_map"].tolist() and len(ours) == G64.num_ws
 
 
 @pytest.mark.parametrize(("name", "layers"), [("all", "all"), ("0-4", range(5)), ("5-9", range(5, 10))])
@@ -93,6 +94,7 @@ def test_layers_that_do_not_exist(inr):
         ([6], "layer 6"),
         ([-1], "layer -1"),
         (["b8.conv2"], "did you mean 'b8.conv"),
+        (["b8.conv0", "b4.torgb"], "layer 'b4.torgb'"),  # a Style-INR-GAN has none
         ("b32", "b32"),
     ):
         with pytest.raises(UnknownName, match=match):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import islice
 
 import pytest
@@ -54,20 +55,63 @@ def test_codes_that_were_not_chosen_stay_bit_identical(G):
     assert (result.ws[:, [1, 3]] != ws[:, [1, 3]]).any(-1).all()
     assert torch.equal(ws, kept[0]) and torch.equal(x, kept[1])
     assert all(torch.equal(v, before[k]) for k, v in G.state_dict().items())
+    other = lso.solve(G, ws, x, losses.MSE(), layers=[1, 3], num_steps=6, **FAST)
+    assert torch.equal(other.ws, result.ws)  # the order in which layers are named does not matter
+    e = directions.closed_form(G)[1][:, :3].float()
+    constrained = lso.solve(G, ws, x, losses.MSE(), directions=e, num_steps=6, **FAST)
+    assert torch.equal(constrained.ws[:, 5], ws[:, 5]) and (constrained.ws[:, :5] != ws[:, :5]).any(-1).all()
+
+
+BY_HAND = dict(lam_reg=0.3, optimise_noise=False, eps_initial=0.0, init_scale=0.5, seed=4, w_samples=100)
+
+
+def agrees(G, x, full, free, it, name) -> None:
+    """The first iterate against Eq. (8) and (9) at the codes `full`, which depend on the leaf `free`."""
+    by_hand = (G.synthesis(full) - x).square().mean() + 0.3 * free.square().sum() / len(x)
+    assert it.total == pytest.approx(by_hand.item(), rel=1e-6)
+    (gradient,) = torch.autograd.grad(by_hand, free)
+    m, v = it.state().moments[name]  # Adam's after one step: 0.1 g and 0.001 g^2
+    assert torch.allclose(m, 0.1 * gradient, atol=1e-7) and torch.allclose(v, 0.001 * gradient.square(), atol=1e-9)
 
 
 def test_the_objective_is_equation_8(G):
     ws, x = pair(2)
-    options = dict(layers=[0, 1], lam_reg=0.3, optimise_noise=False, eps_initial=0.0, w_samples=100, init_scale=0.5)
-    it = next(lso.optimise(G, ws, x, losses.MSE(), **options))
-    start = descent.unit_draw((1, 2, 8), seed=0, step=-1) * 0.5 * inversion.w_statistics(G, samples=100)[1]
+    it = next(lso.optimise(G, ws, x, losses.MSE(), layers=[0, 1], **BY_HAND))
+    start = descent.unit_draw((1, 2, 8), seed=4, step=-1) * 0.5 * inversion.w_statistics(G, samples=100)[1]
     w_opt = start.repeat(2, 1, 1).requires_grad_()
-    full = ws + torch.cat([w_opt, torch.zeros(2, 4, 8)], dim=1)
-    by_hand = (G.synthesis(full) - x).square().mean() + 0.3 * w_opt.square().sum() / 2
-    assert it.total == pytest.approx(by_hand.item(), rel=1e-6)
-    (gradient,) = torch.autograd.grad(by_hand, w_opt)
-    m, v = it.state().moments["w_opt"]  # Adam's after one step: 0.1 g and 0.001 g^2
-    assert torch.allclose(m, 0.1 * gradient, atol=1e-7) and torch.allclose(v, 0.001 * gradient.square(), atol=1e-9)
+    agrees(G, x, ws + torch.cat([w_opt, torch.zeros(2, 4, 8)], dim=1), w_opt, it, "w_opt")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_objective_with_directions_is_equation_9(G, shared):
+    ws, x = pair(2)
+    e = 2 * directions.closed_form(G)[1][:, :3].float()  # not of unit length: the penalty is on the coefficients
+    it = next(lso.optimise(G, ws, x, losses.MSE(), layers=[1, 4], directions=e, shared=shared, **BY_HAND))
+    start = descent.unit_draw((1, 1 if shared else 2, 3), seed=4, step=-1) * 0.5
+    w = (start * inversion.w_statistics(G, samples=100)[1]).repeat(2, 1, 1).requires_grad_()
+    offset = torch.zeros(2, 6, 8)
+    offset[:, [1, 4]] = sum(w[:, :, i, None] * e[:, i] for i in range(3))
+    agrees(G, x, ws + offset, w, it, "w")
+
+
+def test_eps_is_added_to_every_code_and_fades(G):
+    ws, x = pair(2)
+    w_std = inversion.w_statistics(G, samples=100)[1]
+    still = dict(lam_reg=0.0, lr=0.0, init_scale=0.0, optimise_noise=False, w_samples=100)
+    for it in lso.optimise(G, ws, x, losses.MSE(), eps_initial=0.5, eps_length=0.5, seed=4, num_steps=4, **still):
+        eps = descent.unit_draw((1, 6, 8), seed=4, step=it.step) * w_std * [0.5, 0.125, 0, 0][it.step]
+        torch.testing.assert_close(it.image, G.synthesis(ws + eps))
+    assert torch.equal(it.image, G.synthesis(ws))
+
+
+def test_settings_reach_the_loop_and_default_to_the_published_ones(G):
+    ws, x = pair()
+    ramps = dict(lr=0.2, lr_ramp_up=0.5, lr_ramp_down=0.5, num_steps=4)
+    last = descent.last(lso.optimise(G, ws, x, losses.MSE(), **ramps, **FAST))
+    assert [row["lr"] for row in last.history] == pytest.approx([0, 0.1, 0.2, 0.1])
+    s = lso.Settings(lam_reg=1.0)
+    assert (s.num_steps, s.shared, s.optimise_noise, s.seed, s.w_samples) == (50, True, True, 0, 10_000)
+    assert (s.lr, s.lr_ramp_up, s.lr_ramp_down, s.eps_initial, s.eps_length) == (0.1, 0.05, 0.25, 0.05, 0.75)
 
 
 def test_equation_9_stays_in_its_subspace(G):
@@ -87,9 +131,21 @@ def test_all_directions_with_own_coefficients_are_equation_8(G):
     a = [it.total for it in lso.optimise(G, ws, x, losses.MSE(), num_steps=5, **options)]
     b = [it.total for it in lso.optimise(G, ws, x, losses.MSE(), num_steps=5, directions=e, shared=False, **options)]
     assert a == pytest.approx(b, rel=1e-5)
+    e = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1)))[0]  # Adam's steps see the axes
+    its = [
+        next(lso.optimise(G, ws, x, losses.MSE(), num_steps=5, **options, **more))
+        for more in ({}, {"directions": e, "shared": False})
+    ]
+    assert its[0].total == its[1].total
+    gradients = [it.state().moments[name][0] for it, name in zip(its, ("w_opt", "w"), strict=True)]
+    assert torch.allclose(gradients[0] @ e, gradients[1], atol=1e-7) and gradients[1].abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("options", [{}, {"optimise_noise": False, "layers": [2]}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimise_noise": False, "layers": [2]}, {"directions": torch.eye(8)[:, :3]}],
+    ids=["plain", "codes alone", "directions"],
+)
 def test_resuming_gives_the_bitwise_same_end(G, tmp_path, options):
     ws, x = pair(2)
     start = lambda **more: lso.optimise(G, ws, x, losses.MSE(), num_steps=9, **FAST, **options, **more)
@@ -97,11 +153,30 @@ def test_resuming_gives_the_bitwise_same_end(G, tmp_path, options):
     for half in islice(start(), 4):
         state = half.state()
     resumed = descent.last(start(resume=descent.State.load(state.save(tmp_path / "state.safetensors"))))
+    assert resumed.variables.keys() == whole.variables.keys() and resumed.step == whole.step
     assert all(torch.equal(v, resumed.variables[k]) for k, v in whole.variables.items())
-    for other in ({"lam_reg": 0.02}, {"layers": [0]}, {"directions": torch.eye(8)}):
-        changed = {**FAST, **options, **other, "resume": state}
-        with pytest.raises(StoreError, match="differs"):
-            next(lso.optimise(G, ws, x, losses.MSE(), num_steps=9, **changed))
+    assert torch.equal(whole.image, resumed.image) and whole.best.total == resumed.best.total
+
+
+def test_a_state_of_another_run_is_refused(G):
+    ws, x = pair()
+    other_G = copy.deepcopy(G)
+    other_G.synthesis.b4.const += 1
+    run = {"G_m": G, "ws_m": ws, "x_s": x, "loss": losses.MSE(), "num_steps": 3, "directions": torch.eye(8), **FAST}
+    state = next(lso.optimise(**run)).state()
+    next(lso.optimise(**run, resume=state))
+    for odd, changes in {
+        "lam_reg": {"lam_reg": 0.02},
+        "layers": {"layers": [0]},
+        "shared": {"shared": False},
+        "loss": {"loss": losses.MSE(2.0)},
+        "generator": {"G_m": other_G},
+    }.items():
+        with pytest.raises(StoreError, match=rf"differs in \['{odd}'\]"):
+            next(lso.optimise(**{**run, **changes}, resume=state))
+    for changes in ({"directions": torch.eye(8).flip(1)}, {"directions": None}, {"ws_m": ws + 1}, {"x_s": -x}):
+        with pytest.raises(StoreError, match=r"differs in \['pair'\]"):
+            next(lso.optimise(**{**run, **changes}, resume=state))
 
 
 def test_checkpoint_of_an_interrupted_solve(G, tmp_path):
@@ -139,14 +214,31 @@ def test_regularisation_keeps_w_opt_short(G):
 
 
 def test_noise_maps_start_as_the_generators_and_stay_normalised(G):
-    ws, x = pair()
-    it = descent.last(lso.optimise(G, ws, x, losses.MSE(), num_steps=3, **FAST))
-    maps = inversion.noise_of(it.variables)
-    assert set(maps) == set(G.noise_maps())
-    for m in maps.values():
-        assert abs(float(m.mean())) < 1e-5 and float(m.square().mean()) == pytest.approx(1, abs=1e-4)
+    ws, x = pair(2)
+    its = list(lso.optimise(G, ws, x, losses.MSE(), num_steps=4, **FAST))
+    first, last = (inversion.noise_of(its[i].variables) for i in (0, -1))
+    assert list(first) == list(G.noise_maps())
+    for name, own in G.noise_maps().items():  # the first step does not move, it only normalises
+        own = own - own.mean()
+        torch.testing.assert_close(first[name], (own / own.square().mean().sqrt()).expand(2, -1, -1))
+        assert (last[name] - first[name]).abs().max() > 1e-3
+    for it in its:
+        for m in inversion.noise_of(it.variables).values():
+            torch.testing.assert_close(m.mean((1, 2)), torch.zeros(2), atol=1e-5, rtol=0)
+            torch.testing.assert_close(m.square().mean((1, 2)), torch.ones(2), atol=1e-4, rtol=0)
     still = lso.solve(G, ws, x, losses.MSE(), num_steps=3, optimise_noise=False, **FAST)
     assert still.noise == {} and torch.equal(still.image, G.synthesis(still.ws))
+
+
+def test_the_result_is_the_last_iterate(G):
+    (ws, x), seen = pair(), []
+    result = lso.solve(
+        G, ws, x, losses.MSE(), num_steps=6, watch=lambda its: (seen.append(i) or i for i in its), **FAST
+    )
+    of = lambda variables: lso.codes(ws, variables, range(5))
+    assert torch.equal(result.ws, of(seen[-1].variables)) and not torch.equal(result.ws, of(seen[-1].best.variables))
+    noise = inversion.noise_of(seen[-1].variables)
+    assert all(torch.equal(m, noise[k]) for k, m in result.noise.items()) and result.best_step == 5
 
 
 def test_results_say_what_happened_and_survive_the_disk(G, tmp_path):
@@ -155,7 +247,12 @@ def test_results_say_what_happened_and_survive_the_disk(G, tmp_path):
     assert torch.equal(result.image, G.synthesis(result.ws, noise=result.noise)) and result.ended == "all steps done"
     assert len(result.history) == 4 and {"mse", "reg"} <= set(result.history[0]) and result.peak_bytes > 0
     back = inversion.load(result.save(tmp_path / "lso"))
-    assert torch.equal(back.ws, result.ws) and back.config["lam_reg"] == 0.01
+    assert torch.equal(back.ws, result.ws) and torch.equal(back.image, result.image)
+    assert back.noise.keys() == result.noise.keys() and all(
+        torch.equal(m, back.noise[k]) for k, m in result.noise.items()
+    )
+    assert (back.config, back.history, back.ended) == (result.config, result.history, result.ended)
+    assert back.config["lam_reg"] == 0.01 and back.config["layers"] == [0, 1, 2, 3, 4]
     cut = lso.solve(G, ws, x, losses.MSE(), num_steps=4, watch=lambda its: islice(its, 2), **FAST)
     assert "stopped" in cut.ended and cut.best_step == 1
 
@@ -170,6 +267,7 @@ def test_scaled_lam_reg(G):
     w_std = inversion.w_statistics(G, samples=100)[1]
     lam = lso.scaled_lam_reg(G, ws, x, losses.MSE(), share=0.5, w_samples=100)
     assert lam * w_std**2 == pytest.approx(0.5 * float((G.synthesis(ws) - x).square().mean()), rel=1e-6)
+    assert lso.scaled_lam_reg(G, ws, x, losses.MSE(), w_samples=100) == pytest.approx(0.4 * lam)  # share is 0.2
 
 
 @pytest.mark.parametrize("layers", [[], [0, 0], [6], [-1]])
@@ -185,8 +283,9 @@ def test_bad_input_is_refused_before_the_first_step(G):
     for bad, match in (((ws[:1], x), "mixed codes"), ((ws[:, :4], x), "mixed codes"), ((ws, x[:, :1]), "target")):
         with pytest.raises(ShapeError, match=match):
             run(*bad)
-    with pytest.raises(ShapeError, match="directions"):
-        run(directions=torch.eye(7))
+    for e in (torch.eye(7), torch.eye(8)[0], torch.eye(8)[:, :0], torch.eye(8)[None]):
+        with pytest.raises(ShapeError, match="directions"):
+            run(directions=e)
     with pytest.raises(UnknownName, match="did you mean 'lam_reg'"):
         run(lam_regg=1.0)
     with pytest.raises(UnknownName, match="num_steps"):
@@ -204,10 +303,13 @@ class Poisoned(losses.MSE):
 
 
 def test_a_loss_that_is_not_finite_keeps_the_best(G):
-    ws, x = pair()
+    (ws, x), seen = pair(), []
     with pytest.raises(NonFiniteLoss, match="step 3") as caught:
-        descent.last(lso.optimise(G, ws, x, Poisoned(), num_steps=6, **FAST))
-    assert caught.value.best.variables["w_opt"].shape == (1, 5, 8)
+        for it in lso.optimise(G, ws, x, Poisoned(), num_steps=6, **FAST):
+            seen.append(it.total)
+    best = caught.value.best
+    assert len(seen) == 3 and best.total == min(seen)
+    assert best.variables["w_opt"].shape == (1, 5, 8) and all(m.isfinite().all() for m in best.variables.values())
 
 
 def test_the_shipped_networks():

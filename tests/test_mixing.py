@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrlib import mixing, weights
@@ -53,8 +53,10 @@ def test_parity_with_the_authors_mixing(name):
 
 def generator(seed: int, kind: type = Generator, **changes):
     torch.manual_seed(seed)
-    G = kind(**{**SMALL, **({"inr_hidden": 8} if kind is StyleINR else {}), **changes})
-    return G.requires_grad_(False)
+    G = kind(**{**SMALL, **({"inr_hidden": 8} if kind is StyleINR else {}), **changes}).requires_grad_(False)
+    for p in [*G.parameters(), G.mapping.w_avg]:  # biases and noise strengths start as zeros in every generator
+        p += 0.1 * torch.randn_like(p)
+    return G
 
 
 def states_equal(a, b) -> bool:
@@ -73,12 +75,15 @@ def test_both_ends_are_source_and_target_bit_for_bit(kind):
     assert torch.equal(mixing.lerp_ws(w_s, w_t, 0.0), w_s) and torch.equal(mixing.lerp_ws(w_s, w_t, 1.0), w_t)
 
 
-def test_swapping_is_interpolation_by_zeros_and_ones():
-    G_s, G_t = generator(1, StyleINR), generator(2, StyleINR)
-    swapped = mixing.swap_layers(G_s, G_t, "b8")
-    assert states_equal(swapped, mixing.lerp_generators(G_s, G_t, {4: 0, 8: 1, 16: 1}))
+@pytest.mark.parametrize("kind", [Generator, StyleINR])
+@pytest.mark.parametrize(("first", "kept"), [("b4", ()), ("b8", ("b4.",)), ("b16", ("b4.", "b8."))])
+def test_swapping_is_interpolation_by_zeros_and_ones(kind, first, kept):
+    G_s, G_t, ws = generator(1, kind), generator(2, kind), torch.randn(2, 6, 8)
+    swapped = mixing.swap_layers(G_s, G_t, first)
+    mixed = mixing.lerp_generators(G_s, G_t, {res: int(f"b{res}." not in kept) for res in (4, 8, 16)})
+    assert states_equal(swapped, mixed) and torch.equal(swapped.synthesis(ws), mixed.synthesis(ws))
     for name, value in swapped.synthesis.state_dict().items():  # and by hand
-        origin = G_s if name.startswith("b4.") else G_t
+        origin = G_s if name.startswith(kept) else G_t
         assert torch.equal(value, origin.synthesis.state_dict()[name]), name
 
 
@@ -87,9 +92,12 @@ def test_mixing_changes_neither_and_keeps_the_sources_mapping():
     before = [{k: v.clone() for k, v in G.state_dict().items()} for G in (G_s, G_t)]
     G_m = mixing.lerp_generators(G_s, G_t, 0.5)
     G_m.synthesis.b4.const += 1
+    w_s, w_t = torch.zeros(1, 6, 8), torch.ones(1, 6, 8)
+    mixing.lerp_ws(w_s, w_t, 0.5).add_(1)
+    assert not w_s.any() and w_t.all()
     for G, old in zip((G_s, G_t), before, strict=True):
         assert all(torch.equal(v, old[k]) for k, v in G.state_dict().items())
-    assert states_equal(G_m.mapping, G_s.mapping)
+    assert states_equal(G_m.mapping, G_s.mapping) and not torch.equal(G_m.w_avg, G_t.w_avg)
 
 
 def test_the_head_of_a_style_inr_gan_belongs_to_the_last_block():
@@ -102,8 +110,11 @@ def test_codes_go_to_blocks_in_pairs():
     mixed = mixing.lerp_ws(torch.zeros(1, 6, 2), torch.ones(3, 6, 2), {4: 0.0, 8: 0.25, 16: 1.0})
     assert mixed.shape == (3, 6, 2)
     assert mixed[0, :, 0].tolist() == [0, 0, 0.25, 0.25, 1, 1]
+    in_any_order = mixing.lerp_ws(torch.zeros(1, 6, 2), torch.ones(3, 6, 2), {16: 1.0, 4: 0.0, 8: 0.25})
+    assert torch.equal(in_any_order, mixed)
 
 
+@settings(deadline=None)
 @given(lam=st.floats(0, 1), other=st.floats(0, 1))
 def test_interpolation_of_codes_is_affine(lam, other):
     w_s, w_t = torch.randn(2, 1, 6, 4, generator=torch.Generator().manual_seed(0)).double()
@@ -144,7 +155,9 @@ def test_generators_of_different_architectures_are_refused_with_the_difference(c
 def test_other_heads_are_refused_and_other_mappings_are_not():
     with pytest.raises(LayoutMismatch, match="inr_hidden 8 and 6"):
         mixing.swap_layers(generator(1, StyleINR), generator(2, StyleINR, inr_hidden=6), "b8")
-    mixing.lerp_generators(generator(1), generator(2, mapping_layers=3, z_dim=4, conv_clamp=256), 0.5)
+    G_s = generator(1)
+    G_m = mixing.lerp_generators(G_s, generator(2, mapping_layers=3, z_dim=4, conv_clamp=256), 0.5)
+    assert G_m.config == G_s.config and states_equal(G_m.mapping, G_s.mapping)
 
 
 @pytest.mark.parametrize("lam", [{4: 0.5, 8: 0.5}, {4: 0.5, 8: 0.5, 16: 0.5, 32: 0.5}, {}, 1.1, -0.1, math.nan])
@@ -158,6 +171,8 @@ def test_lambdas_that_do_not_fit(lam):
 def test_unknown_blocks_and_codes_of_other_shapes():
     with pytest.raises(UnknownName, match="did you mean 'b16'"):
         mixing.swap_layers(generator(1), generator(2), "b61")
+    with pytest.raises(UnknownName, match="block 'b256'"):
+        mixing.logistic_lambdas(128, "b256")
     for a, b in (((1, 6, 2), (1, 8, 2)), ((2, 6, 2), (3, 6, 2)), ((6, 2), (6, 2))):
         with pytest.raises(ShapeError, match="codes"):
             mixing.lerp_ws(torch.zeros(a), torch.zeros(b), 0.5)
