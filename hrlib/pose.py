@@ -63,7 +63,17 @@ def read(images: Tensor) -> Tensor:
 
 
 def error(images: Tensor, truth: Tensor) -> np.ndarray:
-    """Angle in degrees, [N], between the poses read off images and the true ones [N, 2] (yaw, pitch in radians)."""
+    """Angle in degrees, [N], between the poses read off images and the true ones [N, 2] (yaw, pitch in radians).
+
+    Raises:
+        ShapeError: not one true pose an image; and as `read`.
+    """
+    if truth.shape != (len(images), 2):
+        raise ShapeError(
+            f"true poses of shape {tuple(truth.shape)} for {len(images)} images",
+            expected=f"[{len(images)}, 2]: yaw and pitch",
+            do="give one row an image, as people.pose has them",
+        )
     apart = read(images) - truth.cpu().double()
     return np.degrees(torch.hypot(apart[:, 0], apart[:, 1]).numpy())
 

@@ -38,6 +38,9 @@ def test_what_it_refuses(monkeypatch):
     for bad in (torch.zeros(3, 128, 128), torch.zeros(1, 1, 128, 128), torch.zeros(1, 3, 128, 128).int()):
         with pytest.raises(ShapeError, match="images"):
             pose.read(bad)
+    for truth in (torch.zeros(2), torch.zeros(1, 2), torch.zeros(2, 3)):
+        with pytest.raises(ShapeError, match="true poses"):
+            pose.error(torch.zeros(2, 3, 128, 128), truth)
     state, about = weights.load_state(pose.NAME)
     monkeypatch.setattr(weights, "load_state", lambda name: (state, {**about, "vgg": "0" * 64}))
     pose._reader.cache_clear()
