@@ -102,9 +102,9 @@ Reads yaw and pitch of a head off a picture: a linear map from the shipped thin 
 
 {lines}
 
-- **Limits**: heads of this world only. Strong blur draws what it reads towards the frontal pose: blurred by 2 px, a turn
-  of the head reads as about four fifths of itself and a nod as about two thirds (80 other people, photo and anime). Of
-  a picture without a head it still reads some degrees. How well it reads pictures of mixed generators is not known:
+- **Limits**: heads of this world only. Strong blur draws what it reads towards the frontal pose: blurred by 2 px, a
+  turn of the head reads as about four fifths of itself and a nod as about two thirds (80 people, photo and anime).
+  Of a picture without a head it still reads some degrees. How well it reads pictures of mixed generators is not known:
   their true pose is not; means of two renders stand in for them above. It belongs to the VGG16 it was fitted on and
   refuses another.
 - **Licence**: MIT, like the code that made it.
