@@ -253,7 +253,9 @@ def completed(
     it = None
     for it in watch(start(resume)):
         if checkpoint is not None and (it.step + 1) % every == 0:
-            it.state().save(checkpoint)
+            state = it.state()
+            if state.step != state.config.get("num_steps"):  # a finished run has no step left to resume with
+                state.save(checkpoint)
     if it is None:
         raise StoreError("a run without a step", expected="a watcher that passes iterates on", do="check `watch`")
     return it

@@ -32,7 +32,7 @@ def closed_form(
         layers: "all" (see `layer_names`: the toRGB layers of the inner blocks are left out, as in the published code),
             or indices of codes, or names of layers ("b4.torgb" is one, too).
         normalise: scale each row of A to unit length, so that layers of large weights do not rule (genforce's code);
-            False is rosinality's variant, which also takes b4's toRGB.
+            False is rosinality's variant, whose layers are b4's toRGB and all convolutions.
 
     The sign of an eigenvector is free: its largest component is made positive. All in float64.
 

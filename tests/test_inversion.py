@@ -202,6 +202,21 @@ def test_checkpoint_of_an_interrupted_solve(small, tmp_path):
     assert torch.equal(whole.ws, resumed.ws) and not path.exists()
 
 
+def test_a_kill_after_the_last_step_loses_nothing(small, tmp_path):
+    x, path = target_for((16, 16)), tmp_path / "run.safetensors"
+    options = dict(num_steps=10, seed=1)
+    whole = inversion.solve(small, x, losses.MSE(), **options)
+
+    def killed(iterates):
+        yield from iterates
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inversion.solve(small, x, losses.MSE(), watch=killed, checkpoint=path, every=5, **options)
+    resumed = inversion.solve(small, x, losses.MSE(), checkpoint=path, every=5, **options)
+    assert torch.equal(whole.ws, resumed.ws) and not path.exists()
+
+
 def test_early_stop_and_best_iterate(small):
     x = target_for((16, 16))
     flat = lambda its: descent.until_flat(its, patience=3, min_gain=0.9)

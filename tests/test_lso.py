@@ -192,8 +192,11 @@ def test_checkpoint_of_an_interrupted_solve(G, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         lso.solve(G, ws, x, losses.MSE(), num_steps=20, watch=killed, checkpoint=path, every=5, **FAST)
     assert descent.State.load(path).step == 10
-    resumed = lso.solve(G, ws, x, losses.MSE(), num_steps=20, checkpoint=path, every=5, **FAST)
-    assert torch.equal(whole.ws, resumed.ws) and not path.exists()
+    seen = []
+    watch = lambda its: (seen.append(it.step) or it for it in its)
+    resumed = lso.solve(G, ws, x, losses.MSE(), num_steps=20, watch=watch, checkpoint=path, every=5, **FAST)
+    assert seen == list(range(10, 20))
+    assert torch.equal(whole.ws, resumed.ws) and torch.equal(whole.image, resumed.image) and not path.exists()
 
 
 def test_a_pair_does_not_notice_its_batch(G):
@@ -323,3 +326,23 @@ def test_the_shipped_networks():
     result = lso.solve(G_m, w_m, x, loss, lam_reg=1e-4, optimise_noise=False, num_steps=8)
     before, after = (float(loss(image, x)["perceptual"]) for image in (G_m.synthesis(w_m), result.image))
     assert after < 0.9 * before and torch.equal(result.ws[:, 5:], w_m[:, 5:])
+
+
+@pytest.mark.parametrize("stop", [8, 9])
+def test_a_kill_after_the_last_step_loses_nothing(G, tmp_path, stop):
+    """The last step would be a checkpoint's, and the file is deleted only when the result is whole."""
+    (ws, x), path = pair(), tmp_path / "run.safetensors"
+    options = dict(num_steps=10, **FAST)
+    whole = lso.solve(G, ws, x, losses.MSE(), **options)
+
+    def killed(iterates):
+        for it in iterates:
+            yield it
+            if it.step == stop:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lso.solve(G, ws, x, losses.MSE(), watch=killed, checkpoint=path, every=5, **options)
+    assert descent.State.load(path).step == 5
+    again = lso.solve(G, ws, x, losses.MSE(), checkpoint=path, every=5, **options)
+    assert torch.equal(whole.ws, again.ws) and not path.exists()
