@@ -103,6 +103,34 @@ class _Dtype:
         self.dtype = self.dtype.newbyteorder(order)
 
 
+class _ObjectDtype(_Dtype):
+    """Stands in for numpy's object type; nothing in its pickled state matters."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: tuple) -> None:
+        pass
+
+
+class _Array:
+    """Stands in for numpy.ndarray: `value` is an array of plain numbers, or the one object of a 0-d array."""
+
+    __slots__ = ("value",)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, fortran, data = state
+        if not isinstance(kind, _Dtype) or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError("an array without a type or with an impossible shape")
+        if kind.dtype is None:
+            if shape != () or not isinstance(data, list) or len(data) != 1:
+                raise ValueError("an array of several objects")
+            self.value = data[0]
+            return
+        if not isinstance(data, bytes) or len(data) != math.prod(shape) * kind.dtype.itemsize:
+            raise ValueError("an array whose numbers do not fill its shape")
+        self.value = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+
 class _Call(_Sealed):
     """A stand-in for an allowed function."""
 
@@ -174,6 +202,21 @@ def _nested_storage(data: bytes) -> _Storage:
     return out
 
 
+def _object_dtype(code: str, *options: object) -> _Dtype:
+    """As `_dtype`, but object arrays, too, as `_Array` limits them."""
+    if code not in ("O", "O8"):
+        return _dtype(code)
+    out = _ObjectDtype()
+    out.dtype = None
+    return out
+
+
+def _array(kind: object, shape: tuple, code: object) -> _Array:
+    if kind is not _Array:
+        raise ValueError("an array of another class than numpy.ndarray")
+    return _Array()
+
+
 _COMMON: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Call(_Ordered),
     ("builtins", "set"): _Call(set),
@@ -194,6 +237,12 @@ ALLOWED: dict[str, dict[tuple[str, str], Any]] = {
         ("torch.storage", "_load_from_bytes"): _Call(_nested_storage),
     },
     "torch": {**_COMMON, **{("torch", name): dtype for name, dtype in _DTYPES.items()}},
+    "npy": {
+        **_COMMON,
+        ("numpy", "dtype"): _Call(_object_dtype),
+        ("numpy", "ndarray"): _Array,
+        **{(f"numpy.{core}.multiarray", "_reconstruct"): _Call(_array) for core in ("core", "_core")},
+    },
 }
 
 
@@ -327,8 +376,24 @@ def _read_zip(file: BinaryIO, name: str) -> Any:
         return _load(io.BytesIO(archive.read(f"{root}data.pkl")), "torch", name, fetch)
 
 
+def _read_npy(file: BinaryIO, name: str) -> Any:
+    """A numpy file that holds one pickled object, for instance a dict of arrays."""
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(file)
+    if shape != () or dtype != np.dtype(object):
+        raise LayoutMismatch(
+            f"{name} holds an array {shape} of {dtype}", expected="one pickled object", do="read it with numpy.load"
+        )
+    array = _load(file, "npy", name)
+    if not isinstance(array, _Array):
+        raise ValueError("an object that is no array")
+    return array.value
+
+
 def read(path: str | os.PathLike, kind: str) -> Any:
-    """The object in a file of `kind` "nvlabs" (.pkl) or "torch" (.pt, .pth, .ckpt): plain containers and tensors.
+    """The object in a file of `kind` "nvlabs" (.pkl), "torch" (.pt, .pth, .ckpt) or "npy" (.npy): plain containers of
+    tensors, or of stand-ins for arrays (their `value` is the array) in the last.
 
     Raises:
         HostileCheckpoint: a name or opcode outside the allow-list. Nothing was executed.
@@ -353,6 +418,8 @@ def read(path: str | os.PathLike, kind: str) -> Any:
                 do="the download link had expired or asked for a log-in: download it in a browser",
             )
         try:
+            if kind == "npy":
+                return _read_npy(io.BytesIO(file.read()), str(path))
             if head[:4] == b"PK\3\4":
                 return _read_zip(file, str(path))
             if head[:1] != pickle.PROTO:
@@ -365,6 +432,8 @@ def read(path: str | os.PathLike, kind: str) -> Any:
         except Exception as e:  # a damaged pickle can fail in any way
             raise DamagedFile(
                 f"{path} is empty, truncated, damaged or not a checkpoint ({type(e).__name__}: {e})",
-                expected="a complete NVlabs .pkl" if kind == "nvlabs" else "a complete torch file",
+                expected={"nvlabs": "a complete NVlabs .pkl", "npy": "a complete .npy file"}.get(
+                    kind, "a complete torch file"
+                ),
                 do="download or copy it again and compare its size with the origin's",
             ) from e

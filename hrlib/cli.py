@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -214,6 +215,96 @@ def build_gallery(
     if len(failed):
         print("\n".join(f"{Path(r.image).name}: {r.error}" for r in failed.itertuples()), file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command("id-retrieval")
+def id_retrieval(
+    content: Annotated[Path, typer.Argument(help="Folder of content pictures, ID.png each (any format).")],
+    stylised: Annotated[Path, typer.Argument(help="Folder with a folder ID of stylised pictures for each content.")],
+    network: Annotated[
+        str,
+        typer.Option(
+            help='"ir_se50" (the paper\'s), "identity_thin" (shipped portraits only), a file, module:function.'
+        ),
+    ] = "ir_se50",
+    face: Annotated[
+        str, typer.Option(help='"whole" pictures, as in the paper, or "crop" of aligned portraits.')
+    ] = "whole",
+    bgr: Annotated[bool, typer.Option("--bgr", help="Feed IR-SE50 the colour order of its training.")] = False,
+    threshold: Annotated[float, typer.Option(help="Squared distance above which nobody is found.")] = 1.5,
+    batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 32,
+    device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Write tables and pictures into this folder.")] = None,
+) -> None:
+    """How many stylised pictures keep their person (Sec. III-D); exit code 1 if some could not be looked up."""
+    from . import retrieval, weights
+    from .lab.loops import progress
+
+    if ":" in network and not Path(network).exists():
+        net = _callable(network)
+    else:
+        net = weights.load_identity(network, device, bgr=bgr)
+        on_device, net = net, lambda x: on_device.embed(x.to(device))
+    steps = retrieval.evaluate(content, stylised, net, face=face, batch=batch, threshold=threshold)
+    for report in progress(steps, label="pictures", unit="part", status=lambda r: f"{r.done} of {r.total}"):
+        pass
+    print(report.text())
+    if out:
+        from .lab import lookup
+
+        print("\n".join(str(path) for path in lookup.write(report, content, out)))
+    if len(report.problems):
+        print(f"\n{len(report.problems)} problems:", file=sys.stderr)
+        print("\n".join(f"{row.where}: {row.what}" for row in report.problems.itertuples()), file=sys.stderr)
+    if (report.table["problem"] != "").any():
+        raise typer.Exit(1)
+
+
+def _callable(name: str) -> Callable:
+    """The function that "module:function" names: the user's own network."""
+    import importlib
+
+    from .errors import UnknownName
+
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, "")  # a module beside the user, as for `python -m`
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as e:
+        raise UnknownName(
+            f"network {name!r} ({e})",
+            expected="a function from pictures [N, 3, H, W] in [-1, 1] to vectors [N, D]",
+            do="write it as module:function, the module in this folder or installed",
+        ) from e
+
+
+@app.command()
+def fid(
+    stylised: Annotated[Path, typer.Argument(help="Folder of pictures, and its subfolders.")],
+    reference: Annotated[Path, typer.Argument(help="Folder of pictures to compare with, and its subfolders.")],
+    network: Annotated[str, typer.Option(help='"inception" (the paper\'s) or "vgg16_thin".')] = "inception",
+    size: Annotated[int, typer.Option(help="Edge to which pictures are resized first; 0 leaves them.", min=0)] = 0,
+    batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 32,
+) -> None:
+    """Frechet distance between two folders of pictures, each of one size."""
+    import torch
+
+    from . import fid as distances
+    from . import image
+    from .errors import StoreError
+    from .lab.loops import progress
+
+    vectors = []
+    for folder in (stylised, reference):
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in image.SUFFIXES)
+        if len(files) < 2:
+            raise StoreError(f"{len(files)} pictures in {folder}", expected="two or more", do="check the path")
+        parts = [files[i : i + batch] for i in range(0, len(files), batch)]
+        read = lambda part: torch.cat([image.read(p, size or None) for p in part])
+        looked = [distances.features(read(part), network) for part in progress(parts, label=folder.name, unit="part")]
+        vectors.append(torch.cat(looked))
+    print(f"{distances.distance(*vectors):.3f}  ({len(vectors[0])} against {len(vectors[1])} pictures)")
+    print(f"features: {distances.NETWORKS[network]}; covariances divide by N - 1")
 
 
 @app.command()

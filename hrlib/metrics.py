@@ -249,7 +249,8 @@ class Retrieval:
     """What `id_retrieval` found.
 
     rate: share of the stylised pictures whose person was found, 0 to 1; chance: what guessing would reach;
-    nearest [M]: the row of the closest content; distance [M]: the squared L2 distance to it; found [M]: bool.
+    nearest [M]: the row of the closest content; distance [M]: the squared L2 distance to it; found [M]: bool;
+    own [M]: the squared L2 distance to the right content; rank [M]: 1 + how many contents are closer than that.
     """
 
     rate: float
@@ -257,6 +258,8 @@ class Retrieval:
     nearest: np.ndarray
     distance: np.ndarray
     found: np.ndarray
+    own: np.ndarray
+    rank: np.ndarray
 
 
 def id_retrieval(
@@ -272,7 +275,7 @@ def id_retrieval(
             them (unit length, so squared distances lie between 0 and 4).
         stylised: identity vectors [M, D]. At equal distances the first content counts as the nearest.
         labels: [M] rows of `content`: whom each stylised picture shows.
-        threshold: count a stylised picture as found only if its squared distance is below this (the authors' code
+        threshold: count a stylised picture as found only if its squared distance is not above this (the authors' code
             offers 1.5); None: whatever the distance.
 
     Raises:
@@ -299,8 +302,10 @@ def id_retrieval(
     squared = np.square(a).sum(1) + np.square(b).sum(1)[:, None] - 2 * b @ a.T
     nearest = squared.argmin(1)
     distance = squared[np.arange(len(b)), nearest].clip(min=0)
-    found = (nearest == y) & (distance < (np.inf if threshold is None else threshold))
-    return Retrieval(float(found.mean()), 1 / len(a), nearest, distance, found)
+    found = (nearest == y) & (distance <= (np.inf if threshold is None else threshold))
+    own = squared[np.arange(len(b)), y]
+    rank = 1 + (squared < own[:, None]).sum(1)
+    return Retrieval(float(found.mean()), 1 / len(a), nearest, distance, found, own.clip(min=0), rank)
 
 
 def precision_recall(real: np.ndarray | Tensor, fake: np.ndarray | Tensor, k: int = 3) -> tuple[float, float]:

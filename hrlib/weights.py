@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from . import _catalogue, _foreign, _pickles, nets, store
+from . import _catalogue, _foreign, _pickles, _rivals, nets, store
 from ._catalogue import Entry, catalogue, entry, fetch, path, status
 from .errors import DamagedFile, HRLibError, LayoutMismatch, UnknownName, WeightsError
 
@@ -30,11 +30,13 @@ __all__ = [
     "convert",
     "entry",
     "fetch",
+    "load_codes",
     "load_discriminator",
     "load_generator",
     "load_identity",
     "load_state",
     "load_strictly",
+    "load_stylist",
     "path",
     "register",
     "save_network",
@@ -143,7 +145,7 @@ def _network(name_or_path: str | os.PathLike, which: str) -> _foreign.Network:
     """The network in one of our files or of a foreign checkpoint."""
     file = path(name_or_path)
     if file.suffix.lower() in (".pkl", *TORCH_SUFFIXES):
-        return _foreign.read(file, which)
+        return _rivals.read(str(file), which) if which in _rivals.EXPECTED else _foreign.read(file, which)
     state, metadata = load_state(file)
     try:
         return _foreign.Network(metadata["architecture"], json.loads(metadata["config"]), state, metadata["card"])
@@ -193,7 +195,8 @@ def _assemble(network: _foreign.Network, source: str, expected: tuple[str, ...])
     if network.measure_w_avg:
         with torch.no_grad():
             z = torch.randn(10_000, net.z_dim, generator=torch.Generator().manual_seed(0))
-            net.mapping.w_avg.copy_(torch.cat([net.mapping.w(part) for part in z.split(500)]).mean(0))
+            mapping = getattr(net, "generator", net).mapping  # DualStyleGAN has its StyleGAN2 inside
+            mapping.w_avg.copy_(torch.cat([mapping.w(part) for part in z.split(500)]).mean(0))
     return net.eval().requires_grad_(False)
 
 
@@ -214,12 +217,39 @@ def load_discriminator(name_or_path: str | os.PathLike, device: str = "cpu") -> 
     return _assemble(_network(name_or_path, "D"), str(name_or_path), expected).to(device)
 
 
-def load_identity(name_or_path: str | os.PathLike = "identity_thin", device: str = "cpu") -> nn.Module:
-    """Our identity network (`nets.identity.Identity`) in evaluation mode, without gradients on its parameters.
+def load_identity(
+    name_or_path: str | os.PathLike = "identity_thin", device: str = "cpu", *, bgr: bool = False
+) -> nn.Module:
+    """An identity network in evaluation mode, without gradients on its parameters: see its `embed`.
 
-    name_or_path: catalogue name, or a file that `save_network` wrote.
+    Args:
+        name_or_path: catalogue name ("identity_thin", "ir_se50"), a file that `save_network` wrote, or a foreign
+            model_ir_se50.pth.
+        bgr: colours in the order of IR-SE50's training data; the paper feeds RGB. Our own network knows RGB alone.
     """
-    return _assemble(_network(name_or_path, "identity"), str(name_or_path), ("identity",)).to(device)
+    net = _assemble(_network(name_or_path, "identity"), str(name_or_path), ("identity", "ir_se"))
+    if bgr and not hasattr(net, "bgr"):
+        raise LayoutMismatch(f"bgr of {name_or_path}", expected="IR-SE50", do="leave bgr out")
+    if bgr:
+        net.bgr = True
+    return net.to(device)
+
+
+def load_stylist(name_or_path: str | os.PathLike, device: str = "cpu") -> nn.Module:
+    """A network that restyles a picture by a reference, for inference: `nets.dualstylegan` or `nets.starganv2`.
+
+    name_or_path: catalogue name, a file that `save_network` wrote, DualStyleGAN's generator.pt, or StarGAN v2's
+    *_nets_ema.ckpt.
+    """
+    return _assemble(_network(name_or_path, "stylist"), str(name_or_path), ("dualstylegan", "starganv2")).to(device)
+
+
+def load_codes(name_or_path: str | os.PathLike) -> dict[str, Tensor]:
+    """DualStyleGAN's extrinsic codes (refined_exstyle_code.npy): {portrait's file name: [1, num_ws, z_dim] in Z+}.
+
+    `DualStyleGAN.extrinsic` maps them to what its `stylise` takes. The file is a pickle and is read by an allow-list.
+    """
+    return _rivals.read_codes(str(path(name_or_path)))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

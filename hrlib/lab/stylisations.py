@@ -110,7 +110,7 @@ def _check(row: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> None:
         ("contents", "source", {c for c, _ in pairs}),
         ("styles", "target", {s for _, s in pairs}),
     ):
-        found = _gallery(row[which], row[generator])
+        found = codes(row[which], row[generator])
         for name in names:
             found[name]
 
@@ -123,12 +123,7 @@ def perform(*, columns: Sequence[str], **settings: Any) -> Outcome:
         before it is rounded).
     """
     start = Start(settings)
-    mixed = start.image()
-    if settings["num_steps"]:
-        result = lso.solve(start.G, start.ws, start.x, start.loss, **_options(start.G, settings)).image
-    else:
-        result = mixed
-    result, mixed = result.clamp(-1, 1), mixed.clamp(-1, 1)
+    mixed, result = start.image().clamp(-1, 1), start.optimised(settings).clamp(-1, 1)
     return Outcome({c: _measured(c, result, mixed, start, settings) for c in columns}, {"image.png": png(result)})
 
 
@@ -153,7 +148,10 @@ def estimate(*, columns: Sequence[str], **settings: Any) -> float:
 
 
 class Start:
-    """What a run begins with: the mixed generator G and code ws, the content x [1, 3, R, R], the loss."""
+    """What a run begins with: the mixed generator G and codes ws, the content x [N, 3, R, R], the loss.
+
+    N is 1, or with a list of references in s["style"], as many.
+    """
 
     def __init__(self, s: Mapping[str, Any]) -> None:
         mix, where = _mixing(s), s["device"]
@@ -161,16 +159,25 @@ class Start:
             where = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = where
         self.G = _mixed(*mix, where)
-        w_s = _gallery(s["contents"], s["source"])[s["content"]].to(where)
-        w_t = _gallery(s["styles"], s["target"])[s["style"]].to(where)
+        w_s = codes(s["contents"], s["source"])[s["content"]].to(where)
+        styles = codes(s["styles"], s["target"])
+        names = [s["style"]] if isinstance(s["style"], str) else s["style"]
+        w_t = torch.cat([styles[name] for name in names]).to(where)
+        w_s = w_s.expand_as(w_t)
         self.ws = mixing.lerp_ws(w_s, w_t, _lambdas(*mix[2:], self.G.resolution)[1])  # Eq. (7)
-        self.x = _picture(s["content"], self.G.resolution).to(where)
+        self.x = content_picture(s["content"], self.G.resolution).to(where).expand(len(names), -1, -1, -1)
         self.loss = loss_of(s["loss"], s["perceptual"], None, 0, where)
 
     @torch.no_grad()
     def image(self) -> Tensor:
-        """The mixed image G_m(w_m)."""
+        """The mixed images G_m(w_m)."""
         return self.G.synthesis(self.ws)
+
+    def optimised(self, s: Mapping[str, Any]) -> Tensor:
+        """The images after LSO with the settings of a run, or the mixed ones where it has no steps."""
+        if not s["num_steps"]:
+            return self.image()
+        return lso.solve(self.G, self.ws, self.x, self.loss, **_options(self.G, s)).image
 
 
 def _options(G: nn.Module, s: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,11 +221,13 @@ def _mixed(source: str, target: str, method: str, low: float, high: float, from_
 
 
 @functools.lru_cache(64)
-def _picture(name: str, resolution: int) -> Tensor:
+def content_picture(name: str, resolution: int) -> Tensor:
+    """`lab.picture`, kept by the process that asks for it."""
     return picture(name, resolution)
 
 
-def _gallery(file: str, generator: str) -> gallery.Gallery:
+def codes(file: str, generator: str) -> gallery.Gallery:
+    """The gallery in a file named as in the settings, checked to be the generator's; read again when it changes."""
     path = root() / file.removeprefix("file:")
     return _read(path, path.stat().st_mtime_ns if path.exists() else 0, generator)
 
@@ -235,7 +244,7 @@ def _measured(column: str, result: Tensor, mixed: Tensor, start: Start, s: Mappi
     against, colon, metric = column.partition(":")
     if colon:
         other = {"content": lambda: start.x, "mixed": lambda: mixed}.get(against)
-        other = other() if other else _picture(s["style"], start.G.resolution).to(start.device)
+        other = other() if other else content_picture(s["style"], start.G.resolution).to(start.device)
         return float(metrics.METRICS[metric][1](result, other)[0])
     if column == "loss":
         return float(sum(start.loss(result, start.x).values()))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import UnknownName, nearest
+from .dualstylegan import DualStyleGAN
 from .identity import Identity
+from .ir_se import IRSE
+from .starganv2 import StarGANv2
 from .style_inr import StyleINR
 from .stylegan2 import Discriminator, Generator
 
@@ -14,6 +17,9 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "stylegan2_discriminator": Discriminator,
     "style_inr": StyleINR,
     "identity": Identity,
+    "ir_se": IRSE,
+    "dualstylegan": DualStyleGAN,
+    "starganv2": StarGANv2,
 }
 
 

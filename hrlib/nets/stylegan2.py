@@ -248,7 +248,7 @@ class Synthesis(nn.Module):
         ws: [N, num_ws, w_dim]. noise: "const" (the checkpoint's maps), "none", or {layer: map [h, w] or [N, h, w]}.
         size: (H, W) of the last block; the constant input is resampled to its ceil(H / 2^k) x ceil(W / 2^k).
         """
-        maps = self._noise(noise, len(ws), size)
+        maps = self.resolved(noise, len(ws), size)
         canvas, x, img, code = self.canvas(size), None, None, 0
         for res in self.resolutions:
             block = getattr(self, f"b{res}")
@@ -269,7 +269,8 @@ class Synthesis(nn.Module):
                 img = rgb if img is None else img + rgb
             yield res, x, img
 
-    def _noise(self, noise: Noise, batch: int, size: tuple[int, int] | None) -> dict[str, Tensor]:
+    def resolved(self, noise: Noise, batch: int, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """The maps that `noise` of `blocks` stands for, checked: {layer: [h, w] or [N, h, w]}, empty for "none"."""
         if isinstance(noise, str):
             if noise not in ("const", "none"):
                 raise UnknownName(

@@ -18,6 +18,8 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from .data import RenderedSet
+
 app = typer.Typer(no_args_is_help=True, help="Train the shipped networks again, or others on your own pictures.")
 ROOT = Path("build/training")
 Option = typer.Option
@@ -247,6 +249,68 @@ def pose_command(
 
     _threads(threads)
     typer.echo(pose.run(folder, out).to_string(index=False))
+
+
+@app.command("starganv2")
+def starganv2_command(
+    work: Work = ROOT,
+    total_images: Annotated[int, Option(help="Content pictures in all; 0 for the shipped network's.")] = 0,
+    ship: Annotated[bool, Option(help="Enter the network in data/weights when it is trained.")] = True,
+    threads: Annotated[int, Option(min=1)] = 1,
+) -> None:
+    """Render, train and ship the small StarGAN v2 of Table III; goes on where an interrupted run stopped."""
+    from ..worlds import portraits
+    from . import starganv2, stylists
+
+    _threads(threads)
+    recipe = starganv2.Recipe()
+    recipe = replace(recipe, total_images=total_images or recipe.total_images)
+    sets, folder = [_people(work, domain) for domain in portraits.DOMAINS], work / starganv2.NAME
+    starganv2.run(sets, folder, recipe=recipe, tell=_tell)
+    if ship:
+        _show(stylists.ship_starganv2(folder, sets))
+
+
+@app.command("dualstylegan")
+def dualstylegan_command(
+    domain: Annotated[str, typer.Argument(help='"cartoon", "caricature" or "anime".')],
+    work: Work = ROOT,
+    total_images: Annotated[int, Option(help="Pictures of stage III; 0 for the shipped network's.")] = 0,
+    ship: Annotated[bool, Option(help="Enter the network in data/weights when it is trained.")] = True,
+    threads: Annotated[int, Option(min=1)] = 1,
+) -> None:
+    """Render, train (stage II once for all domains) and ship a small DualStyleGAN of Table III; resumable."""
+    from ..errors import UnknownName, nearest
+    from . import dualstylegan, stylists
+
+    if domain not in stylists.DRAWINGS:
+        hint = nearest(domain, list(stylists.DRAWINGS)) or "choose one of them"
+        raise UnknownName(f"domain {domain!r}", expected=f"one of {', '.join(stylists.DRAWINGS)}", do=hint)
+    _threads(threads)
+    drawings, folder = _people(work, domain), work / stylists.name_of(domain)
+    second = dualstylegan.Recipe(stage="structure", total_images=dualstylegan.STRUCTURE_IMAGES)
+    begin = dualstylegan.run(_people(work, "photo"), work / "dualstylegan_structure", second, tell=_tell)
+    recipe = dualstylegan.Recipe()
+    recipe = replace(recipe, total_images=total_images or recipe.total_images)
+    dualstylegan.run(drawings, folder, recipe, begin=begin, tell=_tell)
+    if ship:
+        _show(stylists.ship_dualstylegan(domain, folder, drawings))
+
+
+def _people(work: Path, domain: str) -> RenderedSet:
+    """The first pictures of the training set of a domain, rendered as far as they are not there yet."""
+    from .data import load_set, render_set
+    from .family import PEOPLE, SOME_PEOPLE, Z_DIM
+
+    folder = work / f"portraits_{domain}128_{SOME_PEOPLE}"
+    size = dict(resolution=128, z_dim=Z_DIM, seed=0, count=SOME_PEOPLE)
+    _track(render_set(folder, PEOPLE, world=f"portraits/{domain}", **size), domain, SOME_PEOPLE)
+    return load_set(folder)
+
+
+def _show(found: dict[str, float]) -> None:
+    for what, value in found.items():
+        typer.echo(f"{value:10.3f}  {what}")
 
 
 def _tell(text: str) -> None:

@@ -13,6 +13,7 @@ from .recipe import Recipe
 
 SOURCE = "portraits_inr128"
 PEOPLE = 16_000  # whose latents are made together, in every domain
+SOME_PEOPLE = 5_000  # of them that networks of drawings are shown
 Z_DIM = 64
 
 
@@ -73,9 +74,9 @@ NETWORKS = {
             anchor=2.0,
         ),
     ),
-    "cartoon_inr128": Member("portraits/cartoon", PEOPLE, 5_000, DOMAIN),
-    "caricature_inr128": Member("portraits/caricature", PEOPLE, 5_000, DOMAIN),
-    "anime_inr128": Member("portraits/anime", PEOPLE, 5_000, DOMAIN),
+    "cartoon_inr128": Member("portraits/cartoon", PEOPLE, SOME_PEOPLE, DOMAIN),
+    "caricature_inr128": Member("portraits/caricature", PEOPLE, SOME_PEOPLE, DOMAIN),
+    "anime_inr128": Member("portraits/anime", PEOPLE, SOME_PEOPLE, DOMAIN),
     # Nothing of a face is in a landscape: here the mapping has to learn.
     "scenes_inr128": Member(
         "scenes", 6_000, 3_000, replace(DOMAIN, train_mapping=True, warm_images=8_000, total_images=18_000)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from .. import nets, weights
 from ..errors import LayoutMismatch, ShapeError, UnknownName, nearest
 from ..nets import Discriminator
-from . import augment
+from . import augment, checkpoints
 from .data import RenderedSet
 from .recipe import Recipe
 
@@ -60,28 +60,18 @@ class State:
     step: int = 0
     origin: str = "random weights"  # where the networks began, in words
 
+    @property
+    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """The networks and optimisers by name."""
+        return {name: getattr(self, name) for name in (*PARTS, *OPTIMISERS)}
+
     def tensors(self) -> dict[str, Tensor]:
         """All state but the step as one flat dict of tensors, for safetensors."""
-        out = {"ada": self.ada}
-        for name in PARTS:
-            out |= {f"{name}/{k}": v for k, v in getattr(self, name).state_dict().items()}
-        for name in OPTIMISERS:
-            for i, moments in getattr(self, name).state_dict()["state"].items():
-                out |= {f"{name}/{i}/{k}": v for k, v in moments.items()}
-        return {k: v.detach().cpu().contiguous().clone() for k, v in out.items()}
+        return {"ada": self.ada.clone()} | checkpoints.gather(self.parts)
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
         """Restore what `tensors` returned."""
-        part = lambda name: {k.removeprefix(name + "/"): v for k, v in tensors.items() if k.startswith(name + "/")}
-        for name in PARTS:
-            weights.load_strictly(getattr(self, name), part(name), "the checkpoint")
-        for name in OPTIMISERS:
-            moments: dict[int, dict[str, Tensor]] = {}
-            for key, value in part(name).items():
-                i, what = key.split("/")
-                moments.setdefault(int(i), {})[what] = value
-            opt = getattr(self, name)
-            opt.load_state_dict({"state": moments, "param_groups": opt.state_dict()["param_groups"]})
+        checkpoints.restore(self.parts, tensors)
         self.ada.copy_(tensors["ada"])
         self.step = step
 

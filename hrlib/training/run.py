@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from .. import image, metrics, weights
 from ..errors import NonFiniteLoss, StoreError
-from ..store import atomic, sweep_temps, write_bytes, write_json
-from . import gan
+from ..store import sweep_temps, write_bytes, write_json
+from . import checkpoints, gan
+from .checkpoints import FILE as CHECKPOINT
+from .checkpoints import LOG, SHEET
 from .data import RenderedSet
 from .measure import CHUNK, drawn, pooled_features
 from .recipe import Recipe
@@ -33,13 +33,7 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CHECKPOINT, LOG, SHEET, SNAPSHOTS, RECIPE = (
-    "checkpoint.safetensors",
-    "log.csv",
-    "samples.png",
-    "snapshots",
-    "recipe.json",
-)
+SNAPSHOTS, RECIPE = "snapshots", "recipe.json"
 COLUMNS = (
     *("step", "images", "seconds", "lesson", "regression", "adversarial", "anchor", "D_fake", "D_real", "accuracy"),
     *("sign", "augment_p", "R1", "frechet"),
@@ -129,21 +123,12 @@ def save(folder: Path, recipe: Recipe, state: gan.State, seconds: float) -> None
     """Replace the folder's checkpoint: all tensors, and step, seconds and recipe as metadata of the same file."""
     facts = {"step": str(state.step), "seconds": str(seconds), "recipe": json.dumps(recipe.summary())}
     facts["hardware"] = hardware(state.G.w_avg.device)
-    with atomic(folder / CHECKPOINT) as temp:
-        save_file(state.tensors(), temp, facts)
+    checkpoints.save(folder / CHECKPOINT, state.tensors(), facts)
 
 
 def load(folder: Path) -> tuple[Recipe, dict[str, Tensor], int, float]:
     """(recipe, tensors, step, seconds) of the folder's checkpoint."""
-    file = Path(folder) / CHECKPOINT
-    if not file.exists():
-        raise StoreError(f"no {file}", expected="a training folder", do="train first: see `hrlab train --help`")
-    with safe_open(file, framework="pt") as f:
-        facts, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
-    if not {"step", "seconds", "recipe"} <= set(facts):
-        raise StoreError(
-            f"{file} does not say its step and recipe", expected="a checkpoint of training.run", do="train anew"
-        )
+    tensors, facts = checkpoints.load(Path(folder) / CHECKPOINT, "step", "seconds", "recipe")
     return Recipe.read(json.loads(facts["recipe"])), tensors, int(facts["step"]), float(facts["seconds"])
 
 

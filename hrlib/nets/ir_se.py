@@ -1,0 +1,110 @@
+"""IR-SE50, the face recognition network of the paper's ID retrieval (Sec. III-D, ArcFace, the paper's [78]).
+
+Parameter names are those of `model_ir_se50.pth`; facts on layers are from github.com/PeterouZh/ID_retrieval, whose
+configuration is the default. Other widths and depths serve tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ShapeError
+
+EDGE = 112  # pixels of the square that the network was trained on
+
+
+class _Gate(nn.Module):
+    """Squeeze and excitation: every channel is scaled by a gate in (0, 1) that sees the means of all channels."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=False)
+        self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
+
+
+class _Unit(nn.Module):
+    """Norm, 3x3, PReLU, 3x3 (with the stride), norm, gate, beside a shortcut."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)  # takes every stride-th pixel
+        if c_in != c_out:
+            self.shortcut_layer = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(c_in),
+            nn.Conv2d(c_in, c_out, 3, padding=1, bias=False),
+            nn.PReLU(c_out),
+            nn.Conv2d(c_out, c_out, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+            _Gate(c_out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut_layer(x) + self.res_layer(x)
+
+
+class IRSE(nn.Module):
+    """Faces to unit vectors that are close (squared L2 distance, 0 to 4) when they show the same person.
+
+    Args:
+        channels, units: of the four stages, each of which halves the resolution in its first unit.
+        dim: length of the embedding.
+        bgr: feed the colours in the order of the network's training data. The paper, and pSp, feed RGB.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int] = (64, 128, 256, 512),
+        units: Sequence[int] = (3, 4, 14, 3),
+        dim: int = 512,
+        bgr: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = dict(channels=list(channels), units=list(units), dim=dim, bgr=bgr)
+        self.dim, self.bgr = dim, bgr
+        first, c_in, body = channels[0], channels[0], []
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(3, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.PReLU(first)
+        )
+        for c_out, n in zip(channels, units, strict=True):
+            for i in range(n):
+                body.append(_Unit(c_in, c_out, 2 if i == 0 else 1))
+                c_in = c_out
+        self.body = nn.Sequential(*body)
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(c_in),
+            nn.Dropout(),
+            nn.Flatten(),
+            nn.Linear(c_in * (EDGE // 16) ** 2, dim),
+            nn.BatchNorm1d(dim),
+        )
+
+    def embed(self, x: Tensor) -> Tensor:
+        """[N, dim] vectors of unit length of images [N, 3, H, W] in [-1, 1], RGB; any H and W.
+
+        Other sizes than 112x112 are resized whole, with an antialiased bilinear filter, as in the paper's evaluation.
+
+        Raises:
+            ShapeError: x is not a batch of RGB images.
+        """
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise ShapeError(
+                f"a batch of shape {tuple(x.shape)} and type {x.dtype}",
+                expected="[N, 3, H, W], float, in [-1, 1]",
+                do="read images with hrlib.image.read",
+            )
+        if x.shape[2:] != (EDGE, EDGE):
+            x = F.interpolate(x, (EDGE, EDGE), mode="bilinear", antialias=True)
+        x = x.flip(1) if self.bgr else x
+        return F.normalize(self.output_layer(self.body(self.input_layer(x))).float(), dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`embed`."""
+        return self.embed(x)

@@ -1,0 +1,291 @@
+"""ID retrieval on folders of pictures (Sec. III-D): whose face is nearest to a stylised picture's, among all contents?
+
+    report = last(evaluate("content", "stylised", weights.load_identity("ir_se50")))
+
+The folders are those of the authors' evaluation: `content/ID.png` (any picture format), `stylised/ID/*`. Whatever is
+wrong with them is named in the report, and no rate hides it: a stylised picture that cannot be looked up counts as not
+found, and the rate over those that can is given beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import image, metrics
+from .errors import HRLibError, ShapeError, StoreError
+
+THRESHOLD = 1.5  # squared distance above which nobody counts as found, in the authors' evaluation
+FACES = ("whole", "crop")
+CROP = (35, 223, 32, 220)  # rows and columns of the face in an aligned portrait of 256 pixels (pSp's identity loss)
+Network = Callable[[Tensor], Tensor]
+
+
+def crop_face(x: Tensor) -> Tensor:
+    """The face of aligned portraits [N, 3, R, R]: rows 35 to 222 and columns 32 to 219 of 256, to scale."""
+    height, width = x.shape[2:]
+    if height != width:
+        raise ShapeError(f"a picture of {height}x{width}", expected="a square", do='align it, or use face="whole"')
+    top, bottom, left, right = (round(edge * height / 256) for edge in CROP)
+    return x[:, :, top:bottom, left:right]
+
+
+@torch.inference_mode()
+def embed(net: Network, x: Tensor, face: str = "whole") -> Tensor:
+    """Identity vectors [N, D] of unit length, on the CPU, of pictures [N, 3, H, W] in [-1, 1].
+
+    Args:
+        net: has `embed`, or is a callable from pictures to vectors.
+        face: "whole" pictures, as in the paper's evaluation, or "crop" (see `crop_face`).
+    """
+    if face not in FACES:
+        raise ShapeError(f"face {face!r}", expected=f"one of {', '.join(FACES)}", do="choose one of them")
+    vectors = getattr(net, "embed", net)(crop_face(x) if face == "crop" else x)
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != len(x):
+        raise ShapeError(
+            f"{getattr(vectors, 'shape', type(vectors).__name__)} for {len(x)} pictures",
+            expected="one vector a picture, [N, D]",
+            do="check the identity network",
+        )
+    return torch.nn.functional.normalize(vectors.float(), dim=1).cpu()
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What two folders hold.
+
+    contents: ID -> picture, sorted by ID. stylised: (ID, picture), sorted. problems: (where, what is wrong).
+    """
+
+    contents: dict[str, Path]
+    stylised: list[tuple[str, Path]]
+    problems: list[tuple[Path, str]]
+
+
+def scan(content: str | Path, stylised: str | Path) -> Folders:
+    """Match the pictures of the two folders by ID: a content's file name without suffix, a stylised picture's folder.
+
+    Raises:
+        StoreError: a folder is not there, no content or no stylised picture in it, or several contents of one ID,
+            among which there is no right one.
+    """
+    content, stylised = Path(content), Path(stylised)
+    for folder in (content, stylised):
+        if not folder.is_dir():
+            raise StoreError(
+                f"no folder {folder}", expected="content/ID.png and stylised/ID/*.png", do="check the path"
+            )
+    problems: list[tuple[Path, str]] = []
+    of_id: dict[str, list[Path]] = {}
+    for path in _pictures(content, problems):
+        of_id.setdefault(path.stem, []).append(path)
+    if double := {k: v for k, v in of_id.items() if len(v) > 1}:
+        names = "; ".join(", ".join(p.name for p in v) for v in double.values())
+        raise StoreError(
+            f"{len(double)} IDs with several pictures in {content}: {names}",
+            expected="one content picture an ID",
+            do="keep the right one of each",
+        )
+    found: list[tuple[str, Path]] = []
+    for folder in sorted(p for p in stylised.iterdir() if not p.name.startswith(".")):
+        if not folder.is_dir():
+            problems.append((folder, "not in a folder named by an ID: ignored"))
+            continue
+        pictures = _pictures(folder, problems)
+        if not pictures:
+            problems.append((folder, "holds no picture"))
+        found += [(folder.name, path) for path in pictures]
+        if folder.name not in of_id:
+            problems.append((folder, f"no content {folder.name}.*: its {len(pictures)} pictures count as not found"))
+    for name, (path,) in sorted(of_id.items()):
+        if name not in {i for i, _ in found}:
+            problems.append((path, "no stylised picture of it"))
+    if not of_id or not found:
+        raise StoreError(
+            f"{len(of_id)} pictures in {content}, {len(found)} below {stylised}",
+            expected=f"content/ID{image.SUFFIXES[0]} and stylised/ID/*{image.SUFFIXES[0]}",
+            do="check the folders: " + "; ".join(f"{p.name}: {what}" for p, what in problems[:5])
+            if problems
+            else "see it",
+        )
+    return Folders({name: of_id[name][0] for name in sorted(of_id)}, found, problems)
+
+
+def _pictures(folder: Path, problems: list[tuple[Path, str]]) -> list[Path]:
+    found = []
+    for path in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+        if path.is_file() and path.suffix.lower() in image.SUFFIXES:
+            found.append(path)
+        else:
+            problems.append((path, "not a picture: ignored"))
+    return found
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of an evaluation, or how far it has come.
+
+    done, total: pictures read. table: a row a stylised picture with "id", "file", "nearest" (ID), "distance" (squared,
+    to it), "own_distance" (to the right content), "rank" (of the right content, 1 the nearest), "found", "within"
+    (found, and not farther than `threshold`), "problem" ("" or why it could not be looked up). contents: the IDs that
+    were looked among. problems: a row each with "where" and "what".
+    """
+
+    done: int
+    total: int
+    table: pd.DataFrame
+    contents: tuple[str, ...]
+    problems: pd.DataFrame
+    threshold: float
+    face: str
+
+    @property
+    def chance(self) -> float:
+        """What guessing would reach."""
+        return 1 / len(self.contents)
+
+    def rates(self) -> dict[str, float]:
+        """Shares "top1" and "top1_within" over all stylised pictures; the same over those that could be looked up."""
+        usable = self.table[self.table["problem"] == ""]
+        rates = {}
+        for name, column in {"top1": "found", "top1_within": "within"}.items():
+            rates[name] = float(self.table[column].mean())
+            rates[f"{name}_usable"] = float(usable[column].mean()) if len(usable) else float("nan")
+        return rates
+
+    def interval(self, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+        """95 % bootstrap interval of "top1", resampling people: pictures of one person are not independent."""
+        return cluster_interval(self.table["found"].to_numpy(float), self.table["id"].to_numpy(), draws, seed)
+
+    def confusion(self) -> np.ndarray:
+        """[N, N]: how often the picture of the row's person was nearest to the column's; order of `contents`."""
+        place = {name: i for i, name in enumerate(self.contents)}
+        counts = np.zeros((len(place), len(place)), int)
+        for row in self.table[self.table["problem"] == ""].itertuples():
+            counts[place[row.id], place[row.nearest]] += 1
+        return counts
+
+    def text(self) -> str:
+        """The numbers in a few lines."""
+        rates, (low, high), n = self.rates(), self.interval(), len(self.table)
+        lost = int((self.table["problem"] != "").sum())
+        lines = [
+            f"ID retrieval {rates['top1']:.2%} of {n} pictures of {self.table['id'].nunique()} people among "
+            f"{len(self.contents)} contents (95 % {low:.2%} to {high:.2%}, chance {self.chance:.2%}, face {self.face})",
+            f"within a squared distance of {self.threshold:g}: {rates['top1_within']:.2%}",
+        ]
+        if lost:
+            lines.append(
+                f"{lost} pictures could not be looked up and count as not found; of the {n - lost} others "
+                f"{rates['top1_usable']:.2%} were found ({rates['top1_within_usable']:.2%} within the distance)"
+            )
+        return "\n".join(lines)
+
+
+def cluster_interval(values: np.ndarray, groups: np.ndarray, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of values [M], resampling whole groups [M]."""
+    names, place = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(place, values, len(names)), np.bincount(place, minlength=len(names))
+    picks = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
+    low, high = np.quantile(sums[picks].sum(1) / counts[picks].sum(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def evaluate(
+    content: str | Path,
+    stylised: str | Path,
+    net: Network,
+    *,
+    face: str = "whole",
+    batch: int = 32,
+    threshold: float = THRESHOLD,
+) -> Iterator[Report]:
+    """Look up every stylised picture among the contents; yields how far it is after each batch, and last the report.
+
+    Args:
+        content, stylised: see `scan`. Pictures may be of any and different sizes.
+        net, face: see `embed`.
+        batch: pictures read and embedded at a time.
+        threshold: a found picture is "within" if its squared distance is not larger.
+
+    Raises:
+        StoreError: see `scan`; or not one content, or not one stylised picture, could be read.
+    """
+    folders = scan(content, stylised)
+    paths = [*folders.contents.values(), *(path for _, path in folders.stylised)]
+    vectors: dict[Path, Tensor] = {}
+    problems = [(str(path), what) for path, what in folders.problems]
+    why: dict[Path, str] = {}
+    for start in range(0, len(paths), batch):
+        for path, result in _embed_files(paths[start : start + batch], net, face):
+            if isinstance(result, str):
+                why[path] = result
+                problems.append((str(path), result))
+            else:
+                vectors[path] = result
+        done = min(start + batch, len(paths))
+        if done < len(paths):
+            yield Report(done, len(paths), pd.DataFrame(), tuple(folders.contents), _named(problems), threshold, face)
+
+    known = [name for name, path in folders.contents.items() if path in vectors]
+    usable = [(name, path) for name, path in folders.stylised if path in vectors and name in known]
+    if not known or not usable:
+        raise StoreError(
+            f"{len(known)} contents and {len(usable)} of their stylised pictures could be read",
+            expected="at least one of each",
+            do="; ".join(f"{where}: {what}" for where, what in problems[:5]),
+        )
+    found = metrics.id_retrieval(
+        torch.stack([vectors[folders.contents[name]] for name in known]),
+        torch.stack([vectors[path] for _, path in usable]),
+        [known.index(name) for name, _ in usable],
+    )
+    looked_up = {path: i for i, (_, path) in enumerate(usable)}
+    rows = []
+    for name, path in folders.stylised:
+        row = {"id": name, "file": str(path), "nearest": "", "distance": np.nan, "own_distance": np.nan, "rank": np.nan}
+        if (i := looked_up.get(path)) is None:
+            problem = why.get(path) or ("its content cannot be read" if name in folders.contents else "no such content")
+            rows.append({**row, "found": False, "within": False, "problem": problem})
+            continue
+        distance, hit = float(found.distance[i]), bool(found.found[i])
+        row |= {"nearest": known[found.nearest[i]], "distance": distance, "own_distance": float(found.own[i])}
+        rows.append(
+            {**row, "rank": int(found.rank[i]), "found": hit, "within": hit and distance <= threshold, "problem": ""}
+        )
+    yield Report(len(paths), len(paths), pd.DataFrame(rows), tuple(known), _named(problems), threshold, face)
+
+
+def _named(problems: list[tuple[str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(problems, columns=["where", "what"])
+
+
+def _embed_files(paths: list[Path], net: Network, face: str) -> Iterator[tuple[Path, Tensor | str]]:
+    """(picture, its vector [D] or why there is none), pictures of one size together."""
+    by_size: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = {}
+    for path in paths:
+        try:
+            x = image.read(path)
+        except HRLibError as e:
+            yield path, f"cannot be read: {e.got}"
+            continue
+        by_size.setdefault(tuple(x.shape), []).append((path, x))
+    for same in by_size.values():
+        try:
+            vectors = embed(net, torch.cat([x for _, x in same]), face)
+        except ShapeError as e:
+            yield from ((path, f"cannot be embedded: {e.got}; expected {e.expected}") for path, _ in same)
+            continue
+        yield from zip((path for path, _ in same), vectors, strict=True)

@@ -1,0 +1,181 @@
+"""From a training folder to data/weights: the two rivals of Table III, measured, with their cards.
+
+A card says what the training left in its folder (checkpoint with recipe and seconds, log.csv, copied beside the
+weights) and what is measured here of the file as it ships.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .. import _catalogue as catalogue
+from .. import fid, weights
+from ..nets.dualstylegan import COLOUR, STRUCTURE
+from ..worlds import portraits
+from . import checkpoints, dualstylegan, measure, starganv2
+from .data import RenderedSet
+
+N, SEED = 500, 71_000  # pictures measured, and the seed of the people in them, whom no training has seen
+DRAWINGS = tuple(d for d in portraits.DOMAINS if d != "photo")
+
+
+def name_of(domain: str) -> str:
+    """The catalogue's name of the DualStyleGAN of a drawn domain."""
+    return f"dualstylegan_{domain}128"
+
+
+def ship_starganv2(folder: Path, data: Sequence[RenderedSet], out: Path | None = None) -> dict[str, float]:
+    """Save the average of a finished training, measure the file, register it; {domain: Frechet distance}."""
+    recipe = starganv2.Recipe()
+    state = starganv2.State(recipe)
+    facts = _restored(folder, state)
+    file = _saved(
+        state.ema, starganv2.NAME, folder, out, f"StarGAN v2 of the shipped portraits: {facts['images']:,} pictures"
+    )
+    net, edge = weights.load_stylist(file), recipe.config["img_size"]
+    content = portraits.sample(N, seed=SEED)
+    photo = _drawn(content, "photo", edge)
+    found = {}
+    for domain in DRAWINGS:
+        reference = _drawn(portraits.sample(N, seed=SEED + 1), domain, edge)
+        with torch.inference_mode():
+            x = torch.cat(
+                [net.stylise(a, b, domain) for a, b in zip(photo.split(50), reference.split(50), strict=True)]
+            )
+        found[domain] = _distance(x, domain, edge)
+    _register(file, _starganv2_card(facts, net, found, len(data[0])))
+    return found
+
+
+def ship_dualstylegan(domain: str, folder: Path, data: RenderedSet, out: Path | None = None) -> dict[str, float]:
+    """Save the average of a finished training, measure the file, register it; {weights: Frechet distance}."""
+    state = dualstylegan.State(dualstylegan.Recipe())
+    facts = _restored(folder, state)
+    sentence = f"DualStyleGAN of the shipped portraits, {domain}: {facts['images']:,} pictures of stage III"
+    file = _saved(state.ema, name_of(domain), folder, out, sentence)
+    net = weights.load_stylist(file)
+    G, g = net.generator, torch.Generator().manual_seed(SEED)
+    row = torch.randint(len(data), (N,), generator=g)
+    both = [
+        G.mapping.w(z)[:, None].repeat(1, net.num_ws, 1) for z in (torch.randn(N, G.z_dim, generator=g), data.z[row])
+    ]
+    found = {}
+    for structure, colour in ((STRUCTURE, COLOUR), (1.0, 1.0)):
+        with torch.inference_mode():
+            pairs = zip(*(part.split(50) for part in both), strict=True)
+            x = torch.cat([net.stylise(a, b, structure=structure, colour=colour) for a, b in pairs])
+        found[f"structure {structure:g}, colours {colour:g}"] = _distance(x, domain, net.resolution)
+    _register(file, _dualstylegan_card(domain, facts, net, found, len(data)))
+    return found
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def _restored(folder: Path, state: starganv2.State | dualstylegan.State) -> dict:
+    tensors, facts = checkpoints.load(folder / checkpoints.FILE, "step", "seconds", "recipe")
+    checkpoints.restore(state.parts, tensors)
+    recipe = json.loads(facts["recipe"])
+    images = int(facts["step"]) * recipe["batch"]
+    return {"recipe": recipe, "images": images, "minutes": float(facts["seconds"]) / 60}
+
+
+def _saved(net: nn.Module, name: str, folder: Path, out: Path | None, sentence: str) -> Path:
+    out = out or catalogue.DATA / "weights"
+    shutil.copyfile(folder / checkpoints.LOG, out / f"{name}.log.csv")
+    return weights.save_network(net.eval(), out / f"{name}.safetensors", card=sentence, half=True)
+
+
+def _register(file: Path, card: str) -> None:
+    if file.resolve().parent == (catalogue.DATA / "weights").resolve():
+        weights.register(file.stem, file, card=card)
+
+
+@torch.inference_mode()
+def _drawn(people: portraits.Portraits, domain: str, edge: int) -> Tensor:
+    """Renders at 128 px, reduced by area means as in training."""
+    x = torch.cat([portraits.render(people[i : i + 50], 128, domain=domain) for i in range(0, len(people), 50)])
+    return torch.nn.functional.avg_pool2d(x, 128 // edge)
+
+
+def _distance(x: Tensor, domain: str, edge: int) -> float:
+    """From as many unseen renders of other people, in features of `vgg16_thin`."""
+    real = measure.renders(f"portraits/{domain}", N, resolution=128, seed=measure.SEEDS[0])
+    real = torch.nn.functional.avg_pool2d(real.batch(torch.arange(N))[0], 128 // edge)
+    vectors = [torch.cat([fid.features(p, "vgg16_thin") for p in part.split(50)]) for part in (x, real)]
+    return fid.distance(*vectors)
+
+
+def _table(found: dict[str, float], first: str) -> str:
+    rows = [f"| {first} | Frechet distance |", "|---|---|", *(f"| {k} | {v:.1f} |" for k, v in found.items())]
+    return textwrap.indent("\n".join(rows), "  ")
+
+
+def _machine(facts: dict) -> str:
+    return f"one thread of a CPU ({platform.machine()}), {facts['minutes']:.0f} minutes on a shared machine"
+
+
+def _starganv2_card(facts: dict, net: nn.Module, found: dict[str, float], pictures: int) -> str:
+    r = facts["recipe"]
+    return f"""# {starganv2.NAME}
+
+StarGAN v2 (Choi et al. 2020) of the shipped portraits, {net.resolution} px, all four domains: translator, style encoder
+and mapping network. {sum(p.numel() for p in net.parameters()):,} parameters, `{json.dumps(net.config)}`.
+
+- **For**: the rival of Table III (Sec. IV-E) at the `laptop` profile, in place of the authors' 256 px networks.
+- **Data**: the first {pictures:,} rendered people of the training set (seed 0) in each of the four domains, reduced
+  from 128 to {net.resolution} px by area means; domains unpaired, pictures mirrored by chance.
+- **Recipe**: the article's losses and weights (style {r["lam_sty"]:g}, diversity {r["lam_ds"]:g} falling to 0, cycle
+  {r["lam_cyc"]:g}, R1 {r["lam_reg"]:g} every {r["r1_every"]} steps), Adam, learning rate {r["lr"]:g} falling to a tenth
+  over the last {r["lr_fall"]:.0%}, {r["mapping_gain"]:g} times that for the mapping network, weight decay
+  {r["weight_decay"]:g}, batch {r["batch"]}, {facts["images"]:,} pictures (the authors: 800,000), moving average of
+  {r["ema_images"]:,} pictures, bfloat16 autocast. Latent- and reference-guided steps take turns.
+- **Command**: `hrlab train starganv2`, seed {r["seed"]}; {_machine(facts)}. Its log: `{starganv2.NAME}.log.csv`.
+- **Measured**: {N} unseen photographs in the style of {N} other unseen people's drawings, against {N} unseen renders
+  (features of `vgg16_thin` at {net.resolution} px):
+
+{_table(found, "domain")}
+
+- **Limits**: a twentieth of the authors' training and a fortieth of their parameters. Pictures are softer than the
+  renders. Stored in 16 bits a number.
+- **Licence**: MIT, like the code that made it; the method is its authors'.
+"""
+
+
+def _dualstylegan_card(domain: str, facts: dict, net: nn.Module, found: dict[str, float], pictures: int) -> str:
+    r, name = facts["recipe"], name_of(domain)
+    extrinsic = sum(p.numel() for part in (net.style, net.res) for p in part.parameters())
+    return f"""# {name}
+
+DualStyleGAN (Yang et al. 2022) of the shipped portraits, {net.resolution} px, {domain}: the frozen face generator
+`{dualstylegan.SOURCE}` and an extrinsic style path of {extrinsic:,} parameters.
+
+- **For**: the rival of Table III (Sec. IV-E) at the `laptop` profile, in place of the authors' 1024 px networks.
+- **Data**: the first {pictures:,} rendered people of the training set (seed 0) in the {domain} domain, and as many
+  photographs for stage II.
+- **Recipe**: the article's progressive fine-tuning. Stage I is how the network begins; stage II, structure transfer
+  between photographs, {dualstylegan.STRUCTURE_IMAGES:,} pictures, is shared by the three domains; stage III,
+  {facts["images"]:,} pictures (the authors: about 40,000), has adversarial (R1 {r["r1_gamma"]:g}), perceptual
+  ({r["lam_perc"]:g}), contextual ({r["lam_cx"]:g}), feature ({r["lam_fm"]:g}) and identity ({r["lam_id"]:g}) losses and
+  a penalty ({r["lam_reg"]:g}) on the norms of the path; VGG and identity network are the shipped ones. Adam, learning
+  rate {r["lr"]:g} falling to a tenth over the last {r["lr_fall"]:.0%}, batch {r["batch"]}, moving average of
+  {r["ema_images"]:,} pictures, bfloat16 autocast. Destylisation is not needed: a rendered person's latent is known.
+- **Command**: `hrlab train dualstylegan {domain}`, seed {r["seed"]}; {_machine(facts)} for stage III.
+  Its log: `{name}.log.csv`.
+- **Measured**: {N} random faces with the extrinsic codes of {N} training pictures, against {N} unseen renders (features
+  of `vgg16_thin`):
+
+{_table(found, "weights of the extrinsic path")}
+
+- **Limits**: the convolutions are the face generator's, so strokes that no photograph has stay soft. Codes of pictures
+  have to be found by inversion: there is no encoder. Stored in 16 bits a number.
+- **Licence**: MIT, like the code that made it; the method is its authors'.
+"""
