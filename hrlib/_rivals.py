@@ -71,7 +71,7 @@ def _starganv2(content: dict[str, Any]) -> _foreign.Network:
         latent_dim=latent_dim,
         num_domains=count(r"style_encoder\.unshared\.\d+\.weight"),
         max_conv_dim=max(
-            v.shape[0] for k, v in state.items() if re.search(r"shared\.\d+\.(conv2\.)?weight$", k) and v.ndim == 4
+            len(v) for k, v in state.items() if re.fullmatch(r"style_encoder\.shared\.\d+\.conv2\.weight", k)
         ),
         w_hpf=0 if edge is None else float(8 / edge[1, 1]),
         hidden=hidden,
@@ -106,4 +106,4 @@ def read_codes(path: str) -> dict[str, Tensor]:
             expected="{file name: numbers [1, num_ws, z_dim]}",
             do="use DualStyleGAN's refined_exstyle_code.npy",
         )
-    return {str(k): torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32)) for k, v in arrays.items()}
+    return {str(k): torch.from_numpy(np.array(v, dtype=np.float32, order="C")) for k, v in arrays.items()}

@@ -177,16 +177,22 @@ def claims(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="An NVlabs .pkl or a rosinality .pt.", metavar="FILE")],
+    source: Annotated[Path, typer.Argument(help="An NVlabs .pkl, or a torch file.", metavar="FILE")],
     destination: Annotated[
         Path | None, typer.Argument(help="Default: FILE with .safetensors.", metavar="[DST]")
     ] = None,
+    which: Annotated[
+        str,
+        typer.Option(
+            help='"G_ema", "G", "D" of a StyleGAN2; "identity": IR-SE50; "stylist": DualStyleGAN, StarGAN v2.'
+        ),
+    ] = "G_ema",
 ) -> None:
     """Convert a foreign checkpoint to .safetensors; nothing in it is executed."""
     from . import weights
 
     target = destination or source.with_suffix(".safetensors")
-    weights.convert(source, target)
+    weights.convert(source, target, which=which)
     print(f"{target} written")
 
 

@@ -289,13 +289,15 @@ def save_state(state: dict[str, Tensor], file: str | os.PathLike, metadata: dict
 def convert(
     src: str | os.PathLike, dst: str | os.PathLike, *, which: str = "G_ema", half: bool = False, card: str = ""
 ) -> Path:
-    """Turn network `which` ("G_ema", "G" or "D") of a foreign checkpoint into our safetensors file `dst`.
+    """Turn network `which` of a foreign checkpoint into our safetensors file `dst`.
+
+    which: "G_ema", "G" or "D" of a StyleGAN2; "identity" for IR-SE50; "stylist" for DualStyleGAN or StarGAN v2.
 
     Nothing that the checkpoint carries is executed. The numbers are copied as they are. When the checkpoint has no
     average code (rosinality's training files), w_avg is measured as the mean of 10,000 mapped codes, seed 0.
     """
-    if which not in _foreign.WHICH:
-        raise UnknownName(f"which={which!r}", expected=f"one of {', '.join(_foreign.WHICH)}", do="choose one of them")
+    if which not in (known := (*_foreign.WHICH, *_rivals.EXPECTED)):
+        raise UnknownName(f"which={which!r}", expected=f"one of {', '.join(known)}", do="choose one of them")
     network = _network(src, which)
     net = _assemble(network, str(src), tuple(nets.ARCHITECTURES))
     measured = "; w_avg measured from 10,000 codes, seed 0" if network.measure_w_avg else ""

@@ -119,7 +119,7 @@ class DualStyleGAN(nn.Module):
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield (resolution, features, image so far) block by block; arguments as for `synthesis`."""
         shape = (len(ws), self.num_ws, self.w_dim)
-        ex = exstyle if exstyle.ndim == 3 else exstyle[:, None].expand(shape)
+        ex = exstyle if exstyle.ndim == 3 else exstyle[:, None].expand(-1, self.num_ws, -1)
         share = self.weights(1.0, 1.0) if weights is None else list(weights)
         if ws.shape != shape or ex.shape != shape or len(share) != self.num_ws:
             raise ShapeError(
