@@ -10,7 +10,7 @@ equal numbers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -64,18 +64,23 @@ def distance(stylised: Tensor, reference: Tensor) -> float:
     return metrics.frechet_distance(stylised, reference)
 
 
-def with_error(stylised: Tensor, reference: Tensor, groups: Iterable[str]) -> tuple[float, float]:
-    """(distance, standard error by the jackknife that leaves out one group of the stylised pictures at a time).
+def by_person(stylised: Tensor, reference: Tensor, people: Sequence[str]) -> np.ndarray:
+    """What each person contributes to the distance: jackknife pseudo-values, [number of people], in sorted order.
 
-    groups: [N] whose picture each is; pictures of one person are not independent. (A bootstrap would not do: repeated
-    pictures shrink the covariance, and the distance grows.)
+    n d - (n - 1) d_(i), where d_(i) leaves out all pictures of person i: pictures of one person are not independent.
+    Their standard deviation over the root of n is the distance's standard error, and those of two methods can be
+    subtracted person by person. (A bootstrap would not do: repeated pictures shrink the covariance, and the distance
+    grows.)
+
+    people: [N], whom each of the stylised pictures shows.
     """
-    names, place = np.unique(list(groups), return_inverse=True)
+    names, place = np.unique(list(people), return_inverse=True)
     if len(place) != len(stylised) or len(names) < 2:
         raise ShapeError(
-            f"{len(place)} pictures in {len(names)} groups for {len(stylised)} vectors",
-            expected="the group of every picture, two groups or more",
+            f"{len(place)} pictures of {len(names)} people for {len(stylised)} vectors",
+            expected="the person of every picture, two people or more",
             do="name the person of each stylised picture",
         )
-    left = [distance(stylised[torch.from_numpy(place != i)], reference) for i in range(len(names))]
-    return distance(stylised, reference), float(np.sqrt((len(left) - 1) * np.var(left)))
+    n, whole = len(names), distance(stylised, reference)
+    without = [distance(stylised[torch.from_numpy(place != i)], reference) for i in range(n)]
+    return n * whole - (n - 1) * np.array(without)

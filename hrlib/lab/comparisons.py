@@ -2,15 +2,20 @@
 
 A run keeps what the table is made of: the pictures (a strip of 8 bits), their identity vectors and the features of
 their Frechet distances, all of the pictures as a file would hold them. Methods are "starganv2" and "dualstylegan", the
-paper's rivals, and those of `stylisations.METHODS`, with LSO or without.
+paper's rivals; those of `stylisations.METHODS`, with LSO or without; and `OTHERS`, which ignore the content.
 """
 
 from __future__ import annotations
 
 import functools
+import json
+import time
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -19,12 +24,13 @@ from torchvision.utils import make_grid
 from .. import fid, image, retrieval, weights
 from ..errors import UnknownName, nearest
 from . import stylisations
-from .inversions import CACHED, png
-from .sweeps import Outcome
+from .inversions import CACHED, generator_of, png
+from .sweeps import Outcome, Swept, sweep
 from .targets import picture
 
 RIVALS = ("starganv2", "dualstylegan")
-METHODS = (*RIVALS, *stylisations.METHODS)
+OTHERS = ("samples", "pictures")  # what a target generator draws of itself; pictures as they are
+METHODS = (*RIVALS, *stylisations.METHODS, *OTHERS)
 DEFAULTS: Mapping[str, Any] = {
     **{k: v for k, v in stylisations.DEFAULTS.items() if k not in ("style", "columns")},
     "references": (),  # names, of pictures in the gallery `styles`
@@ -33,15 +39,14 @@ DEFAULTS: Mapping[str, Any] = {
     "structure": 0.75,  # DualStyleGAN's weight of the coarse layers, and of the colours
     "colour": 1.0,
     "judge": "identity_thin",  # for `weights.load_identity`
-    "face": "whole",  # of `retrieval.FACES`
     "fid": "vgg16_thin",  # of `fid.NETWORKS`, and the edges at which it looks
     "edges": (128, 64),
 }
-VECTORS, STRIP = "vectors.safetensors", "strip.png"
+VECTORS, STRIP, SECONDS = "vectors.safetensors", "image.png", "seconds.json"
 
 
-def grid(contents: Sequence[str], variants: Sequence[Mapping[str, Any]], **fixed: Any) -> list[dict[str, Any]]:
-    """Every variant for every content as runs for `perform`, variant by variant; all names are checked.
+def grid(people: Sequence[str], variants: Sequence[Mapping[str, Any]], **fixed: Any) -> list[dict[str, Any]]:
+    """Every variant for every content picture as runs for `perform`, variant by variant; all names are checked.
 
     Raises:
         UnknownName: a setting, method, picture or network that there is not. MissingWeights: one that is not here.
@@ -54,41 +59,60 @@ def grid(contents: Sequence[str], variants: Sequence[Mapping[str, Any]], **fixed
                 raise UnknownName(f"setting {name!r}", expected=f"one of {list(DEFAULTS)}", do=hint)
         row = {**DEFAULTS, **changes}
         row |= {name: list(row[name]) for name in ("references", "edges")}
-        if row["method"] not in METHODS:
-            hint = nearest(row["method"], list(METHODS)) or "choose one of them"
-            raise UnknownName(f"method {row['method']!r}", expected=f"one of {', '.join(METHODS)}", do=hint)
-        _judge(row["judge"], "cpu")
-        if row["method"] in RIVALS:
-            stylist(row["stylist"], "cpu")
-        if row["method"] != "starganv2":
-            for which, generator, names in (("contents", "source", contents), ("styles", "target", row["references"])):
-                found = stylisations.codes(row[which], row[generator])
-                for name in names:
-                    found[name]
-        runs += [{**row, "content": content} for content in contents]
+        _check(row, people)
+        runs += [{**row, "content": content} for content in people]
     return runs
+
+
+def _check(row: Mapping[str, Any], people: Sequence[str]) -> None:
+    method = row["method"]
+    if method not in METHODS:
+        hint = nearest(method, list(METHODS)) or "choose one of them"
+        raise UnknownName(f"method {method!r}", expected=f"one of {', '.join(METHODS)}", do=hint)
+    _judge(row["judge"], "cpu")
+    if method in RIVALS:
+        stylist(row["stylist"], "cpu")
+    if method in ("dualstylegan", *stylisations.METHODS):
+        for which, generator, names in (("contents", "source", people), ("styles", "target", row["references"])):
+            found = stylisations.codes(row[which], row[generator])
+            for name in names:
+                found[name]
 
 
 def perform(**settings: Any) -> Outcome:
     """Stylise one content by all references and keep what the table needs; the settings are those of `grid`.
 
     Returns:
-        No values, and as files strip.png (the pictures side by side) and vectors.safetensors: "identity" [S, D], and
-        "fid128", "fid64" ... [S, F] for each of the edges.
+        The number of pictures, and as files image.png (the pictures side by side), seconds.json (what a picture took,
+        without loading and measuring) and vectors.safetensors: "whole" and "crop", identity vectors [S, D] by
+        `retrieval.FACES`, and "fid128", "fid64" ... [S, F] for each of the edges that the pictures have.
     """
     s = dict(settings)
     where = s["device"] = ("cuda" if torch.cuda.is_available() else "cpu") if s["device"] == "auto" else s["device"]
-    x = image.from_uint8(image.to_uint8(stylise(s))).to(where)  # what a file would show
-    found = {"identity": retrieval.embed(_judge(s["judge"], where), x, s["face"])}
+    if s["method"] not in OTHERS:
+        stylise({**s, "num_steps": min(s["num_steps"], 1)})  # networks are loaded, and caches warm
+    begun = time.perf_counter()
+    x = stylise(s)
+    seconds = (time.perf_counter() - begun) / len(x)
+    x = image.from_uint8(image.to_uint8(x)).to(where)  # what a file would show
+    found = {face: retrieval.embed(_judge(s["judge"], where), x, face) for face in retrieval.FACES}
     found |= {f"fid{edge}": fid.features(x, s["fid"], edge) for edge in s["edges"] if edge <= x.shape[2]}
     strip = make_grid(x.cpu(), nrow=len(x), padding=0)[None]
-    return Outcome(
-        {}, {VECTORS: safetensors.torch.save({k: v.contiguous() for k, v in found.items()}), STRIP: png(strip)}
-    )
+    files = {VECTORS: safetensors.torch.save({k: v.contiguous() for k, v in found.items()})}
+    files |= {STRIP: png(strip), SECONDS: json.dumps(seconds).encode()}
+    return Outcome({"pictures": len(x)}, files)
 
 
 def stylise(s: Mapping[str, Any]) -> Tensor:
     """One content in the styles of the references, by the run's method: [S, 3, R, R] in [-1, 1], R the method's own."""
+    if s["method"] == "pictures":
+        return torch.cat([picture(name, s["edges"][0]) for name in s["references"]])
+    if s["method"] == "samples":
+        G = generator_of(s["target"], s["device"])
+        g = torch.Generator().manual_seed(s["seed"] + zlib.crc32(s["content"].encode()))
+        with torch.inference_mode():
+            z = torch.randn(len(s["references"]), G.z_dim, generator=g).to(s["device"])
+            return G.synthesis(G.mapping(z)).clamp(-1, 1)
     if s["method"] == "starganv2":
         net = stylist(s["stylist"], s["device"])
         references = torch.cat([picture(name, net.resolution) for name in s["references"]]).to(s["device"])
@@ -117,3 +141,68 @@ def stylist(name: str, device: str) -> nn.Module:
 @functools.lru_cache(2)
 def _judge(name: str, device: str) -> nn.Module:
     return weights.load_identity(name, device)
+
+
+# --- a whole comparison -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished comparison.
+
+    table: a row a run, with "domain", "variant", "content", "pictures" and "error".
+    """
+
+    table: pd.DataFrame
+    _swept: Swept
+
+    def people(self, domain: str, variant: str) -> list[str]:
+        """The contents whose pictures are there, in order."""
+        return list(self.table["content"][self._rows(domain, variant)])
+
+    def vectors(self, domain: str, variant: str, what: str) -> Tensor:
+        """One of the tensors that `perform` keeps, of all people: [people, styles, D]."""
+        files = [self._swept.file(row, VECTORS) for row in self._rows(domain, variant)]
+        return torch.stack([safetensors.torch.load_file(file)[what] for file in files])
+
+    def pictures(self, domain: str, variant: str, content: str) -> Tensor:
+        """The pictures of one content in all styles, [styles, 3, R, R]."""
+        (row,) = [r for r in self._rows(domain, variant) if self.table["content"][r] == content]
+        strip = self._swept.image(row)
+        return torch.cat(strip.split(strip.shape[2], dim=3))
+
+    def seconds(self, domain: str, variant: str) -> list[float]:
+        """Seconds that one picture took, of each of the people."""
+        return [json.loads(self._swept.file(row, SECONDS).read_bytes()) for row in self._rows(domain, variant)]
+
+    def _rows(self, domain: str, variant: str) -> list[int]:
+        t = self.table
+        return list(t.index[(t["domain"] == domain) & (t["variant"] == variant) & (t["error"] == "")])
+
+
+def compare(
+    people: Sequence[str],
+    variants: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    workers: int = 0,
+    label: str = "comparison",
+    **fixed: Any,
+) -> Compared:
+    """Perform every variant of every domain for every content, as one sweep, and say which runs failed.
+
+    Args:
+        people: names of content pictures.
+        variants: domain -> name -> changes of `DEFAULTS`.
+        fixed: changes that all share.
+    """
+    runs, keys = [], []
+    for domain, some in variants.items():
+        for name, changes in some.items():
+            runs += grid(people, [changes], **fixed)
+            keys += [(domain, name, content) for content in people]
+    swept = sweep(perform, runs, name="comparisons", workers=workers, label=label)
+    found = swept.table.reindex(columns=["pictures", "error"])
+    table = pd.concat([pd.DataFrame(keys, columns=["domain", "variant", "content"]), found], axis=1)
+    for bad in table[table["error"] != ""].itertuples():
+        print(f"failed: {bad.variant} of {bad.content}, {bad.domain}: {bad.error}")
+    return Compared(table, swept)

@@ -1,0 +1,123 @@
+"""The methods of Table III as runs: each is what it says, all are measured alike, a failure costs only itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hrlib import fid, image, lso, retrieval, weights
+from hrlib.errors import MissingWeights, UnknownName
+from hrlib.lab import comparisons, stylisations
+from hrlib.lab import stage as stages
+from hrlib.lab.targets import picture
+from hrlib.nets.dualstylegan import DualStyleGAN
+from hrlib.nets.starganv2 import StarGANv2
+
+CONTENTS, STYLES = ["portrait:1", "portrait:2"], ["cartoon:1", "cartoon:2", "cartoon:3"]
+
+
+@pytest.fixture
+def stage(repo, tiny):
+    targets = {"cartoon": {"generator": tiny(2), "styles": STYLES}}
+    return stages.prepare(CONTENTS, targets, source=tiny(1), perceptual="shipped", num_steps=2)
+
+
+@pytest.fixture
+def rivals(stage, tmp_path):
+    torch.manual_seed(0)
+    G = weights.load_generator(stage.source)
+    config = {k: v for k, v in G.config.items() if k != "inr_hidden"}
+    dual = DualStyleGAN(generator=config)
+    star = StarGANv2(img_size=32, style_dim=8, latent_dim=4, num_domains=2, max_conv_dim=16, w_hpf=0, hidden=16, width=8,
+                     domains=["photo", "cartoon"])  # fmt: skip
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("dualstylegan", "starganv2")}
+    for net, file in ((dual, files["dualstylegan"]), (star, files["starganv2"])):
+        weights.save_network(net, file)
+    return {name: {"method": name, "stylist": str(file), "domain": "cartoon"} for name, file in files.items()}
+
+
+def common(stage):
+    return {**stage.fixed("cartoon"), "references": STYLES, "edges": (32,), "device": "cpu"}
+
+
+def test_every_method_is_what_it_says(stage, rivals):
+    fixed = common(stage)
+    codes = stage.styles["cartoon"].gallery.ws
+    w_s = stage.contents.gallery["portrait:2"]
+    make = lambda **changes: comparisons.stylise({**comparisons.DEFAULTS, **fixed, "content": "portrait:2", **changes})
+    dual, star = (weights.load_stylist(rivals[name]["stylist"]) for name in ("dualstylegan", "starganv2"))
+    x, references = picture("portrait:2", 32), torch.cat([picture(s, 32) for s in STYLES])
+    expected = star.stylise(x.expand_as(references), references, "cartoon").clamp(-1, 1)
+    assert torch.equal(make(**rivals["starganv2"]), expected)
+    expected = dual.stylise(w_s.expand_as(codes), codes, structure=0.5, colour=1.0).clamp(-1, 1)
+    assert torch.equal(make(**rivals["dualstylegan"], structure=0.5), expected)
+    mixed = make(num_steps=0)
+    for i, style in enumerate(STYLES):
+        one = {
+            **stylisations.DEFAULTS,
+            **stage.fixed("cartoon"),
+            "content": "portrait:2",
+            "style": style,
+            "device": "cpu",
+        }
+        assert torch.allclose(mixed[i : i + 1], stylisations.Start(one).image().clamp(-1, 1), atol=1e-6)
+    optimised = make(num_steps=3, lam_reg=1e-3)
+    start = stylisations.Start({**one, "num_steps": 3, "lam_reg": 1e-3, "style": STYLES[1]})
+    alone = lso.solve(start.G, start.ws, start.x, start.loss, num_steps=3, lam_reg=1e-3, seed=0, optimise_noise=False)
+    moved = (optimised[1:2] - mixed[1:2]).abs().max()
+    assert (optimised[1:2] - alone.image.clamp(-1, 1)).abs().max() < 0.01 * moved  # a pair does not depend on its batch
+
+
+def test_what_ignores_the_content(stage):
+    fixed = {**comparisons.DEFAULTS, **common(stage)}
+    samples = [comparisons.stylise({**fixed, "method": "samples", "content": c}) for c in CONTENTS]
+    assert samples[0].shape == (3, 3, 32, 32) and not torch.equal(*samples)
+    assert torch.equal(samples[0], comparisons.stylise({**fixed, "method": "samples", "content": CONTENTS[0]}))
+    shown = comparisons.stylise({**fixed, "method": "pictures", "content": "anything"})
+    assert torch.equal(shown, torch.cat([picture(s, 32) for s in STYLES]))
+
+
+def test_a_comparison_is_measured_as_its_pictures_show(stage, rivals):
+    variants = {"cartoon": {**rivals, "mixed": {"num_steps": 0}}}
+    made = comparisons.compare(CONTENTS, variants, **common(stage))
+    net = weights.load_identity()
+    for name in variants["cartoon"]:
+        assert made.people("cartoon", name) == CONTENTS
+        x = torch.stack([made.pictures("cartoon", name, c) for c in CONTENTS])  # [people, styles, 3, R, R], from files
+        for face in retrieval.FACES:
+            expected = retrieval.embed(net, x.flatten(0, 1), face).unflatten(0, (2, 3))
+            assert torch.allclose(made.vectors("cartoon", name, face), expected, atol=1e-5)
+        expected = fid.features(x.flatten(0, 1), "vgg16_thin", 32).unflatten(0, (2, 3))
+        assert torch.allclose(made.vectors("cartoon", name, "fid32"), expected, atol=1e-4)
+        assert min(made.seconds("cartoon", name)) > 0
+    assert image.to_uint8(made.pictures("cartoon", "mixed", CONTENTS[0])).std() > 1
+    again = comparisons.compare(CONTENTS, variants, **common(stage))
+    assert np.array_equal(again.seconds("cartoon", "mixed"), made.seconds("cartoon", "mixed"))  # nothing was made anew
+
+
+def test_a_failure_is_named_and_left_out(stage, rivals, capsys):
+    variants = {"cartoon": {"starganv2": {**rivals["starganv2"], "domain": "cat"}, "mixed": {"num_steps": 0}}}
+    made = comparisons.compare(CONTENTS, variants, **common(stage))
+    assert made.people("cartoon", "starganv2") == [] and made.people("cartoon", "mixed") == CONTENTS
+    assert capsys.readouterr().out.count("failed: starganv2 of") == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"metod": "interpolate"}, "method"),
+        ({"method": "starganv3"}, "starganv2"),
+        ({"references": ["cartoon:9"]}, "cartoon:9"),
+    ],
+)
+def test_misspelt_settings_are_refused_before_anything_runs(stage, changes, name):
+    with pytest.raises(UnknownName, match=name):
+        comparisons.grid(CONTENTS, [changes], **{k: v for k, v in common(stage).items() if k not in changes})
+
+
+def test_a_rival_that_is_not_here_is_an_error(stage):
+    with pytest.raises(MissingWeights, match="dualstylegan_anime_generator"):
+        comparisons.grid(
+            CONTENTS, [{"method": "dualstylegan", "stylist": "dualstylegan_anime_generator"}], **common(stage)
+        )
