@@ -29,8 +29,8 @@ def rivals(stage, tmp_path):
     G = weights.load_generator(stage.source)
     config = {k: v for k, v in G.config.items() if k != "inr_hidden"}
     dual = DualStyleGAN(generator=config)
-    star = StarGANv2(img_size=32, style_dim=8, latent_dim=4, num_domains=2, max_conv_dim=16, w_hpf=0, hidden=16, width=8,
-                     domains=["photo", "cartoon"])  # fmt: skip
+    widths = dict(style_dim=8, latent_dim=4, max_conv_dim=16, hidden=16, width=8)
+    star = StarGANv2(img_size=32, num_domains=2, w_hpf=0, domains=["photo", "cartoon"], **widths)
     files = {name: tmp_path / f"{name}.safetensors" for name in ("dualstylegan", "starganv2")}
     for net, file in ((dual, files["dualstylegan"]), (star, files["starganv2"])):
         weights.save_network(net, file)

@@ -347,6 +347,17 @@ ROUND_TRIPS = {  # architecture: a small configuration, who loads it, who must r
         weights.load_generator,
     ),
     "identity": (dict(edge=16, channels=(8, 8, 8), dim=8), weights.load_identity, weights.load_generator),
+    "ir_se": (
+        dict(channels=[16, 32, 48, 64], units=[1, 1, 1, 1], dim=8, bgr=True),
+        weights.load_identity,
+        weights.load_stylist,
+    ),
+    "dualstylegan": (dict(generator=GENERATOR, res_index=2), weights.load_stylist, weights.load_generator),
+    "starganv2": (
+        dict(img_size=32, style_dim=4, latent_dim=4, max_conv_dim=8, w_hpf=1.0, hidden=8, width=4, domains=["a", "b"]),
+        weights.load_stylist,
+        weights.load_identity,
+    ),
 }
 
 

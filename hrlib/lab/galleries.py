@@ -32,7 +32,7 @@ class Built:
 
     gallery: codes of the pictures that could be inverted. path: its file. table: a row a picture, with "psnr" (dB) of
     the inversion and "error" ("" when there is none). performed: how many were inverted now. images: the inversions,
-    [N, 3, R, R] in [-1, 1] (8 bits), in the gallery's order.
+    [N, 3, R, R] in [-1, 1] (8 bits), in the gallery's order. seconds: what each of these inversions took.
     """
 
     gallery: Gallery
@@ -40,6 +40,7 @@ class Built:
     table: pd.DataFrame
     performed: int
     images: Tensor
+    seconds: pd.Series
 
 
 def build(
@@ -89,7 +90,7 @@ def build(
     found = Gallery(names, ws, fingerprint, json.dumps({"generator": str(generator), **how}))
     table = swept.table[["image", "psnr", "error"]] if "psnr" in swept.table else swept.table[["image", "error"]]
     pictures = torch.cat([swept.image(i) for i in good])
-    return Built(found, found.save(path), table, swept.performed, pictures)
+    return Built(found, found.save(path), table, swept.performed, pictures, swept.seconds[good])
 
 
 def requests(

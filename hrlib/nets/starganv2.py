@@ -244,7 +244,7 @@ class StarGANv2(nn.Module):
         self.resolution, self.latent_dim, self.domains = (
             img_size,
             latent_dim,
-            tuple(domains) or tuple(range(num_domains)),
+            tuple(domains) or tuple(map(str, range(num_domains))),
         )
         self.channels = plan(img_size, max_conv_dim, width)
         self.generator = Translator(self.channels, style_dim, w_hpf)
@@ -254,7 +254,7 @@ class StarGANv2(nn.Module):
     def stylise(self, x: Tensor, reference: Tensor, domain: str | int, masks: Sequence[Tensor] | None = None) -> Tensor:
         """The contents x in the style of the references, which are of `domain` (reference-guided synthesis).
 
-        x, reference: [N, 3, R, R] in [-1, 1] each. Returns [N, 3, R, R].
+        x, reference: [N, 3, R, R] in [-1, 1] each. domain: a name or an index of `domains`. Returns [N, 3, R, R].
 
         Raises:
             ShapeError: pictures of another size, or a domain that there is not.
@@ -266,7 +266,8 @@ class StarGANv2(nn.Module):
                     expected=f"[N, 3, {self.resolution}, {self.resolution}]",
                     do="read them with hrlib.image.read(path, size)",
                 )
-        if domain not in self.domains:
+        if domain not in (*self.domains, *range(len(self.domains))):
             raise ShapeError(f"domain {domain!r}", expected=f"one of {list(self.domains)}", do="choose one of them")
-        y = torch.full((len(x),), self.domains.index(domain), device=x.device)
+        index = domain if isinstance(domain, int) else self.domains.index(domain)
+        y = torch.full((len(x),), index, device=x.device)
         return self.generator(x, self.style_encoder(reference, y), masks)

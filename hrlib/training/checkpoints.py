@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
@@ -111,8 +111,6 @@ def follow(
 
     def settle() -> None:
         mean = pd.DataFrame(since).mean()
-        if not np.isfinite(mean).all():
-            raise NonFiniteLoss(f"{mean.to_dict()}", expected="finite numbers", do=f"lower lr; {file} is from before")
         seconds = round(before + time.perf_counter() - start, 1)
         rows.append({**mean, "step": since[-1]["step"], "images": since[-1]["images"], "seconds": seconds})
         since.clear()
@@ -122,6 +120,10 @@ def follow(
         tell("  ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()))
 
     for row in steps:
+        if bad := {k: v for k, v in row.items() if not math.isfinite(v)}:
+            raise NonFiniteLoss(
+                f"{bad} at step {row['step']}", expected="finite numbers", do=f"lower lr; {file} is from before"
+            )
         since.append(row)
         if seen is not None and row["images"] // every > seen // every:
             settle()

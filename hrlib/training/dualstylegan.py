@@ -56,7 +56,7 @@ class Recipe:
     lam_fm: float = 0.25
     lam_id: float = 1.0
     lam_reg: float = 0.01
-    ema_images: int = 2_000
+    ema_images: int = 600
     seed: int = 0
 
 
