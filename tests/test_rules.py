@@ -39,12 +39,15 @@ MAY = {
     "losses": BASE | {"image", "weights", "features"},
     "metrics": BASE | {"image", "weights", "features", "losses"},
     "worlds": BASE | {"image"},
+    "retrieval": BASE | {"image", "metrics"},
+    "fid": BASE | {"image", "weights", "metrics", "pose"},
 }
 PARTS = {
     "_catalogue": "weights",
     "_download": "weights",
     "_foreign": "weights",
     "_pickles": "weights",
+    "_rivals": "weights",
     "_decode": "image",
 }
 ABOVE = {"lab", "cli"}  # what only they, and training's commands, may import

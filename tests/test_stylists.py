@@ -76,6 +76,8 @@ def test_a_folder_of_another_recipe_is_refused(sets, tmp_path):
     starganv2.run(data, tmp_path, recipe=star(total_images=8), every=8, tell=str)
     with pytest.raises(StoreError, match="lam_cyc"):
         starganv2.run(data, tmp_path, recipe=star(lam_cyc=2.0), every=8, tell=str)
+    longer = starganv2.run(data, tmp_path, recipe=star(total_images=12), every=8, tell=str)
+    assert longer.step == 3  # a training can be prolonged
     (tmp_path / checkpoints.FILE).unlink()
     with pytest.raises(StoreError, match=r"no .*checkpoint"):
         checkpoints.load(tmp_path / checkpoints.FILE, "step")

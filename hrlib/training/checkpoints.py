@@ -87,7 +87,8 @@ def follow(
 
     Args:
         folder: gets checkpoint.safetensors, log.csv (means since the row before) and samples.png.
-        recipe: JSON-able; a checkpoint of another one is refused.
+        recipe: JSON-able; a checkpoint of another one is refused, unless only its "total_images" differ: a training
+            can be prolonged.
         state: has `parts` (see `gather`) and `step`, which the steps advance.
         steps: yields {"step", "images", loss terms}; it is not begun before the checkpoint is restored.
         every: images between two checkpoints.
@@ -100,9 +101,12 @@ def follow(
     file, log, summary, before = folder / FILE, folder / LOG, json.dumps(recipe), 0.0
     if file.exists():
         tensors, facts = load(file, "step", "seconds", "recipe")
-        if json.loads(facts["recipe"]) != json.loads(summary):
+        theirs, ours = json.loads(facts["recipe"]), json.loads(summary)
+        if differ := [k for k in ours.keys() | theirs.keys() if k != "total_images" and ours.get(k) != theirs.get(k)]:
             raise StoreError(
-                f"{folder} holds a training with {facts['recipe']}", expected=summary, do="name another folder"
+                f"the training in {folder} has " + ", ".join(f"{k}={theirs.get(k)!r}" for k in sorted(differ)),
+                expected=", ".join(f"{k}={ours.get(k)!r}" for k in sorted(differ)),
+                do="give the same options as before to go on, or another folder to begin anew",
             )
         restore(state.parts, tensors)
         state.step, before = int(facts["step"]), float(facts["seconds"])

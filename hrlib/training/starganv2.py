@@ -45,7 +45,7 @@ class Recipe:
             domains=list(portraits.DOMAINS),
         )
     )
-    total_images: int = 52_000
+    total_images: int = 84_000
     batch: int = 8
     lr: float = 3e-4  # the authors' is 1e-4, for twenty times as many pictures
     lr_fall: float = 0.25  # last share of the run over which rates fall linearly to a tenth

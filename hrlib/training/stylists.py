@@ -85,7 +85,9 @@ def _restored(folder: Path, state: starganv2.State | dualstylegan.State) -> dict
     checkpoints.restore(state.parts, tensors)
     recipe = json.loads(facts["recipe"])
     images = int(facts["step"]) * recipe["batch"]
-    return {"recipe": recipe, "images": images, "minutes": float(facts["seconds"]) / 60}
+    history = folder / "history.md"  # where somebody intervened by hand and says so
+    told = "\n" + history.read_text(encoding="utf-8").strip() if history.exists() else ""
+    return {"recipe": recipe, "images": images, "minutes": float(facts["seconds"]) / 60, "history": told}
 
 
 def _saved(net: nn.Module, name: str, folder: Path, out: Path | None, sentence: str) -> Path:
@@ -138,7 +140,8 @@ and mapping network. {sum(p.numel() for p in net.parameters()):,} parameters, `{
   over the last {r["lr_fall"]:.0%}, {r["mapping_gain"]:g} times that for the mapping network, weight decay
   {r["weight_decay"]:g}, batch {r["batch"]}, {facts["images"]:,} pictures (the authors: 800,000), moving average of
   {r["ema_images"]:,} pictures, bfloat16 autocast. Latent- and reference-guided steps take turns.
-- **Command**: `hrlab train starganv2`, seed {r["seed"]}; {_machine(facts)}. Its log: `{starganv2.NAME}.log.csv`.
+- **Command**: `hrlab train starganv2`, seed {r["seed"]}; {_machine(facts)}.
+  Its log: `{starganv2.NAME}.log.csv`.{facts["history"]}
 - **Measured**: {N} unseen photographs in the style of {N} other unseen people's drawings, against {N} unseen renders
   (features of `vgg16_thin` at {net.resolution} px):
 
@@ -169,7 +172,7 @@ DualStyleGAN (Yang et al. 2022) of the shipped portraits, {net.resolution} px, {
   rate {r["lr"]:g} falling to a tenth over the last {r["lr_fall"]:.0%}, batch {r["batch"]}, moving average of
   {r["ema_images"]:,} pictures, bfloat16 autocast. Destylisation is not needed: a rendered person's latent is known.
 - **Command**: `hrlab train dualstylegan {domain}`, seed {r["seed"]}; {_machine(facts)} for stage III.
-  Its log: `{name}.log.csv`.
+  Its log: `{name}.log.csv`.{facts["history"]}
 - **Measured**: {N} random faces with the extrinsic codes of {N} training pictures, against {N} unseen renders (features
   of `vgg16_thin`):
 
