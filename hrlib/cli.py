@@ -254,7 +254,7 @@ def id_retrieval(
     steps = retrieval.evaluate(content, stylised, net, face=face, batch=batch, threshold=threshold)
     for report in progress(steps, label="pictures", unit="part", status=lambda r: f"{r.done} of {r.total}"):
         pass
-    print(report.text())
+    print(f"{report.text()}\nnetwork: {network}")
     if out:
         from .lab import lookup
 

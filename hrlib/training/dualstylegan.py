@@ -29,6 +29,7 @@ from ..nets.dualstylegan import DualStyleGAN
 from .checkpoints import follow
 from .data import RenderedSet
 from .gan import channels_last, pair
+from .steps import average, descend, fallen, gradient_penalty
 
 SOURCE = "portraits_sg128"
 STRUCTURE_IMAGES = 3_200  # of stage II, which all domains share
@@ -134,8 +135,7 @@ def train(recipe: Recipe, data: RenderedSet, state: State) -> Iterator[dict[str,
         g = torch.Generator().manual_seed(recipe.seed * 10_000_019 + state.step)
         left = 1 - state.step * B / recipe.total_images
         for optimiser in (state.opt_G, state.opt_D):
-            fall = 1.0 if left >= recipe.lr_fall else 0.1 + 0.9 * left / recipe.lr_fall
-            optimiser.param_groups[0]["lr"] = recipe.lr * fall
+            optimiser.param_groups[0]["lr"] = recipe.lr * fallen(left, recipe.lr_fall)
         paired = recipe.stage == "style" and state.step % 2 == 1
         with torch.no_grad():
             picture, z = data.batch(torch.randint(len(data), (B,), generator=g))
@@ -171,11 +171,8 @@ def train(recipe: Recipe, data: RenderedSet, state: State) -> Iterator[dict[str,
             terms["reg"] = sum(p.norm() for p in net.res.parameters())
             loss = loss + recipe.lam_cx * terms["cx"] + recipe.lam_fm * terms["fm"]
             loss = loss + recipe.lam_id * terms["id"] + recipe.lam_reg * terms["reg"]
-        _descend(state.opt_G, loss)
-        beta = 0.5 ** (B / recipe.ema_images)
-        with torch.no_grad():
-            for p, q in zip(state.ema.parameters(), net.parameters(), strict=True):
-                p.lerp_(q, 1 - beta)
+        descend(state.opt_G, loss)
+        average(state.ema, net, 0.5 ** (B / recipe.ema_images))
         state.step += 1
         yield {"step": state.step, "images": state.step * B} | {k: float(v.detach()) for k, v in terms.items()}
 
@@ -199,20 +196,10 @@ def _discriminator_step(state: State, recipe: Recipe, real: Tensor, fake: Tensor
     terms = {"D_real": F.softplus(-on_real).mean(), "D_fake": F.softplus(on_fake).mean()}
     loss = terms["D_real"] + terms["D_fake"]
     if state.step % recipe.r1_every == 0:
-        x = real.clone().requires_grad_()
-        with amp():
-            logits = state.D(x)
-        (grad,) = torch.autograd.grad(logits.float().sum(), x, create_graph=True)
-        terms["R1"] = grad.float().square().sum((1, 2, 3)).mean()
+        terms["R1"] = gradient_penalty(state.D, real, amp)
         loss = loss + recipe.r1_gamma / 2 * recipe.r1_every * terms["R1"]
-    _descend(state.opt_D, loss)
+    descend(state.opt_D, loss)
     return terms
-
-
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
 
 
 @torch.inference_mode()

@@ -38,6 +38,7 @@ from ..nets import Discriminator
 from . import augment, checkpoints
 from .data import RenderedSet
 from .recipe import Recipe
+from .steps import average, fallen, gradient_penalty
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -246,8 +247,7 @@ def train(
 
 def lr(recipe: Recipe, step: int) -> float:
     """The learning rate of a step: constant, then falling linearly to a tenth over the last `lr_fall` of the run."""
-    left = 1 - step * recipe.batch / recipe.total_images
-    return recipe.lr * (1.0 if left >= recipe.lr_fall else 0.1 + 0.9 * left / recipe.lr_fall)
+    return recipe.lr * fallen(1 - step * recipe.batch / recipe.total_images, recipe.lr_fall)
 
 
 def _set_rates(state: State, recipe: Recipe, warm: bool, teaching: bool) -> None:
@@ -315,11 +315,7 @@ def _discriminator_step(
     loss = terms["D_fake"] + terms["D_real"]
     terms["accuracy"] = ((on_real > 0).float().mean() + (on_fake < 0).float().mean()) / 2
     if state.step % recipe.r1_every == 0:  # lazy R1: gamma / 2 ||grad D(x)||^2, its weight multiplied by the interval
-        x = channels_last(real).requires_grad_()
-        with amp():
-            logits = D(x)
-        (grad,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-        terms["R1"] = grad.float().square().sum((1, 2, 3)).mean()
+        terms["R1"] = gradient_penalty(D, channels_last(real), amp)
         loss = loss + recipe.r1_gamma / 2 * recipe.r1_every * terms["R1"]
     _descend(state.opt_D, loss, accelerator)
     if recipe.ada_target:
@@ -353,7 +349,5 @@ def _update_ema(state: State, recipe: Recipe) -> None:
     memory = recipe.ema_images
     if not recipe.source:  # what began at random should be forgotten soon
         memory = min(memory, 0.05 * (state.step + 1) * recipe.batch)
-    beta = 0.5 ** (recipe.batch / memory)
-    for p, q in zip(state.G_ema.parameters(), state.G.parameters(), strict=True):
-        p.lerp_(q, 1 - beta)
+    average(state.G_ema, state.G, 0.5 ** (recipe.batch / memory))
     state.G_ema.mapping.w_avg.copy_(state.G.mapping.w_avg)

@@ -24,6 +24,7 @@ from ..nets.starganv2 import Discriminator, StarGANv2
 from ..worlds import portraits
 from .checkpoints import follow
 from .data import RenderedSet
+from .steps import average, descend, fallen, gradient_penalty
 
 NAME = "starganv2_portraits64"
 
@@ -121,8 +122,7 @@ def train(recipe: Recipe, pictures: Sequence[Tensor], state: State) -> Iterator[
         for group, gain in zip(
             (*state.opt_G.param_groups, *state.opt_D.param_groups), (1, 1, recipe.mapping_gain, 1), strict=True
         ):
-            fall = 1.0 if left >= recipe.lr_fall else 0.1 + 0.9 * left / recipe.lr_fall
-            group["lr"] = recipe.lr * gain * fall
+            group["lr"] = recipe.lr * gain * fallen(left, recipe.lr_fall)
         # Two guides of the same domains: latents in even steps, reference pictures in odd ones.
         guides = [torch.randn(B, N.latent_dim, generator=g) if state.step % 2 == 0 else draw(y) for _ in range(2)]
         style = N.mapping_network if state.step % 2 == 0 else N.style_encoder
@@ -135,13 +135,9 @@ def train(recipe: Recipe, pictures: Sequence[Tensor], state: State) -> Iterator[
         terms["D_real"], terms["D_fake"] = F.softplus(-on_real.float()).mean(), F.softplus(on_fake.float()).mean()
         loss = terms["D_real"] + terms["D_fake"]
         if state.step % recipe.r1_every == 0:
-            z = x.clone().requires_grad_()
-            with amp():
-                logits = D(z, y_src)
-            (grad,) = torch.autograd.grad(logits.float().sum(), z, create_graph=True)
-            terms["R1"] = 0.5 * grad.float().square().sum((1, 2, 3)).mean()
+            terms["R1"] = 0.5 * gradient_penalty(lambda x, y=y_src: D(x, y), x, amp)
             loss = loss + recipe.lam_reg * recipe.r1_every * terms["R1"]
-        _descend(state.opt_D, loss)
+        descend(state.opt_D, loss)
 
         D.requires_grad_(False)
         with amp():
@@ -156,8 +152,8 @@ def train(recipe: Recipe, pictures: Sequence[Tensor], state: State) -> Iterator[
             terms["cycle"] = (back - x).float().abs().mean()
         D.requires_grad_(True)
         loss = terms["adversarial"] + recipe.lam_sty * terms["style"] + recipe.lam_cyc * terms["cycle"]
-        _descend(state.opt_G, loss - recipe.lam_ds * left * terms["diversity"])
-        _average(state.ema, state.nets, 0.5 ** (B / min(recipe.ema_images, 0.05 * (state.step + 1) * B)))
+        descend(state.opt_G, loss - recipe.lam_ds * left * terms["diversity"])
+        average(state.ema, state.nets, 0.5 ** (B / min(recipe.ema_images, 0.05 * (state.step + 1) * B)))
         state.step += 1
         yield {"step": state.step, "images": state.step * B} | {k: float(v.detach()) for k, v in terms.items()}
 
@@ -169,18 +165,6 @@ def _draw(pictures: Sequence[Tensor], y: Tensor, g: torch.Generator) -> Tensor:
     coins = torch.rand(len(y), generator=g) < 0.5
     x = torch.where(coins[:, None, None, None], x.flip(3), x)
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
-
-
-@torch.no_grad()
-def _average(ema: nn.Module, net: nn.Module, beta: float) -> None:
-    for p, q in zip(ema.parameters(), net.parameters(), strict=True):
-        p.lerp_(q, 1 - beta)
 
 
 @torch.inference_mode()
