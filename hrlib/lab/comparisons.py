@@ -38,6 +38,7 @@ DEFAULTS: Mapping[str, Any] = {
     "domain": "",  # of the references, as StarGAN v2's network calls it
     "structure": 0.75,  # DualStyleGAN's weight of the coarse layers, and of the colours
     "colour": 1.0,
+    "batch": 10,  # references at a time: LSO at 1024 px fills a GPU with a few
     "judge": "identity_thin",  # for `weights.load_identity`
     "fid": "vgg16_thin",  # of `fid.NETWORKS`, and the edges at which it looks
     "edges": (128, 64),
@@ -90,13 +91,19 @@ def perform(**settings: Any) -> Outcome:
     s = dict(settings)
     where = s["device"] = ("cuda" if torch.cuda.is_available() else "cpu") if s["device"] == "auto" else s["device"]
     if s["method"] not in OTHERS:
-        stylise({**s, "num_steps": min(s["num_steps"], 1)})  # networks are loaded, and caches warm
+        warm = {"num_steps": min(s["num_steps"], 1), "references": s["references"][:1]}
+        stylise({**s, **warm})  # networks are loaded, and caches warm
     begun = time.perf_counter()
-    x = stylise(s)
+    parts = [s["references"][i : i + s["batch"]] for i in range(0, len(s["references"]), s["batch"])]
+    x = torch.cat([stylise({**s, "references": part}) for part in parts])
     seconds = (time.perf_counter() - begun) / len(x)
     x = image.from_uint8(image.to_uint8(x)).to(where)  # what a file would show
-    found = {face: retrieval.embed(_judge(s["judge"], where), x, face) for face in retrieval.FACES}
-    found |= {f"fid{edge}": fid.features(x, s["fid"], edge) for edge in s["edges"] if edge <= x.shape[2]}
+    seen = x.split(s["batch"])
+    look = lambda see: torch.cat([see(part) for part in seen])
+    judge = _judge(s["judge"], where)
+    found = {face: look(lambda part, face=face: retrieval.embed(judge, part, face)) for face in retrieval.FACES}
+    edges = [edge for edge in s["edges"] if edge <= x.shape[2]]
+    found |= {f"fid{edge}": look(lambda part, edge=edge: fid.features(part, s["fid"], edge)) for edge in edges}
     strip = make_grid(x.cpu(), nrow=len(x), padding=0)[None]
     files = {VECTORS: safetensors.torch.save({k: v.contiguous() for k, v in found.items()})}
     files |= {STRIP: png(strip), SECONDS: json.dumps(seconds).encode()}
@@ -109,7 +116,7 @@ def stylise(s: Mapping[str, Any]) -> Tensor:
         return torch.cat([picture(name, s["edges"][0]) for name in s["references"]])
     if s["method"] == "samples":
         G = generator_of(s["target"], s["device"])
-        g = torch.Generator().manual_seed(s["seed"] + zlib.crc32(s["content"].encode()))
+        g = torch.Generator().manual_seed(s["seed"] + zlib.crc32(f"{s['content']} {s['references'][0]}".encode()))
         with torch.inference_mode():
             z = torch.randn(len(s["references"]), G.z_dim, generator=g).to(s["device"])
             return G.synthesis(G.mapping(z)).clamp(-1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -70,6 +71,14 @@ def load(file: Path, *needed: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, facts
 
 
+def hardware(device: torch.device) -> str:
+    """What computes here, in words: the GPU, or the kind of CPU and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} thread{'s' if threads > 1 else ''} of a CPU ({platform.machine()})"
+
+
 # --- a run in its folder ----------------------------------------------------------------------------------------------
 
 
@@ -111,6 +120,8 @@ def follow(
         restore(state.parts, tensors)
         state.step, before = int(facts["step"]), float(facts["seconds"])
     rows = pd.read_csv(log).to_dict("records") if log.exists() else []
+    networks = [part for part in state.parts.values() if isinstance(part, nn.Module)]
+    where = hardware(next(networks[0].parameters()).device)
     rows, since, start, seen = [r for r in rows if r["step"] <= state.step], [], time.perf_counter(), None
 
     def settle() -> None:
@@ -120,7 +131,8 @@ def follow(
         since.clear()
         image.write(sheet(), folder / SHEET)
         write_bytes(log, pd.DataFrame(rows).to_csv(index=False, float_format="%.5g").encode())
-        save(file, gather(state.parts), {"step": str(state.step), "seconds": str(seconds), "recipe": summary})
+        facts = {"step": str(state.step), "seconds": str(seconds), "recipe": summary, "hardware": where}
+        save(file, gather(state.parts), facts)
         tell("  ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()))
 
     for row in steps:

@@ -257,16 +257,17 @@ def starganv2_command(
     total_images: Annotated[int, Option(help="Content pictures in all; 0 for the shipped network's.")] = 0,
     ship: Annotated[bool, Option(help="Enter the network in data/weights when it is trained.")] = True,
     threads: Annotated[int, Option(min=1)] = 1,
+    device: Device = "cpu",
 ) -> None:
     """Render, train and ship the small StarGAN v2 of Table III; goes on where an interrupted run stopped."""
     from ..worlds import portraits
     from . import starganv2, stylists
 
-    _threads(threads)
+    place = _accelerator(device, threads).device
     recipe = starganv2.Recipe()
     recipe = replace(recipe, total_images=total_images or recipe.total_images)
     sets, folder = [_people(work, domain) for domain in portraits.DOMAINS], work / starganv2.NAME
-    starganv2.run(sets, folder, recipe=recipe, tell=_tell)
+    starganv2.run(sets, folder, recipe=recipe, device=place, tell=_tell)
     if ship:
         _show(stylists.ship_starganv2(folder, sets))
 
@@ -278,6 +279,7 @@ def dualstylegan_command(
     total_images: Annotated[int, Option(help="Pictures of stage III; 0 for the shipped network's.")] = 0,
     ship: Annotated[bool, Option(help="Enter the network in data/weights when it is trained.")] = True,
     threads: Annotated[int, Option(min=1)] = 1,
+    device: Device = "cpu",
 ) -> None:
     """Render, train (stage II once for all domains) and ship a small DualStyleGAN of Table III; resumable."""
     from ..errors import UnknownName, nearest
@@ -286,13 +288,13 @@ def dualstylegan_command(
     if domain not in stylists.DRAWINGS:
         hint = nearest(domain, list(stylists.DRAWINGS)) or "choose one of them"
         raise UnknownName(f"domain {domain!r}", expected=f"one of {', '.join(stylists.DRAWINGS)}", do=hint)
-    _threads(threads)
+    place = _accelerator(device, threads).device
     drawings, folder = _people(work, domain), work / stylists.name_of(domain)
     second = dualstylegan.Recipe(stage="structure", total_images=dualstylegan.STRUCTURE_IMAGES)
-    begin = dualstylegan.run(_people(work, "photo"), work / "dualstylegan_structure", second, tell=_tell)
+    begin = dualstylegan.run(_people(work, "photo"), work / "dualstylegan_structure", second, device=place, tell=_tell)
     recipe = dualstylegan.Recipe()
     recipe = replace(recipe, total_images=total_images or recipe.total_images)
-    dualstylegan.run(drawings, folder, recipe, begin=begin, tell=_tell)
+    dualstylegan.run(drawings, folder, recipe, begin=begin, device=place, tell=_tell)
     if ship:
         _show(stylists.ship_dualstylegan(domain, folder, drawings))
 

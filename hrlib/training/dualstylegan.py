@@ -64,7 +64,7 @@ class Recipe:
 class State:
     """Network, its moving average, discriminator and optimisers at a step."""
 
-    def __init__(self, recipe: Recipe, begin: State | None = None) -> None:
+    def __init__(self, recipe: Recipe, begin: State | None = None, device: str | torch.device = "cpu") -> None:
         source, critic = pair(SOURCE)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -76,7 +76,7 @@ class State:
             self.D.load_state_dict(begin.D.state_dict())
         self.net.requires_grad_(True).generator.requires_grad_(False)
         for part in (self.net, self.D):
-            part.to(memory_format=torch.channels_last)
+            part.to(device=device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
         adam = lambda parameters: torch.optim.Adam(parameters, lr=recipe.lr, betas=(0.0, 0.99))
         self.opt_G, self.opt_D = adam(self.trained), adam(self.D.parameters())
@@ -129,8 +129,9 @@ def train(recipe: Recipe, data: RenderedSet, state: State) -> Iterator[dict[str,
     data: pictures with their latents: photographs for "structure", drawings for "style".
     """
     net, D, B, G = state.net, state.D, recipe.batch, state.net.generator
-    vgg, identity = features.vgg16("shipped", tap="relu"), weights.load_identity()
-    amp = lambda: torch.autocast("cpu", torch.bfloat16)
+    device = next(net.parameters()).device
+    vgg, identity = features.vgg16("shipped", tap="relu").to(device), weights.load_identity(device=device)
+    amp = lambda: torch.autocast(device.type, torch.bfloat16)
     while state.step * B < recipe.total_images:
         g = torch.Generator().manual_seed(recipe.seed * 10_000_019 + state.step)
         left = 1 - state.step * B / recipe.total_images
@@ -138,12 +139,12 @@ def train(recipe: Recipe, data: RenderedSet, state: State) -> Iterator[dict[str,
             optimiser.param_groups[0]["lr"] = recipe.lr * fallen(left, recipe.lr_fall)
         paired = recipe.stage == "style" and state.step % 2 == 1
         with torch.no_grad():
-            picture, z = data.batch(torch.randint(len(data), (B,), generator=g))
+            picture, z = (part.to(device) for part in data.batch(torch.randint(len(data), (B,), generator=g)))
             target = channels_last(picture)
             w = G.mapping.w(z)[:, None].repeat(1, net.num_ws, 1)
-            ex = w + recipe.jitter * torch.randn(w.shape, generator=g)
+            ex = w + recipe.jitter * torch.randn(w.shape, generator=g).to(device)
             ws = _intrinsic(G, w, paired, recipe, g)
-            noise = {k: torch.randn(B, *v.shape, generator=g) for k, v in G.noise_maps().items()}
+            noise = {k: torch.randn(B, *v.shape, generator=g).to(device) for k, v in G.noise_maps().items()}
             with amp():
                 face = G.synthesis(ws, noise).clamp(-1, 1)
                 if recipe.stage == "structure":  # the mixed face, Sec. 3.3 of the article: l falls from 7 to 5
@@ -179,7 +180,7 @@ def train(recipe: Recipe, data: RenderedSet, state: State) -> Iterator[dict[str,
 
 def _intrinsic(G: nn.Module, w: Tensor, paired: bool, recipe: Recipe, g: torch.Generator) -> Tensor:
     """Codes of the face: the picture's own up to `JITTER_FROM` when paired, else of anybody, mixed of two mostly."""
-    drawn = lambda n: G.mapping.w(torch.randn(n, G.z_dim, generator=g))
+    drawn = lambda n: G.mapping.w(torch.randn(n, G.z_dim, generator=g).to(w.device))
     if paired:
         fine = drawn(len(w) * (w.shape[1] - JITTER_FROM)).unflatten(0, (len(w), -1))
         return torch.cat([w[:, :JITTER_FROM], fine], dim=1)
@@ -205,12 +206,12 @@ def _discriminator_step(state: State, recipe: Recipe, real: Tensor, fake: Tensor
 @torch.inference_mode()
 def sheet(net: DualStyleGAN, data: RenderedSet, n: int = 8) -> Tensor:
     """[1, 3, H, W]: faces, portraits, faces in the portraits' style at the weights for use, and at full weight."""
-    portrait, z = data.batch(torch.arange(n))
     G = net.generator
+    portrait, z = (part.to(G.w_avg.device) for part in data.batch(torch.arange(n)))
     w = lambda z: G.mapping.w(z)[:, None].repeat(1, net.num_ws, 1)
-    ws, ex = w(torch.randn(n, G.z_dim, generator=torch.Generator().manual_seed(1))), w(z)
+    ws, ex = w(torch.randn(n, G.z_dim, generator=torch.Generator().manual_seed(1)).to(z.device)), w(z)
     rows = [G.synthesis(ws), portrait, net.stylise(ws, ex), net.synthesis(ws, ex)]
-    return make_grid(torch.cat(rows).clamp(-1, 1), nrow=n, padding=2)[None]
+    return make_grid(torch.cat(rows).clamp(-1, 1), nrow=n, padding=2)[None].cpu()
 
 
 def run(
@@ -220,13 +221,14 @@ def run(
     *,
     begin: State | None = None,
     every: int = 1_600,
+    device: str | torch.device = "cpu",
     tell: Callable[[str], None] = print,
 ) -> State:
     """One stage in a folder, going on from its checkpoint; see `checkpoints.follow`.
 
     begin: the state that the stage before ended with.
     """
-    state = State(recipe, begin)
+    state = State(recipe, begin, device)
     show = lambda: sheet(state.ema, data)
     follow(Path(folder), asdict(recipe), state, train(recipe, data, state), every=every, sheet=show, tell=tell)
     return state

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,7 +121,7 @@ def run(
 def save(folder: Path, recipe: Recipe, state: gan.State, seconds: float) -> None:
     """Replace the folder's checkpoint: all tensors, and step, seconds and recipe as metadata of the same file."""
     facts = {"step": str(state.step), "seconds": str(seconds), "recipe": json.dumps(recipe.summary())}
-    facts["hardware"] = hardware(state.G.w_avg.device)
+    facts["hardware"] = checkpoints.hardware(state.G.w_avg.device)
     checkpoints.save(folder / CHECKPOINT, state.tensors(), facts)
 
 
@@ -130,14 +129,6 @@ def load(folder: Path) -> tuple[Recipe, dict[str, Tensor], int, float]:
     """(recipe, tensors, step, seconds) of the folder's checkpoint."""
     tensors, facts = checkpoints.load(Path(folder) / CHECKPOINT, "step", "seconds", "recipe")
     return Recipe.read(json.loads(facts["recipe"])), tensors, int(facts["step"]), float(facts["seconds"])
-
-
-def hardware(device: torch.device) -> str:
-    """What computes here, in words: the GPU, or the kind of CPU and the number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{threads} thread{'s' if threads > 1 else ''} of a CPU ({platform.machine()})"
 
 
 def resume(folder: Path, recipe: Recipe, state: gan.State) -> float:

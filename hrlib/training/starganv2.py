@@ -64,13 +64,13 @@ class Recipe:
 class State:
     """Networks, their moving average and optimisers at a step."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, device: str | torch.device = "cpu") -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.nets = StarGANv2(**recipe.config)
             self.D = Discriminator(self.nets.channels, recipe.config["num_domains"])
             for net in (self.nets, self.D):
-                net.apply(_he).to(memory_format=torch.channels_last)
+                net.apply(_he).to(device=device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.nets).requires_grad_(False)
         adam = lambda *groups: torch.optim.Adam(
             [{"params": list(net.parameters())} for net in groups],
@@ -113,18 +113,20 @@ def train(recipe: Recipe, pictures: Sequence[Tensor], state: State) -> Iterator[
     pictures: one tensor a domain, uint8 [n, 3, R, R], in the order of the configuration's domains.
     """
     N, D, B = state.nets, state.D, recipe.batch
-    amp = lambda: torch.autocast("cpu", torch.bfloat16)
+    device = next(N.parameters()).device
+    amp = lambda: torch.autocast(device.type, torch.bfloat16)
     while state.step * B < recipe.total_images:
         g = torch.Generator().manual_seed(recipe.seed * 10_000_019 + state.step)
-        draw = lambda y, g=g: _draw(pictures, y, g)
-        y_src, y = (torch.randint(len(pictures), (B,), generator=g) for _ in range(2))
+        draw = lambda y, g=g: _draw(pictures, y.cpu(), g).to(device)
+        y_src, y = (torch.randint(len(pictures), (B,), generator=g).to(device) for _ in range(2))
         x, left = draw(y_src), 1 - state.step * B / recipe.total_images
         for group, gain in zip(
             (*state.opt_G.param_groups, *state.opt_D.param_groups), (1, 1, recipe.mapping_gain, 1), strict=True
         ):
             group["lr"] = recipe.lr * gain * fallen(left, recipe.lr_fall)
         # Two guides of the same domains: latents in even steps, reference pictures in odd ones.
-        guides = [torch.randn(B, N.latent_dim, generator=g) if state.step % 2 == 0 else draw(y) for _ in range(2)]
+        latent = lambda g=g: torch.randn(B, N.latent_dim, generator=g).to(device)
+        guides = [latent() if state.step % 2 == 0 else draw(y) for _ in range(2)]
         style = N.mapping_network if state.step % 2 == 0 else N.style_encoder
         terms = {}
 
@@ -170,11 +172,12 @@ def _draw(pictures: Sequence[Tensor], y: Tensor, g: torch.Generator) -> Tensor:
 @torch.inference_mode()
 def sheet(net: StarGANv2, pictures: Sequence[Tensor], n: int = 8) -> Tensor:
     """[1, 3, H, W]: a row of contents, and below it, for each other domain, a row of references and one of results."""
-    show = lambda d, rows: pictures[d][rows].float() / 127.5 - 1
+    device = next(net.parameters()).device
+    show = lambda d, rows: (pictures[d][rows].float() / 127.5 - 1).to(device)
     rows = [content := show(0, slice(0, n))]
     for d, name in list(enumerate(net.domains))[1:]:
         rows += [reference := show(d, slice(n, 2 * n)), net.stylise(content, reference, name).clamp(-1, 1)]
-    return make_grid(torch.cat(rows), nrow=n, padding=2)[None]
+    return make_grid(torch.cat(rows), nrow=n, padding=2)[None].cpu()
 
 
 def run(
@@ -183,6 +186,7 @@ def run(
     *,
     recipe: Recipe | None = None,
     every: int = 4_000,
+    device: str | torch.device = "cpu",
     tell: Callable[[str], None] = print,
 ) -> State:
     """Train in a folder, going on from its checkpoint; see `checkpoints.follow`.
@@ -190,7 +194,7 @@ def run(
     data: rendered sets, one a domain, in the order of the recipe's domains.
     """
     recipe = recipe or Recipe()
-    pictures, state = reduced(data, recipe.config["img_size"]), State(recipe)
+    pictures, state = reduced(data, recipe.config["img_size"]), State(recipe, device)
     sheet_ = lambda: sheet(state.ema, pictures)
     follow(Path(folder), asdict(recipe), state, train(recipe, pictures, state), every=every, sheet=sheet_, tell=tell)
     return state

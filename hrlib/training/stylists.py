@@ -7,7 +7,6 @@ weights) and what is measured here of the file as it ships.
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -81,13 +80,14 @@ def ship_dualstylegan(domain: str, folder: Path, data: RenderedSet, out: Path | 
 
 
 def _restored(folder: Path, state: starganv2.State | dualstylegan.State) -> dict:
-    tensors, facts = checkpoints.load(folder / checkpoints.FILE, "step", "seconds", "recipe")
+    tensors, facts = checkpoints.load(folder / checkpoints.FILE, "step", "seconds", "recipe", "hardware")
     checkpoints.restore(state.parts, tensors)
     recipe = json.loads(facts["recipe"])
     images = int(facts["step"]) * recipe["batch"]
     history = folder / "history.md"  # where somebody intervened by hand and says so
     told = "\n" + history.read_text(encoding="utf-8").strip() if history.exists() else ""
-    return {"recipe": recipe, "images": images, "minutes": float(facts["seconds"]) / 60, "history": told}
+    where = f"{facts['hardware']}, {float(facts['seconds']) / 60:.0f} minutes on a shared machine"
+    return {"recipe": recipe, "images": images, "where": where, "history": told}
 
 
 def _saved(net: nn.Module, name: str, folder: Path, out: Path | None, sentence: str) -> Path:
@@ -121,10 +121,6 @@ def _table(found: dict[str, float], first: str) -> str:
     return textwrap.indent("\n".join(rows), "  ")
 
 
-def _machine(facts: dict) -> str:
-    return f"one thread of a CPU ({platform.machine()}), {facts['minutes']:.0f} minutes on a shared machine"
-
-
 def _starganv2_card(facts: dict, net: nn.Module, found: dict[str, float], pictures: int) -> str:
     r = facts["recipe"]
     return f"""# {starganv2.NAME}
@@ -140,7 +136,7 @@ and mapping network. {sum(p.numel() for p in net.parameters()):,} parameters, `{
   over the last {r["lr_fall"]:.0%}, {r["mapping_gain"]:g} times that for the mapping network, weight decay
   {r["weight_decay"]:g}, batch {r["batch"]}, {facts["images"]:,} pictures (the authors: 800,000), moving average of
   {r["ema_images"]:,} pictures, bfloat16 autocast. Latent- and reference-guided steps take turns.
-- **Command**: `hrlab train starganv2`, seed {r["seed"]}; {_machine(facts)}.
+- **Command**: `hrlab train starganv2`, seed {r["seed"]}; {facts["where"]}.
   Its log: `{starganv2.NAME}.log.csv`.{facts["history"]}
 - **Measured**: {N} unseen photographs in the style of {N} other unseen people's drawings, against {N} unseen renders
   (features of `vgg16_thin` at {net.resolution} px):
@@ -171,7 +167,7 @@ DualStyleGAN (Yang et al. 2022) of the shipped portraits, {net.resolution} px, {
   a penalty ({r["lam_reg"]:g}) on the norms of the path; VGG and identity network are the shipped ones. Adam, learning
   rate {r["lr"]:g} falling to a tenth over the last {r["lr_fall"]:.0%}, batch {r["batch"]}, moving average of
   {r["ema_images"]:,} pictures, bfloat16 autocast. Destylisation is not needed: a rendered person's latent is known.
-- **Command**: `hrlab train dualstylegan {domain}`, seed {r["seed"]}; {_machine(facts)} for stage III.
+- **Command**: `hrlab train dualstylegan {domain}`, seed {r["seed"]}; {facts["where"]} for stage III.
   Its log: `{name}.log.csv`.{facts["history"]}
 - **Measured**: {N} random faces with the extrinsic codes of {N} training pictures, against {N} unseen renders (features
   of `vgg16_thin`):
