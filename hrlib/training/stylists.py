@@ -32,14 +32,11 @@ def name_of(domain: str) -> str:
 
 
 def ship_starganv2(folder: Path, data: Sequence[RenderedSet], out: Path | None = None) -> dict[str, float]:
-    """Save the average of a finished training, measure the file, register it; {domain: Frechet distance}."""
+    """Save the average of a finished training, measure what the file holds, register it; {domain: distance}."""
     recipe = starganv2.Recipe()
     state = starganv2.State(recipe)
     facts = _restored(folder, state)
-    file = _saved(
-        state.ema, starganv2.NAME, folder, out, f"StarGAN v2 of the shipped portraits: {facts['images']:,} pictures"
-    )
-    net, edge = weights.load_stylist(file), recipe.config["img_size"]
+    net, edge = _as_stored(state.ema), recipe.config["img_size"]
     content = portraits.sample(N, seed=SEED)
     photo = _drawn(content, "photo", edge)
     found = {}
@@ -50,17 +47,16 @@ def ship_starganv2(folder: Path, data: Sequence[RenderedSet], out: Path | None =
                 [net.stylise(a, b, domain) for a, b in zip(photo.split(50), reference.split(50), strict=True)]
             )
         found[domain] = _distance(x, domain, edge)
-    _register(file, _starganv2_card(facts, net, found, len(data[0])))
+    sentence = f"StarGAN v2 of the shipped portraits: {facts['images']:,} pictures"
+    _ship(net, starganv2.NAME, folder, out, sentence, _starganv2_card(facts, net, found, len(data[0])))
     return found
 
 
 def ship_dualstylegan(domain: str, folder: Path, data: RenderedSet, out: Path | None = None) -> dict[str, float]:
-    """Save the average of a finished training, measure the file, register it; {weights: Frechet distance}."""
+    """Save the average of a finished training, measure what the file holds, register it; {weights: distance}."""
     state = dualstylegan.State(dualstylegan.Recipe())
     facts = _restored(folder, state)
-    sentence = f"DualStyleGAN of the shipped portraits, {domain}: {facts['images']:,} pictures of stage III"
-    file = _saved(state.ema, name_of(domain), folder, out, sentence)
-    net = weights.load_stylist(file)
+    net = _as_stored(state.ema)
     G, g = net.generator, torch.Generator().manual_seed(SEED)
     row = torch.randint(len(data), (N,), generator=g)
     both = [
@@ -72,7 +68,8 @@ def ship_dualstylegan(domain: str, folder: Path, data: RenderedSet, out: Path | 
             pairs = zip(*(part.split(50) for part in both), strict=True)
             x = torch.cat([net.stylise(a, b, structure=structure, colour=colour) for a, b in pairs])
         found[f"structure {structure:g}, colours {colour:g}"] = _distance(x, domain, net.resolution)
-    _register(file, _dualstylegan_card(domain, facts, net, found, len(data)))
+    sentence = f"DualStyleGAN of the shipped portraits, {domain}: {facts['images']:,} pictures of stage III"
+    _ship(net, name_of(domain), folder, out, sentence, _dualstylegan_card(domain, facts, net, found, len(data)))
     return found
 
 
@@ -90,15 +87,19 @@ def _restored(folder: Path, state: starganv2.State | dualstylegan.State) -> dict
     return {"recipe": recipe, "images": images, "where": where, "history": told}
 
 
-def _saved(net: nn.Module, name: str, folder: Path, out: Path | None, sentence: str) -> Path:
+def _as_stored(net: nn.Module) -> nn.Module:
+    """The network as the file will hold it: its numbers rounded to 16 bits."""
+    state = {k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
+    return weights.load_strictly(net, state, "the trained network").eval()
+
+
+def _ship(net: nn.Module, name: str, folder: Path, out: Path | None, sentence: str, card: str) -> None:
+    """Write weights and log, and enter them in the catalogue when they lie in the data folder."""
     out = out or catalogue.DATA / "weights"
     shutil.copyfile(folder / checkpoints.LOG, out / f"{name}.log.csv")
-    return weights.save_network(net.eval(), out / f"{name}.safetensors", card=sentence, half=True)
-
-
-def _register(file: Path, card: str) -> None:
-    if file.resolve().parent == (catalogue.DATA / "weights").resolve():
-        weights.register(file.stem, file, card=card)
+    file = weights.save_network(net, out / f"{name}.safetensors", card=sentence, half=True)
+    if out.resolve() == (catalogue.DATA / "weights").resolve():
+        weights.register(name, file, card=card)
 
 
 @torch.inference_mode()
