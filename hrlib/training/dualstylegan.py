@@ -46,7 +46,7 @@ class Recipe:
     stage: str = "style"  # or "structure"
     total_images: int = 7_200
     batch: int = 8  # a multiple of 4
-    lr: float = 0.005  # the authors' is 0.002, for twenty times as many pictures
+    lr: float = 0.005  # the authors' is 0.002, for about six times as many pictures
     lr_fall: float = 0.3  # last share of the stage over which rates fall linearly to a tenth
     r1_gamma: float = 0.5  # portraits_sg128's own; the authors' 10 belongs to 1024 px
     r1_every: int = 16

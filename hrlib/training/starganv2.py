@@ -48,7 +48,7 @@ class Recipe:
     )
     total_images: int = 84_000
     batch: int = 8
-    lr: float = 3e-4  # the authors' is 1e-4, for twenty times as many pictures
+    lr: float = 3e-4  # the authors' is 1e-4, for ten times as many pictures
     lr_fall: float = 0.25  # last share of the run over which rates fall linearly to a tenth
     mapping_gain: float = 0.01  # times lr for the mapping network, as in the authors' code
     weight_decay: float = 1e-4

@@ -22,6 +22,7 @@ from ..worlds import portraits
 from . import checkpoints, dualstylegan, measure, starganv2
 from .data import RenderedSet
 
+AUTHORS = 800_000  # pictures of the authors' StarGAN v2: 100,000 steps of 8
 N, SEED = 500, 71_000  # pictures measured, and the seed of the people in them, whom no training has seen
 DRAWINGS = tuple(d for d in portraits.DOMAINS if d != "photo")
 
@@ -135,7 +136,7 @@ and mapping network. {sum(p.numel() for p in net.parameters()):,} parameters, `{
 - **Recipe**: the article's losses and weights (style {r["lam_sty"]:g}, diversity {r["lam_ds"]:g} falling to 0, cycle
   {r["lam_cyc"]:g}, R1 {r["lam_reg"]:g} every {r["r1_every"]} steps), Adam, learning rate {r["lr"]:g} falling to a tenth
   over the last {r["lr_fall"]:.0%}, {r["mapping_gain"]:g} times that for the mapping network, weight decay
-  {r["weight_decay"]:g}, batch {r["batch"]}, {facts["images"]:,} pictures (the authors: 800,000), moving average of
+  {r["weight_decay"]:g}, batch {r["batch"]}, {facts["images"]:,} pictures (the authors: {AUTHORS:,}), moving average of
   {r["ema_images"]:,} pictures, bfloat16 autocast. Latent- and reference-guided steps take turns.
 - **Command**: `hrlab train starganv2`, seed {r["seed"]}; {facts["where"]}.
   Its log: `{starganv2.NAME}.log.csv`.{facts["history"]}
@@ -144,8 +145,8 @@ and mapping network. {sum(p.numel() for p in net.parameters()):,} parameters, `{
 
 {_table(found, "domain")}
 
-- **Limits**: a twentieth of the authors' training and a fortieth of their parameters. Pictures are softer than the
-  renders. Stored in 16 bits a number.
+- **Limits**: narrow networks, and {facts["images"] / AUTHORS:.0%} of the authors' pictures. Results are softer than the
+  renders, and follow the reference less than theirs. Stored in 16 bits a number.
 - **Licence**: MIT, like the code that made it; the method is its authors'.
 """
 
