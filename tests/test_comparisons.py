@@ -69,6 +69,14 @@ def test_every_method_is_what_it_says(stage, rivals):
     assert (optimised[1:2] - alone.image.clamp(-1, 1)).abs().max() < 0.01 * moved  # a pair does not depend on its batch
 
 
+def test_codes_found_in_bfloat16_are_nearly_the_same(stage):
+    fixed = {**comparisons.DEFAULTS, **common(stage), "content": "portrait:1", "lam_reg": 1e-3}
+    mixed = comparisons.stylise({**fixed, "num_steps": 0})
+    exact, rough = (comparisons.stylise({**fixed, "num_steps": 8, "bf16": bf16}) for bf16 in (False, True))
+    assert exact.dtype == rough.dtype == torch.float32 and not torch.equal(exact, rough)
+    assert (exact - rough).square().mean() < 0.2 * (exact - mixed).square().mean()
+
+
 def test_what_ignores_the_content(stage):
     fixed = {**comparisons.DEFAULTS, **common(stage)}
     samples = [comparisons.stylise({**fixed, "method": "samples", "content": c}) for c in CONTENTS]
@@ -96,6 +104,11 @@ def test_a_comparison_is_measured_as_its_pictures_show(stage, rivals):
     for name in variants["cartoon"]:
         one, ten = (m.vectors("cartoon", name, "whole") for m in (by_ones, made))
         assert torch.allclose(one, ten, atol=0.02)  # a level of 8 bits may round the other way
+    turns = dict(zip(CONTENTS, STYLES, strict=False))
+    each = {"cartoon": {"mixed": lambda content: {"num_steps": 0, "references": [turns[content]]}}}
+    taken = comparisons.compare(CONTENTS, each, **common(stage)).vectors("cartoon", "mixed", "whole")
+    expected = made.vectors("cartoon", "mixed", "whole")[[0, 1], [0, 1]]
+    assert torch.allclose(taken[:, 0], expected, atol=0.02)
     again = comparisons.compare(CONTENTS, variants, **common(stage))
     assert np.array_equal(again.seconds("cartoon", "mixed"), made.seconds("cartoon", "mixed"))  # nothing was made anew
 

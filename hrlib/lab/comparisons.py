@@ -11,7 +11,7 @@ import functools
 import json
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from .. import fid, image, retrieval, weights
+from .. import fid, image, lso, retrieval, weights
 from ..errors import UnknownName, nearest
 from . import stylisations
 from .inversions import CACHED, generator_of, png
@@ -38,11 +38,13 @@ DEFAULTS: Mapping[str, Any] = {
     "domain": "",  # of the references, as StarGAN v2's network calls it
     "structure": 0.75,  # DualStyleGAN's weight of the coarse layers, and of the colours
     "colour": 1.0,
+    "bf16": False,  # LSO looks for the codes under bfloat16 autocast; the pictures are drawn in full precision
     "batch": 10,  # references at a time: LSO at 1024 px fills a GPU with a few
     "judge": "identity_thin",  # for `weights.load_identity`
     "fid": "vgg16_thin",  # of `fid.NETWORKS`, and the edges at which it looks
     "edges": (128, 64),
 }
+Changes = Mapping[str, Any] | Callable[[str], Mapping[str, Any]]
 VECTORS, STRIP, SECONDS = "vectors.safetensors", "image.png", "seconds.json"
 
 
@@ -136,7 +138,13 @@ def stylise(s: Mapping[str, Any]) -> Tensor:
                 -1, 1
             )
     mixed = {k: s[k] for k in stylisations.DEFAULTS if k in s} | {"style": list(s["references"])}
-    return stylisations.Start(mixed).optimised(mixed).detach().clamp(-1, 1)
+    start = stylisations.Start(mixed)
+    if not (s["bf16"] and s["num_steps"]):
+        return start.optimised(mixed).detach().clamp(-1, 1)
+    with torch.autocast(torch.device(s["device"]).type, torch.bfloat16):
+        found = lso.solve(start.G, start.ws, start.x, start.loss, **stylisations.options(start.G, mixed))
+    with torch.inference_mode():
+        return start.G.synthesis(found.ws).clamp(-1, 1)
 
 
 @functools.lru_cache(CACHED)
@@ -189,7 +197,7 @@ class Compared:
 
 def compare(
     people: Sequence[str],
-    variants: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    variants: Mapping[str, Mapping[str, Changes]],
     *,
     workers: int = 0,
     label: str = "comparison",
@@ -199,13 +207,15 @@ def compare(
 
     Args:
         people: names of content pictures.
-        variants: domain -> name -> changes of `DEFAULTS`.
+        variants: domain -> name -> changes of `DEFAULTS`, or a function from the content's name to them.
         fixed: changes that all share.
     """
     runs, keys = [], []
     for domain, some in variants.items():
         for name, changes in some.items():
-            runs += grid(people, [changes], **fixed)
+            own = changes if callable(changes) else lambda _, same=changes: same
+            for content in people:
+                runs += grid([content], [own(content)], **fixed)
             keys += [(domain, name, content) for content in people]
     swept = sweep(perform, runs, name="comparisons", workers=workers, label=label)
     found = swept.table.reindex(columns=["pictures", "error"])

@@ -16,15 +16,16 @@ from . import figures
 from .plots import image_grid, subplots
 
 
-def confusion(ax: Axes, counts: np.ndarray, *, title: str = "") -> None:
+def confusion(ax: Axes, counts: np.ndarray, *, title: str = "", scale: bool = True) -> None:
     """Draw how often the pictures of the person of each row were looked up as the person of each column.
 
     counts: [N, N]. The diagonal is the right person; a dark column is somebody for whom many are taken. Rows are in
-    shares of their own sum.
+    shares of their own sum; `scale` adds the bar that says so.
     """
     share = counts / counts.sum(1, keepdims=True).clip(min=1)
     shown = ax.imshow(share, cmap="magma_r", vmin=0, vmax=1, interpolation="nearest", aspect="equal")
-    ax.figure.colorbar(shown, ax=ax, shrink=0.7, label="share of a person's pictures")
+    if scale:
+        ax.figure.colorbar(shown, ax=ax, shrink=0.7, label="share of a person's pictures")
     ax.set(xlabel="taken for person", ylabel="shows person", title=title)
     ax.grid(visible=False)
 
