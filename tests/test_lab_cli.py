@@ -93,9 +93,13 @@ def test_doctor_knows_the_environment(repo):
 
 def test_convert_hands_over(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(weights, "convert", lambda src, dst: seen.append((src, dst)))
+    monkeypatch.setattr(weights, "convert", lambda src, dst, which: seen.append((src, dst, which)))
     assert hrlab("convert", str(tmp_path / "net.pkl")).exit_code == 0
-    assert seen == [(tmp_path / "net.pkl", tmp_path / "net.safetensors")]
+    assert hrlab("convert", str(tmp_path / "faces.pth"), "--which", "identity").exit_code == 0
+    assert seen == [
+        (tmp_path / "net.pkl", tmp_path / "net.safetensors", "G_ema"),
+        (tmp_path / "faces.pth", tmp_path / "faces.safetensors", "identity"),
+    ]
 
 
 def test_train_is_a_command_of_its_own():
