@@ -142,7 +142,7 @@ def stylise(s: Mapping[str, Any]) -> Tensor:
     if not (s["bf16"] and s["num_steps"]):
         return start.optimised(mixed).detach().clamp(-1, 1)
     with torch.autocast(torch.device(s["device"]).type, torch.bfloat16):
-        found = lso.solve(start.G, start.ws, start.x, start.loss, **stylisations._options(start.G, mixed))
+        found = lso.solve(start.G, start.ws, start.x, start.loss, **stylisations.options(start.G, mixed))
     with torch.inference_mode():
         return start.G.synthesis(found.ws).clamp(-1, 1)
 

@@ -132,7 +132,7 @@ def estimate(*, columns: Sequence[str], **settings: Any) -> float:
     start, steps = Start(settings), settings["num_steps"]
     begun = time.perf_counter()
     if steps:
-        run = lso.optimise(start.G, start.ws, start.x, start.loss, **_options(start.G, settings))
+        run = lso.optimise(start.G, start.ws, start.x, start.loss, **options(start.G, settings))
         next(run)
         begun = time.perf_counter()
         count = sum(1 for _ in itertools.islice(run, 2))
@@ -177,10 +177,10 @@ class Start:
         """The images after LSO with the settings of a run, or the mixed ones where it has no steps."""
         if not s["num_steps"]:
             return self.image()
-        return lso.solve(self.G, self.ws, self.x, self.loss, **_options(self.G, s)).image
+        return lso.solve(self.G, self.ws, self.x, self.loss, **options(self.G, s)).image
 
 
-def _options(G: nn.Module, s: Mapping[str, Any]) -> dict[str, Any]:
+def options(G: nn.Module, s: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `lso.optimise` in the settings of a run."""
     kept = ("num_steps", "lam_reg", "optimise_noise", "shared", "lr", "seed")
     e = directions.closed_form(G)[1][:, : s["directions"]].to(G.w_avg) if s["directions"] else None

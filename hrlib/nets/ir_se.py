@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ShapeError
+from .identity import whole_square
 
 EDGE = 112  # pixels of the square that the network was trained on
 
@@ -94,14 +94,7 @@ class IRSE(nn.Module):
         Raises:
             ShapeError: x is not a batch of RGB images.
         """
-        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-            raise ShapeError(
-                f"a batch of shape {tuple(x.shape)} and type {x.dtype}",
-                expected="[N, 3, H, W], float, in [-1, 1]",
-                do="read images with hrlib.image.read",
-            )
-        if x.shape[2:] != (EDGE, EDGE):
-            x = F.interpolate(x, (EDGE, EDGE), mode="bilinear", antialias=True)
+        x = whole_square(x, EDGE)
         x = x.flip(1) if self.bgr else x
         return F.normalize(self.output_layer(self.body(self.input_layer(x))).float(), dim=1)
 

@@ -34,9 +34,7 @@ from .steps import average, descend, fallen, gradient_penalty
 SOURCE = "portraits_sg128"
 STRUCTURE_IMAGES = 3_200  # of stage II, which all domains share
 TAPS = {"features_7": 0.5, "features_14": 1.0}  # the VGG layers that losses compare, and their shares
-JITTER_FROM = (
-    8  # intrinsic codes from this one on are drawn at random for paired pictures: colours must not come from them
-)
+JITTER_FROM = 8  # paired pictures take intrinsic codes from this one on at random: no colours may come from there
 
 
 @dataclass(frozen=True)
