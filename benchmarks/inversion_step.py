@@ -18,11 +18,12 @@ from hrlib import inversion, losses, weights
 from hrlib.lab import picture
 from hrlib.nets import stylegan2
 from hrlib.nets.stylegan2 import FIR, SQRT2, ModulatedConv
+from hrlib.nets.windows import Window
 
 STEPS, ROUNDS = 25, 4
 
 
-def textbook_forward(self: ModulatedConv, x: Tensor, w: Tensor, noise: Tensor | None, size: tuple[int, int]) -> Tensor:
+def textbook_forward(self: ModulatedConv, x: Tensor, w: Tensor, noise: Tensor | None, keep: Window) -> Tensor:
     """ModulatedConv.forward, written as in the paper of StyleGAN2."""
     n, i, h, width = x.shape
     kernel = self.weight[None] * self.affine(w)[:, None, :, None, None]  # [N, O, I, 3, 3]
@@ -35,7 +36,7 @@ def textbook_forward(self: ModulatedConv, x: Tensor, w: Tensor, noise: Tensor | 
         x = F.conv2d(F.pad(x, (1, 1, 1, 1)), fir, groups=n * o)
     else:
         x = F.conv2d(x, kernel.reshape(n * o, i, 3, 3), padding=1, groups=n)
-    x = x.reshape(n, o, *x.shape[2:])[:, :, : size[0], : size[1]]
+    x = x.reshape(n, o, *x.shape[2:])[:, :, *keep]
     if noise is not None:
         x = x + (noise if noise.ndim == 2 else noise[:, None]) * self.noise_strength
     return F.leaky_relu(x + self.bias[:, None, None], 0.2) * SQRT2

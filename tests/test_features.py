@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from hrlib import features
 from hrlib.errors import LayoutMismatch, MissingWeights, ShapeError, UnknownName
 from hrlib.nets import perceptual as nets
-from hrlib.nets.stylegan2 import Discriminator
+from hrlib.nets.stylegan2_discriminator import Discriminator
 from hrlib.worlds import textures
 
 VGG_FILE = Path(__file__).parent / "fixtures" / "03_vgg_loss" / "vgg16_div8.safetensors"

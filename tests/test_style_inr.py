@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from hrlib.errors import ShapeError, UnknownName
 from hrlib.nets import Discriminator, Generator, StyleINR
 from hrlib.nets.style_inr import pixel_grid
-from hrlib.nets.stylegan2 import FIR, block_resolutions, channel_plan, downsample_conv, upsample_conv, upsample_image
+from hrlib.nets.stylegan2 import FIR, block_resolutions, channel_plan, upsample_conv, upsample_image
+from hrlib.nets.stylegan2_discriminator import downsample_conv
 
 SMALL = dict(z_dim=8, w_dim=12, resolution=32, channels={4: 8, 8: 8, 16: 6, 32: 4}, mapping_layers=2)
 

@@ -10,7 +10,8 @@ from .identity import Identity
 from .ir_se import IRSE
 from .starganv2 import StarGANv2
 from .style_inr import StyleINR
-from .stylegan2 import Discriminator, Generator
+from .stylegan2 import Generator
+from .stylegan2_discriminator import Discriminator
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "stylegan2": Generator,

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError
-from .stylegan2 import SQRT2, Conv, Generator, Linear, Noise, upsample_image
+from .stylegan2 import SQRT2, Generator, Linear, Noise, upsample_image
+from .stylegan2_discriminator import Conv
+from .windows import whole
 
 STRUCTURE, COLOUR = 0.75, 1.0  # the authors' default weights of the coarse and of the fine part of the extrinsic style
 
@@ -142,7 +144,7 @@ class DualStyleGAN(nn.Module):
             if edge == 4:
                 x = block.const.expand(len(ws), -1, -1, -1)
             for name in ("conv0", "conv1")[edge == 4 :]:
-                x = getattr(block, name)(x, code(i), maps.get(f"b{edge}.{name}"), canvas[edge])
+                x = getattr(block, name)(x, code(i), maps.get(f"b{edge}.{name}"), whole(canvas[edge]))
                 x, i = structured(x, i), i + 1
             rgb = block.torgb(x, code(i))
             img = rgb if img is None else upsample_image(img) + rgb

@@ -17,11 +17,16 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError
 from .stylegan2 import Generator, Linear, Noise, Synthesis, full_precision
+from .windows import Window, checked
 
 
-def pixel_grid(size: tuple[int, int], *, device: torch.device | str = "cpu") -> Tensor:
-    """Coordinates (x, y) of the pixel centres of an H x W image: [H, W, 2], the image's edges at -1 and 1."""
-    axes = [(torch.arange(n, device=device) * 2 + 1) / n - 1 for n in size]
+def pixel_grid(size: tuple[int, int], *, window: Window | None = None, device: torch.device | str = "cpu") -> Tensor:
+    """Coordinates (x, y) of the pixel centres of an H x W image: [H, W, 2], the image's edges at -1 and 1.
+
+    window: only these (rows, columns) of them.
+    """
+    spans = zip(checked(window, size), size, strict=True)
+    axes = [(torch.arange(part.start, part.stop, device=device) * 2 + 1) / n - 1 for part, n in spans]
     y, x = torch.meshgrid(*axes, indexing="ij")
     return torch.stack([x, y], dim=-1)
 
@@ -36,17 +41,18 @@ class INRHead(nn.Module):
         self.fc1 = Linear(hidden, hidden, act=True)
         self.fc2 = Linear(hidden, 3)
 
-    def forward(self, features: Tensor, w: Tensor, grid: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, w: Tensor, grid: Tensor | None, *, sample: bool = True) -> Tensor:
         """features [N, C, h, w], w [N, w_dim], grid [H, W, 2] -> RGB [N, 3, H, W].
 
-        grid None means the features' own pixel centres: bilinear sampling there is the identity, so it is skipped.
+        grid None means the features' own pixel centres, as does sample False for features that are a window of larger
+        ones and their grid: bilinear sampling there is the identity, so it is skipped.
         """
         n = len(features)
         # Modulation is linear in the features, so it may come before the sampling.
         x = features * self.affine(w)[:, :, None, None].to(features.dtype)
         if grid is None:
             grid = pixel_grid(x.shape[2:], device=x.device)
-        else:
+        elif sample:
             x = F.grid_sample(
                 x, grid.to(x).expand(n, -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
             )
@@ -72,13 +78,16 @@ class INRSynthesis(Synthesis):
         *,
         canvas: tuple[int, int] | None = None,
         grid: Tensor | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """[N, num_ws, w_dim] -> image [N, 3, H, W], nominally in [-1, 1].
 
         size: (H, W) of the image, by default the native square. canvas: (H, W) of the last features and so of the
         finest noise maps, by default `size`: ten megapixels of detail need ten million noise values (Sec. IV-F). A
         canvas of the native size with another `size` only resamples the features. grid: [H, W, 2] coordinates in
-        [-1, 1] to sample instead of the pixel centres of `size` (a part of the picture, say).
+        [-1, 1] to sample instead of the pixel centres of `size` (any places, say a rotated part of the picture).
+        window: (rows, columns) to draw alone, exactly as in the whole picture and for the price of the window; where
+        canvas is size, without a grid.
         """
         if grid is not None and (grid.ndim != 3 or grid.shape[-1] != 2):
             raise ShapeError(
@@ -86,11 +95,18 @@ class INRSynthesis(Synthesis):
             )
         size = size or canvas or (self.resolution, self.resolution)
         canvas = canvas or size
-        for _, features, _ in self.blocks(ws, noise, canvas):
+        if window is not None and (grid is not None or canvas != size):
+            raise ShapeError(
+                f"a window of a picture with {'a grid' if grid is not None else f'canvas {canvas}'}",
+                expected=f"canvas equal to size {size}, and no grid",
+                do="draw a window of a picture whose features have its own size",
+            )
+        for _, features, _ in self.blocks(ws, noise, canvas, window):
             pass
-        if grid is None and canvas != size:
-            grid = pixel_grid(size, device=ws.device)
-        return self.inr(features, ws[:, -1], grid)
+        if grid is not None:
+            return self.inr(features, ws[:, -1], grid)
+        grid = pixel_grid(size, window=window, device=ws.device)
+        return self.inr(features, ws[:, -1], grid, sample=canvas != size)
 
 
 class StyleINR(Generator):

@@ -1,4 +1,4 @@
-"""StyleGAN2 (Karras et al. 2020, the paper's [3]) in plain PyTorch: any device, any channel plan, 16 to 1024 pixels.
+"""StyleGAN2's generator (Karras et al. 2020, the paper's [3]) in plain PyTorch, on any device.
 
 Parameter names and numerics are those of NVlabs' stylegan2-ada-pytorch checkpoints, so that a converted file loads as
 it is. Two things are done differently for speed, at equal numerics (the parity fixtures decide):
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError, UnknownName, nearest
+from .windows import Window, checked, needed, within
 
 Noise = str | MappingABC[str, Tensor]
 SQRT2 = math.sqrt(2.0)
@@ -42,7 +43,7 @@ def channel_plan(resolution: int, *, base: int = 32768, most: int = 512) -> dict
 
 
 @lru_cache
-def _blur_matrix(k: int) -> Tensor:
+def blur_matrix(k: int) -> Tensor:
     """[k k, (k + 3)^2]: full convolution of a k x k kernel with the FIR filter, as a matrix on the flattened kernel."""
     basis = torch.eye(k * k, dtype=torch.float64).reshape(k * k, 1, k, k)
     return F.conv2d(basis, FIR.double()[None, None], padding=3).reshape(k * k, -1)
@@ -55,7 +56,7 @@ def _phase_matrix() -> Tensor:
     Zero insertion leaves each output pixel 3x3 of the 6x6 taps of kernel and filter: output row 2q + p reads low rows
     q - 1 .. q + 1 through taps 1 - p + 2 m, m = 0 .. 2, of the kernel turned round.
     """
-    taps = _blur_matrix(3).reshape(3, 3, 6, 6).flip(0, 1).reshape(9, 3, 2, 3, 2)  # [9, m, parity, m, parity]
+    taps = blur_matrix(3).reshape(3, 3, 6, 6).flip(0, 1).reshape(9, 3, 2, 3, 2)  # [9, m, parity, m, parity]
     return 4 * taps.flip(2, 4).permute(0, 2, 4, 1, 3).reshape(9, 36)
 
 
@@ -78,22 +79,9 @@ def upsample_conv(x: Tensor, weight: Tensor) -> Tensor:
     return F.pixel_shuffle(F.conv2d(x, phases, padding=1), 2)
 
 
-def downsample_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """The FIR filter, then a stride-2 convolution: [N, I, H, W] -> [N, O, H/2, W/2], in one call."""
-    o, i, k, _ = weight.shape
-    blurred = (weight.reshape(o, i, k * k) @ _blur_matrix(k).to(weight)).reshape(o, i, k + 3, k + 3)
-    return F.conv2d(x, blurred, stride=2, padding=(k - 1) // 2 + 1)
-
-
 def full_precision(x: Tensor) -> Tensor:
     """float32 for what autocast made bfloat16 or half; float32 and float64 stay."""
     return x.float() if x.dtype.itemsize < 4 else x
-
-
-def activate(x: Tensor, *, gain: float = SQRT2, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU 0.2 times gain; `clamp` bounds the result and scales with the layer gain (gain / sqrt 2)."""
-    x = F.leaky_relu(x, 0.2) * gain
-    return x if clamp is None else x.clamp(-clamp * gain / SQRT2, clamp * gain / SQRT2)
 
 
 class Linear(nn.Module):
@@ -155,16 +143,19 @@ class ModulatedConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """x [N, I, h, w], w [N, w_dim], noise None, [H, W] or [N, H, W] -> [N, O, H, W] with size = (H, W)."""
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, keep: Window) -> Tensor:
+        """x [N, I, h, w], w [N, w_dim], noise None, [H, W] or [N, H, W] -> [N, O, H, W].
+
+        keep: the rows and columns of the convolution's output that are wanted, H and W of them. An odd canvas doubles
+        to one row too many, and at the inner edges of a window the convolution saw zeros in place of its neighbours.
+        """
         style = self.affine(w)  # [N, I]
         # Demodulation: the norm of the modulated kernel of each output channel.
         norm2 = style.square() @ self.weight.square().sum((2, 3)).t()  # [N, O]
         demod = (norm2 + 1e-8).rsqrt()
         x = x * style[:, :, None, None].to(x.dtype)
         x = upsample_conv(x, self.weight) if self.up else F.conv2d(x, self.weight, padding=1)
-        if x.shape[2:] != size:  # an odd canvas: ceil(H / 2^k) doubles to one row too many
-            x = x[:, :, : size[0], : size[1]]
+        x = x[:, :, keep[0], keep[1]]
         # As in Linear, the gain sqrt 2 rides on the small factors.
         x = x * (demod * SQRT2)[:, :, None, None].to(x.dtype)
         if noise is not None:
@@ -242,35 +233,55 @@ class Synthesis(nn.Module):
         shrink = {res: self.resolution // res for res in self.resolutions}
         return {res: (-(-height // s), -(-width // s)) for res, s in shrink.items()}
 
-    def blocks(self, ws: Tensor, noise: Noise = "const", size: tuple[int, int] | None = None):
+    def blocks(
+        self,
+        ws: Tensor,
+        noise: Noise = "const",
+        size: tuple[int, int] | None = None,
+        window: Window | None = None,
+    ):
         """Yield (resolution, features [N, C, h, w], image or None) block by block.
 
         ws: [N, num_ws, w_dim]. noise: "const" (the checkpoint's maps), "none", or {layer: map [h, w] or [N, h, w]}.
         size: (H, W) of the last block; the constant input is resampled to its ceil(H / 2^k) x ceil(W / 2^k).
+        window: (rows, columns) of the last block that are wanted: its features are exactly that part of the whole
+        ones, those before it are what it needs (`windows.needed`); no image.
         """
-        maps = self.resolved(noise, len(ws), size)
         canvas, x, img, code = self.canvas(size), None, None, 0
+        parts = needed(checked(window, canvas[self.resolution]), canvas)
+        maps = self.resolved(noise, len(ws), size, parts)
         for res in self.resolutions:
-            block = getattr(self, f"b{res}")
+            block, name = getattr(self, f"b{res}"), f"b{res}.conv"
             if res == 4:
                 x = block.const.unsqueeze(0)
                 if canvas[4] != (4, 4):
                     x = F.interpolate(x, size=canvas[4], mode="bilinear")
-                x = x.expand(len(ws), -1, -1, -1)
+                x = x[:, :, *parts[f"{name}0"]].expand(len(ws), -1, -1, -1)
             else:
-                x = block.conv0(x, ws[:, code], maps.get(f"b{res}.conv0"), canvas[res])
+                keep = within(parts[f"{name}0"], parts[f"b{res // 2}.conv1"], scale=2)
+                x = block.conv0(x, ws[:, code], maps.get(f"{name}0"), keep)
                 code += 1
-            x = block.conv1(x, ws[:, code], maps.get(f"b{res}.conv1"), canvas[res])
+            keep = within(parts[f"{name}1"], parts[f"{name}0"])
+            x = block.conv1(x, ws[:, code], maps.get(f"{name}1"), keep)
             code += 1
-            if self.rgb:
+            if self.rgb and window is None:
                 if img is not None:
                     img = upsample_image(img)[:, :, : canvas[res][0], : canvas[res][1]]
                 rgb = block.torgb(x, ws[:, code])
                 img = rgb if img is None else img + rgb
             yield res, x, img
 
-    def resolved(self, noise: Noise, batch: int, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """The maps that `noise` of `blocks` stands for, checked: {layer: [h, w] or [N, h, w]}, empty for "none"."""
+    def resolved(
+        self,
+        noise: Noise,
+        batch: int,
+        size: tuple[int, int] | None = None,
+        parts: MappingABC[str, Window] | None = None,
+    ) -> dict[str, Tensor]:
+        """The maps that `noise` of `blocks` stands for, checked: {layer: [h, w] or [N, h, w]}, empty for "none".
+
+        parts: {layer: window}; of whole maps these parts are returned, maps of their size are taken as they are.
+        """
         if isinstance(noise, str):
             if noise not in ("const", "none"):
                 raise UnknownName(
@@ -278,8 +289,10 @@ class Synthesis(nn.Module):
                     expected='"const", "none" or a dict of noise maps',
                     do=nearest(noise, ["const", "none"]) or "see G.noise_maps()",
                 )
-            return self.noise_maps(size) if noise == "const" else {}
-        names, canvas = self.conv_names(), self.canvas(size)
+            if noise == "none":
+                return {}
+            noise = self.noise_maps(size)
+        names, canvas, found = self.conv_names(), self.canvas(size), {}
         if set(noise) != set(names):
             odd = sorted(set(noise) ^ set(names))
             raise UnknownName(
@@ -288,14 +301,17 @@ class Synthesis(nn.Module):
                 do="start from G.noise_maps()",
             )
         for name in names:
-            shape, want = tuple(noise[name].shape), canvas[int(name.split(".")[0][1:])]
-            if shape not in (want, (batch, *want)):
+            given, full = noise[name], canvas[int(name.split(".")[0][1:])]
+            rows, cols = parts[name] if parts else (slice(0, full[0]), slice(0, full[1]))
+            part = (rows.stop - rows.start, cols.stop - cols.start)
+            if tuple(given.shape) not in (full, (batch, *full), part, (batch, *part)):
                 raise ShapeError(
-                    f"noise map {name} of shape {shape}",
-                    expected=f"{want} or {(batch, *want)}",
+                    f"noise map {name} of shape {tuple(given.shape)}",
+                    expected=f"{full} or {(batch, *full)}",
                     do="make the maps with G.noise_maps(size) for the size you synthesise",
                 )
-        return dict(noise)
+            found[name] = given if tuple(given.shape[-2:]) == part else given[..., rows, cols]
+        return found
 
     def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """One map per conv layer, {"b4.conv1": [h, w], ...}, for an image of `size`.
@@ -380,111 +396,3 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, truncation_psi: float = 1.0, noise: Noise = "const") -> Tensor:
         """[N, z_dim] -> image [N, 3, R, R]."""
         return self.synthesis(self.mapping(z, truncation_psi), noise=noise)
-
-
-class Conv(nn.Module):
-    """Discriminator convolution with an equalised learning rate; `down` halves the resolution through the FIR."""
-
-    def __init__(self, n_in: int, n_out: int, k: int, *, down=False, bias=True, act=True, clamp: float | None = None):
-        super().__init__()
-        self.down, self.act, self.clamp = down, act, clamp
-        self.weight = nn.Parameter(torch.randn(n_out, n_in, k, k))
-        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
-        self.weight_gain = 1 / math.sqrt(n_in * k * k)
-
-    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """[N, I, H, W] -> [N, O, H, W] (halved when `down`); `gain` scales the output after the activation."""
-        weight = self.weight * self.weight_gain
-        x = downsample_conv(x, weight) if self.down else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        if self.bias is not None:
-            x = x + self.bias[:, None, None].to(x.dtype)
-        if self.act:
-            return activate(x, gain=SQRT2 * gain, clamp=self.clamp)
-        return x * gain
-
-
-class DiscriminatorBlock(nn.Module):
-    """Residual block: (fromRGB at the top), conv0, conv1 with halving, plus a 1x1 skip; both branches * sqrt(1/2)."""
-
-    def __init__(self, n_in: int, n_out: int, *, top: bool, clamp: float | None):
-        super().__init__()
-        if top:
-            self.fromrgb = Conv(3, n_in, 1, clamp=clamp)
-        self.conv0 = Conv(n_in, n_in, 3, clamp=clamp)
-        self.conv1 = Conv(n_in, n_out, 3, down=True, clamp=clamp)
-        self.skip = Conv(n_in, n_out, 1, down=True, bias=False, act=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, I, H, W] (RGB for the top block) -> [N, O, H/2, W/2]."""
-        if hasattr(self, "fromrgb"):
-            x = self.fromrgb(x)
-        return self.skip(x, gain=math.sqrt(0.5)) + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
-
-
-class Epilogue(nn.Module):
-    """The 4x4 end of the discriminator: minibatch standard deviation, conv, two fully connected layers."""
-
-    def __init__(self, n_in: int, *, group_size: int, clamp: float | None):
-        super().__init__()
-        self.group_size = group_size
-        self.conv = Conv(n_in + 1, n_in, 3, clamp=clamp)
-        self.fc = Linear(n_in * 16, n_in, act=True)
-        self.out = Linear(n_in, 1)
-
-    def minibatch_std(self, x: Tensor) -> Tensor:
-        """Append the mean standard deviation over each (strided) group as one more channel: [N, C + 1, 4, 4]."""
-        n = len(x)
-        groups = min(self.group_size, n)
-        if n % groups:
-            raise ShapeError(
-                f"a batch of {n}", expected=f"a multiple of the group size {groups}", do="drop or add images"
-            )
-        y = full_precision(x).reshape(groups, -1, *x.shape[1:])  # [G, N/G, C, H, W]: a group holds every (N/G)-th image
-        y = (y - y.mean(0)).square().mean(0)
-        y = (y + 1e-8).sqrt().mean((1, 2, 3)).reshape(-1, 1, 1, 1)
-        return torch.cat([x, y.repeat(groups, 1, *x.shape[2:]).to(x.dtype)], dim=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, 4, 4] -> logits [N, 1]."""
-        return full_precision(self.out(self.fc(self.conv(self.minibatch_std(x)).flatten(1))))
-
-
-class Discriminator(nn.Module):
-    """StyleGAN2's residual discriminator, also a perceptual network (Sec. IV-G-a): see `features`."""
-
-    def __init__(
-        self,
-        *,
-        resolution: int,
-        channels: dict[int, int],
-        mbstd_group_size: int = 4,
-        conv_clamp: float | None = None,
-    ):
-        super().__init__()
-        channels = {int(res): int(c) for res, c in channels.items()}
-        self.resolution, self.channels = resolution, channels
-        self.config = dict(
-            resolution=resolution, channels=channels, mbstd_group_size=mbstd_group_size, conv_clamp=conv_clamp
-        )
-        self.resolutions = block_resolutions(resolution)[:0:-1]  # [R, ..., 8]
-        for res in self.resolutions:
-            block = DiscriminatorBlock(channels[res], channels[res // 2], top=res == resolution, clamp=conv_clamp)
-            setattr(self, f"b{res}", block)
-        self.b4 = Epilogue(channels[4], group_size=mbstd_group_size, clamp=conv_clamp)
-
-    def features(self, x: Tensor) -> dict[str, Tensor]:
-        """{"b128": [N, C, 64, 64], ..., "b8": [N, C, 4, 4]}: the output of each block, for images of any size."""
-        feats = {}
-        for res in self.resolutions:
-            x = feats[f"b{res}"] = getattr(self, f"b{res}")(x)
-        return feats
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, R, R] -> logits [N, 1] (large: real). A logit depends on the batch through the minibatch statistic."""
-        if x.shape[1:] != (3, self.resolution, self.resolution):
-            raise ShapeError(
-                f"images of shape {tuple(x.shape)}",
-                expected=f"[N, 3, {self.resolution}, {self.resolution}]",
-                do="resize them, or use features(), which takes any size",
-            )
-        return self.b4(self.features(x)["b8"])
