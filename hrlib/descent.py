@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ._mapped import Mapped
 from .errors import DamagedFile, NonFiniteLoss, StoreError, UnknownName, nearest
 from .store import atomic
 
@@ -155,6 +156,7 @@ def descend(
     after_step: Callable[[Variables], None] | None = None,
     resume: State | None = None,
     config: dict[str, Any] | None = None,
+    moments: str = "memory",
 ) -> Iterator[Iterate]:
     """Minimise the sum of `objective(step, variables)[0]` with Adam (betas 0.9, 0.999); yield one Iterate a step.
 
@@ -164,7 +166,10 @@ def descend(
         after_step: projects the variables in place after each update (noise re-normalisation, say).
         resume: a state of an equal run; the steps it has done are skipped.
         config: stored in states; a `resume` with another config is refused (`StoreError`).
+        moments: where Adam's are, "memory" or "file": temporary memory-mapped files, on a CPU; the same numbers.
     """
+    if moments not in ("memory", "file"):
+        raise UnknownName(f"moments={moments!r}", expected='"memory" or "file"', do="see tiling's plan")
     config = config or {}
     if resume is not None and resume.config != config:
         odd = sorted(k for k in config.keys() | resume.config.keys() if config.get(k) != resume.config.get(k))
@@ -175,15 +180,15 @@ def descend(
         )
     source = variables if resume is None else {k: resume.variables[k].to(variables[k]) for k in variables}
     leaves = {k: v.detach().clone().requires_grad_() for k, v in source.items()}
-    adam = torch.optim.Adam(leaves.values(), lr=lr)
-    if resume is not None:
-        for k, leaf in leaves.items():
-            m, v = resume.moments[k]
-            adam.state[leaf] = {
-                "step": torch.tensor(float(resume.step)),
-                "exp_avg": m.to(leaf).clone(),
-                "exp_avg_sq": v.to(leaf).clone(),
-            }
+    adams = {k: torch.optim.Adam([leaf], lr=lr) for k, leaf in leaves.items()}  # one each: moments come and go with it
+    files = {k: (Mapped(leaf), Mapped(leaf)) for k, leaf in leaves.items()} if moments == "file" else {}
+    for k, leaf in leaves.items():
+        m, v = (f.tensor for f in files[k]) if files else (torch.zeros_like(leaf), torch.zeros_like(leaf))
+        if resume is not None:
+            m.copy_(resume.moments[k][0])
+            v.copy_(resume.moments[k][1])
+        step_count = torch.tensor(float(resume.step if resume else 0))
+        adams[k].state[leaf] = {"step": step_count, "exp_avg": m.detach(), "exp_avg_sq": v.detach()}
     best = resume.best if resume else None
     history = list(resume.history) if resume else []
     current = -1
@@ -196,27 +201,32 @@ def descend(
                 do="save the state while the loop waits",
             )
         moments = {
-            k: (adam.state[leaf]["exp_avg"].clone(), adam.state[leaf]["exp_avg_sq"].clone())
+            k: tuple(adams[k].state[leaf][name].clone() for name in ("exp_avg", "exp_avg_sq"))
             for k, leaf in leaves.items()
         }
         return State(step + 1, detached(leaves), moments, best, list(history), config)
 
     for step in range(resume.step if resume else 0, num_steps):
         start = time.perf_counter()
-        adam.param_groups[0]["lr"] = lr * lr_schedule(step / num_steps)
         terms, image = objective(step, leaves)
         total = require_finite(terms, step=step, best=best)
         value = float(total.detach())
         if best is None or value < best.total:
             best = Best(step, value, detached(leaves))
-        adam.zero_grad(set_to_none=True)
         total.backward()
-        adam.step()
+        rate = lr * lr_schedule(step / num_steps)
+        for k, adam in adams.items():
+            adam.param_groups[0]["lr"] = rate
+            adam.step()
+            adam.zero_grad(set_to_none=True)
+            for file in files.get(k, ()):
+                file.release()
         if after_step is not None:
             with torch.no_grad():
                 after_step(leaves)
         values = {k: float(v.detach()) for k, v in terms.items()}
-        row = {"step": step, "total": value, **values, "lr": adam.param_groups[0]["lr"]}
+        del terms, total  # and the graph behind them, before the next step makes its own
+        row = {"step": step, "total": value, **values, "lr": rate}
         history.append(row | {"seconds": time.perf_counter() - start})
         current = step
         yield Iterate(step, value, values, detached(leaves), image.detach(), best, history, snapshot)

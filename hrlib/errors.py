@@ -63,6 +63,10 @@ class NonFiniteLoss(HRLibError):
     """A loss term became NaN or infinite; the best iterate so far is kept."""
 
 
+class BudgetError(HRLibError):
+    """A computation that cannot be done in the memory it was given."""
+
+
 class StoreError(HRLibError):
     """A result could not be written, or a path leaves the folder it must stay in."""
 

@@ -125,6 +125,17 @@ class Features(nn.Module):
                 do=f"use a larger image, or resize={self.min_size} or more in the loss",
             )
 
+    def reach(self, taps: Iterable[str]) -> tuple[int, int]:
+        """(stride, halo) in pixels: the distance of the positions of the coarsest of these maps, and how far beyond
+        its own pixels such a position looks, to either side.
+
+        A part of the picture that begins on a multiple of the stride has the same map there, but for a rim of the
+        halo's width. Networks that look at the whole picture at once raise `UnknownName`.
+        """
+        raise UnknownName(
+            f"tiles of {self.name}", expected="a VGG16, whose features are local", do="use such a loss, or no tiles"
+        )
+
     def normalise(self, x: Tensor) -> Tensor:
         """Images in [-1, 1] -> the network's own input range; same shape."""
         return imagenet_normalise(x)
@@ -139,6 +150,15 @@ class _VGG(Features):
         # 16 px would do for the last tap; the authors' network also runs its last pool, hence 32
         super().__init__(net, name=f"{name} ({tap})", taps=VGG_TAPS, min_size=32, natural_size=natural_size)
         self.tap = tap
+
+    def reach(self, taps: Iterable[str]) -> tuple[int, int]:
+        stride, halo, last = 1, 0, max(int(t.removeprefix("features_")) for t in self.check_taps(taps))
+        for layer in reversed(self.net.features[: last + 1]):  # from the map back to the pixels
+            if isinstance(layer, nn.MaxPool2d):
+                stride, halo = 2 * stride, 2 * halo
+            elif isinstance(layer, nn.Conv2d):
+                halo += 1
+        return stride, halo
 
     def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
         after = 1 if self.tap == "relu" else 0

@@ -38,6 +38,7 @@ class Settings:
 
     num_steps: int = 1000
     space: str = "w+"
+    optimise_ws: bool = True
     optimise_noise: bool = True
     lam_mse: float = 0.0
     noise_regularisation: float = 0.0
@@ -71,23 +72,31 @@ def invert(
     noise_init: dict[str, Tensor] | None = None,
     resume: State | None = None,
     draw: Callable[[int], Tensor] | None = None,
+    moments: str = "memory",
     **settings: Any,
 ) -> Iterator[Iterate]:
     """Minimise Eq. (1) over ws, and the noise maps if `optimise_noise`; yield one Iterate a step.
 
     Variables of the iterates: "ws" ([N, num_ws, w_dim], or [N, 1, w_dim] in space "w") and "noise/<layer>" [N, h, w].
 
+    A picture of any size and aspect ratio, from 32 pixels (VGG16's least) to as many as memory holds; see `tiling` for
+    more than a megapixel or two.
+
     Args:
-        G: a generator. Only a Style-INR-GAN takes an x of another size than its own (then noise maps follow x).
+        G: a generator, or a `tiling.TiledGenerator`. Only a Style-INR-GAN takes an x of another size than its own (then
+            noise maps follow x).
         x: [N, 3, H, W] in [-1, 1]; the loss sees it at full resolution unless it was made to resize (Sec. III-B).
-        loss: d of Eq. (1), from `hrlib.losses`.
-        ws_init: start here instead of w_avg. noise_init: {layer: [h, w] or [N, h, w]} instead of N(0, 1) draws.
+        loss: d of Eq. (1), from `hrlib.losses`, or a `tiling.TiledLoss`.
+        ws_init: start here instead of w_avg; with optimise_ws=False the codes to keep.
+        noise_init: {layer: [h, w] or [N, h, w]} instead of N(0, 1) draws.
         resume: `Iterate.state()` of an equal run, to the bitwise same end on a CPU.
         draw: step -> unit normal [N, num_ws, w_dim], in place of our own draws (parity tests).
-        settings: fields of `Settings`: num_steps; space "w" or "w+"; optimise_noise; lam_mse (weight of the mean
-            squared pixel error); noise_regularisation (weight; 1e5 in StyleGAN2's projector); normalise_noise (zero
-            mean, unit mean square after each step; fixed maps are normalised too, as the published code does);
-            lr, lr_ramp_up, lr_ramp_down; eps_initial, eps_length; w_samples; seed.
+        moments: where Adam's are kept, see `descent.descend`.
+        settings: fields of `Settings`: num_steps; space "w" or "w+"; optimise_ws (False keeps the codes as they are,
+            without eps: style transfer, Fig. 11); optimise_noise; lam_mse (weight of the mean squared pixel error);
+            noise_regularisation (weight; 1e5 in StyleGAN2's projector); normalise_noise (zero mean, unit mean square
+            after each step; fixed maps are normalised too, as the published code does); lr, lr_ramp_up, lr_ramp_down;
+            eps_initial, eps_length; w_samples; seed.
 
     Raises:
         ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
@@ -96,10 +105,16 @@ def invert(
     size = canvas_size(G, x)
     w_avg, w_std = w_statistics(G, samples=s.w_samples)
     n = len(x)
+    if not s.optimise_ws and (ws_init is None or not s.optimise_noise):
+        raise UnknownName(
+            f"optimise_ws=False {'without ws_init' if ws_init is None else 'and optimise_noise=False'}",
+            expected="the codes to keep as ws_init, and noise maps to optimise",
+            do="give ws_init (the style's codes), or optimise the codes",
+        )
     ws = w_avg.repeat(n, 1 if s.space == "w" else G.num_ws, 1) if ws_init is None else ws_init.expand(n, -1, -1)
     maps = noise_init or (_initial_noise(G, n, size, s.seed) if s.optimise_noise else G.noise_maps(size))
     settled = {} if s.optimise_noise else fixed_noise(G, size, s, noise_init)
-    variables = {"ws": ws}
+    variables = {"ws": ws} if s.optimise_ws else {}
     if s.optimise_noise:
         variables |= {NOISE + k: v.expand(n, *v.shape[-2:]) for k, v in maps.items()}
     target = loss.prepare(x)
@@ -107,9 +122,10 @@ def invert(
 
     def objective(step: int, v: Variables) -> tuple[dict[str, Tensor], Tensor]:
         scale = descent.exploration_scale(step / s.num_steps, w_std=w_std, initial=s.eps_initial, length=s.eps_length)
-        eps = draw(step).to(x) * scale
+        eps = draw(step).to(x) * scale if s.optimise_ws else 0.0
         noise = noise_of(v) if s.optimise_noise else (settled if step else maps)
-        image = G.synthesis(v["ws"].expand(-1, G.num_ws, -1) + eps, noise=noise, size=size)  # G(w + eps, n)
+        codes = v.get("ws", ws).expand(-1, G.num_ws, -1)
+        image = G.synthesis(codes + eps, noise=noise, size=size)  # G(w + eps, n)
         return _terms(loss, image, target, x, noise, s), image
 
     def after_step(v: Variables) -> None:
@@ -122,6 +138,8 @@ def invert(
         "generator": fingerprint(G.state_dict()),
         "image": fingerprint({"x": x}),
     }
+    if not s.optimise_ws:
+        config["codes"] = fingerprint({"ws": ws})
     return descent.descend(
         variables,
         objective,
@@ -131,6 +149,7 @@ def invert(
         after_step=after_step,
         resume=resume,
         config=config,
+        moments=moments,
     )
 
 
@@ -280,10 +299,13 @@ def solve(
     state, size, target = it.state(), canvas_size(G, x), loss.prepare(x)
     settled = {} if s.optimise_noise else fixed_noise(G, size, s, options.get("noise_init"))
 
+    def codes_of(variables: Variables) -> Tensor:
+        return variables.get("ws", options.get("ws_init")).expand(len(x), G.num_ws, -1)
+
     @torch.no_grad()
     def evaluate(variables: Variables) -> tuple[float, Tensor]:
         noise = noise_of(variables) or settled
-        image = G.synthesis(variables["ws"].expand(-1, G.num_ws, -1), noise=noise, size=size)
+        image = G.synthesis(codes_of(variables), noise=noise, size=size)
         return float(sum(_terms(loss, image, target, x, noise, s).values())), image
 
     # The loop's best was measured before an update and with eps; compare it with the last variables on equal terms.
@@ -293,7 +315,7 @@ def solve(
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
     return Result(
-        ws=variables["ws"].expand(-1, G.num_ws, -1).clone(),
+        ws=codes_of(variables).clone(),
         noise=noise_of(variables),
         image=image,
         history=state.history,

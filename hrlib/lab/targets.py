@@ -9,24 +9,27 @@ from torch import Tensor
 
 from .. import image
 from ..errors import UnknownName
-from ..worlds import portraits
+from ..worlds import portraits, scenes
 from .place import root
 
 DRAWN = {"portrait": "photo", **{d: d for d in portraits.DOMAINS if d != "photo"}}  # kind -> domain
-KINDS = (*(f"{kind}:SEED" for kind in DRAWN), "photo:NAME", "file:PATH")
+SEEDED = (*DRAWN, "scene")
+KINDS = (*(f"{kind}:SEED" for kind in SEEDED), "photo:NAME", "file:PATH")
 
 
 def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
     """One picture [1, 3, H, W] in [-1, 1].
 
     name: "portrait:7" renders a person drawn with seed 7 (seed 0 drew the training set: use others), and "cartoon:7",
-    "caricature:7", "anime:7" the same person in another domain; "photo:astronaut" is a photograph from
-    `image.SAMPLES`; "file:PATH" reads a file, relative to the project's root. size: side or (H, W), photographs by a
-    centred crop; None keeps a photograph's own size and draws portraits at 128.
+    "caricature:7", "anime:7" the same person in another domain; "scene:7" a landscape; "photo:astronaut" is a
+    photograph from `image.SAMPLES`; "file:PATH" reads a file, relative to the project's root. size: side or (H, W),
+    photographs by a centred crop; None keeps a photograph's own size and draws the others at 128.
     """
     kind, _, what = name.partition(":")
     if (people := drawn(name)) is not None:
         return portraits.render(people, size or 128, domain=DRAWN[kind])
+    if kind == "scene" and what.isdigit():
+        return scenes.render(scenes.sample(1, seed=int(what)), size or 128)
     if kind == "photo":
         return image.sample(what, size)
     if kind == "file" and what:
@@ -43,7 +46,7 @@ def drawn(name: str) -> portraits.Portraits | None:
 def listed(names: list[str], limit: int = 0) -> list[str]:
     """Names for `picture`, with "portrait:3..9" and "folder:PATH" replaced by what they stand for; all different.
 
-    Ranges work for every domain. A folder stands for the pictures in it, sorted by name. limit: keep the first so
+    Ranges work for landscapes and every domain. A folder stands for the pictures in it, sorted by name. limit: keep the first so
     many; 0 keeps all.
 
     Raises:
@@ -51,7 +54,7 @@ def listed(names: list[str], limit: int = 0) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        if several := re.fullmatch(rf"({'|'.join(DRAWN)}):(\d+)\.\.(\d+)", name):
+        if several := re.fullmatch(rf"({'|'.join(SEEDED)}):(\d+)\.\.(\d+)", name):
             first, last = int(several[2]), int(several[3])
             found += [f"{several[1]}:{seed}" for seed in range(first, last + 1)]
         elif name.startswith("folder:"):
