@@ -196,6 +196,50 @@ def convert(
     print(f"{target} written")
 
 
+@app.command()
+def invert(
+    picture: Annotated[str, typer.Argument(help='A file, or a name such as "scene:17" or "photo:coffee".')],
+    out: Annotated[Path, typer.Option(help="Folder of the run; one that was interrupted goes on.")],
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT; by default a file's own size.")] = "",
+    generator: Annotated[str, typer.Option(help="A Style-INR-GAN: catalogue name or file.")] = "scenes_inr128",
+    perceptual: Annotated[str, typer.Option(help='VGG16 of the loss: "shipped", "imagenet" or a file.')] = "shipped",
+    memory: Annotated[
+        str, typer.Option(help='Of the whole process, e.g. "4GB"; by default most of what is free.')
+    ] = "",
+    num_steps: Annotated[int, typer.Option(help="Of Adam.", min=1)] = 50,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1.0,
+    mse: Annotated[float, typer.Option(help="Weight of the squared pixel error, summed over the picture.")] = 0.001,
+    normalise_noise: Annotated[bool, typer.Option(help="Bring noise maps to unit size after each step.")] = False,
+    seed: Annotated[int, typer.Option(help="Of noise maps and exploration.")] = 0,
+    every: Annotated[int, typer.Option(help="Steps between two checkpoints and previews.", min=1)] = 10,
+    suffix: Annotated[str, typer.Option("--format", help="png, jpg or tif (tiled).")] = "png",
+    dry_run: Annotated[bool, typer.Option("--plan", help="Print the memory plan and stop.")] = False,
+) -> None:
+    """Invert a picture of any size and aspect ratio within a given memory (Sec. IV-F)."""
+    from .lab import panoramas
+    from .lab.targets import picture as read
+
+    recipe = panoramas.Recipe(generator, perceptual, num_steps, lr, mse, normalise_noise, seed)
+    wanted = _size(size) if size else None
+    name = picture if picture.partition(":")[1] else f"file:{Path(picture).resolve()}"
+    x = read(name, wanted)
+    if dry_run:
+        print(panoramas.plan(recipe, tuple(x.shape[2:]), memory=memory or None))
+        return
+    how = dict(title=picture, memory=memory or None, every=every, suffix=f".{suffix.lstrip('.')}")
+    facts = panoramas.invert(x, out, recipe, **how)
+    print(", ".join(f"{name} {value:.3f}" for name, value in facts["whole"].items()))
+    print(f"{facts['seconds_per_step']:.1f} s a step, peak {facts['peak'] / 1e9:.2f} GB; see {out / 'zoom/index.html'}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(H, W) of "WIDTHxHEIGHT"."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise typer.BadParameter(f"got {text!r}, expected WIDTHxHEIGHT such as 6143x1677", param_hint="--size")
+    return int(height), int(width)
+
+
 @galleries.command("build")
 def build_gallery(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures of the generator's domain.")],

@@ -7,6 +7,7 @@ cannot be read exactly is refused with one `ImageError`.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from .store import atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
+LONGEST = {".jpg": 65_500, ".webp": 16_383}  # pixels a side that the format can hold
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
@@ -205,8 +207,9 @@ def to_pil(x: Tensor) -> Image.Image:
 def write(x: Tensor, path: str | os.PathLike) -> Path:
     """Write x [1, 3, H, W] in [-1, 1] as an 8-bit picture; the suffix names the format; returns the path.
 
-    PNG, WebP, TIFF and BMP are lossless; JPEG is written at quality 95 without chroma subsampling. Values are rounded
-    to the nearest level (see `to_uint8`). The file appears whole or not at all.
+    PNG, WebP, TIFF and BMP are lossless; JPEG is written at quality 95 without chroma subsampling; TIFF in tiles of 256
+    pixels, so that a viewer need not read all of a large one. Values are rounded to the nearest level (see `to_uint8`).
+    The file appears whole or not at all.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -216,8 +219,26 @@ def write(x: Tensor, path: str | os.PathLike) -> Path:
             expected=f"one of {', '.join(SUFFIXES)}",
             do="change the file's suffix, for instance to .png",
         )
+    kind = {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
+    if max(x.shape[2:]) > (most := LONGEST.get(kind, math.inf)):
+        raise ImageError(
+            f"a picture of {x.shape[3]} x {x.shape[2]} pixels as {path.name}",
+            expected=f"sides of at most {most} pixels in this format",
+            do="write a .png or a .tif",
+        )
     options = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"lossless": True}}
     picture = to_pil(x)
     with atomic(path) as temp:
-        picture.save(temp, **options.get(".jpg" if suffix == ".jpeg" else suffix, {}))
+        if kind == ".tif":
+            _write_tiles(picture, temp)
+        else:
+            picture.save(temp, **options.get(kind, {}))
     return path
+
+
+def _write_tiles(picture: Image.Image, path: Path) -> None:
+    import tifffile  # only here: most pictures are no TIFF
+
+    pixels = np.asarray(picture)
+    how = {"tile": (256, 256), "compression": "deflate", "predictor": True, "photometric": "rgb", "metadata": None}
+    tifffile.imwrite(path, pixels, bigtiff=pixels.nbytes > 2**32 - 2**25, **how)

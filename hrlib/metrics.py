@@ -17,6 +17,7 @@ import torch
 from skimage.color import rgb2lab
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from . import features, losses
 from . import weights as weight_files
@@ -109,6 +110,18 @@ def colour_distance(recon: Tensor, target: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
+def colour_shift(recon: Tensor, target: Tensor, cell: int = 16) -> np.ndarray:
+    """How far colours moved in place: CIELAB Delta E of the mean colours of cells, the mean over the cells. [N].
+
+    cell: edge in pixels of the squares that are averaged; detail smaller than that, right or wrong, does not count.
+    """
+    a, b = (
+        rgb2lab(F.avg_pool2d(x, min(cell, *x.shape[2:]), ceil_mode=True).permute(0, 2, 3, 1).cpu().numpy())
+        for x in _pair(recon, target)
+    )
+    return np.linalg.norm(a - b, axis=-1).mean(axis=(1, 2))
+
+
 def identity_distance(recon: Tensor, target: Tensor, net: str = "identity_thin") -> np.ndarray:
     """Squared L2 distance, 0 to 4, of what an identity network sees in two pictures. [N].
 
@@ -348,6 +361,7 @@ METRICS = {
     **{f"lpips_{net}": (title, functools.partial(lpips, net=net)) for net, title in losses.LPIPS_TITLES.items()},
     "artefact_energy": ("artefact energy", artefact_energy),
     "roughness": ("roughness", roughness),
+    "colour_shift": ("colour shift (Delta E)", colour_shift),
     "style_thin": ("style distance", style_distance),
     "style_vgg": ("style distance (VGG16)", functools.partial(style_distance, weights="imagenet")),
     "colour": ("colour distance (Delta E)", colour_distance),

@@ -1,0 +1,182 @@
+"""Pictures of any size, inverted within a given memory: planned, resumable, followed on a page that zooms.
+
+What `hrlab invert` and notebook 09 do. A run lives in a folder:
+
+    state.safetensors     the checkpoint, while it goes on
+    zoom/index.html       the picture and the reconstruction so far, to zoom into; written anew with each checkpoint
+    reconstruction.png    (or .jpg, .tif), when it has ended, with
+    codes.safetensors     ws and noise maps, and
+    facts.json, regions.csv   how it was made, and what was measured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import budget, descent, image, inversion, losses, metrics, store, weights
+from ..errors import ImageError
+from ..tiling import tiles
+from . import deepzoom
+from .loops import progress
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a large picture is inverted; what is not said here is `inversion.Settings`.
+
+    mse: weight of the squared pixel error, *summed* over pixels and channels: Eq. (3) is a sum over positions, and a
+    lambda_mse on a mean would weigh less the larger the picture is. lr and normalise_noise: a thousand steps of 0.1
+    (the published projector's) reach far; fifty must stride, and may not be called back to unit size after each.
+    """
+
+    generator: str = "scenes_inr128"
+    perceptual: str = "shipped"
+    num_steps: int = 50
+    lr: float = 1.0
+    mse: float = 0.001
+    normalise_noise: bool = False
+    seed: int = 0
+
+    def loss(self, size: tuple[int, int]) -> losses.Loss:
+        """d of Eq. (3) and the pixel error, for a picture (H, W)."""
+        d = losses.named("vgg_conv", weights=self.perceptual)
+        return d + losses.MSE(self.mse * 3 * size[0] * size[1]) if self.mse else d
+
+    def settings(self) -> dict[str, Any]:
+        """For `inversion.invert`."""
+        return {k: getattr(self, k) for k in ("num_steps", "lr", "normalise_noise", "seed")}
+
+
+def plan(recipe: Recipe, size: tuple[int, int], *, memory: str | float | None = None, **decided: Any) -> budget.Plan:
+    """`budget.plan` for a recipe's generator and loss. decided: keep, moments, tile."""
+    return budget.plan(weights.load_generator(recipe.generator), recipe.loss(size), size, memory=memory, **decided)
+
+
+def solve(
+    x: Tensor,
+    recipe: Recipe,
+    planned: budget.Plan,
+    *,
+    checkpoint: Path | None = None,
+    every: int = 10,
+    watch: Any = iter,
+) -> inversion.Result:
+    """Invert x [1, 3, H, W] in [-1, 1] as planned; `checkpoint`, `every` and `watch` as in `inversion.solve`."""
+    G = weights.load_generator(recipe.generator)
+    how = planned.apply(G, recipe.loss(planned.size)) | recipe.settings()
+    return inversion.solve(x=x, **how, checkpoint=checkpoint, every=every, watch=watch)
+
+
+def invert(
+    x: Tensor,
+    folder: str | Path,
+    recipe: Recipe,
+    *,
+    title: str = "panorama",
+    memory: str | float | None = None,
+    every: int = 10,
+    suffix: str = ".png",
+    **decided: Any,
+) -> dict[str, Any]:
+    """Invert x [1, 3, H, W] in [-1, 1] in a folder, going on where a run that was interrupted there stopped.
+
+    Args:
+        title: of the zooming page.
+        memory, decided: as in `plan`.
+        every: steps between two checkpoints, at which the page is written anew, too.
+        suffix: format of the reconstruction: .png, .jpg, .tif or another of `image.SUFFIXES`.
+
+    Returns:
+        The facts, as in facts.json.
+
+    Raises:
+        BudgetError: it does not fit. StoreError: the folder holds a checkpoint of another run.
+        ImageError: a suffix that cannot hold the picture; all before the first step.
+    """
+    folder, size = Path(folder), tuple(x.shape[2:])
+    if suffix not in image.SUFFIXES or max(size) > image.LONGEST.get(suffix, max(size)):
+        raise ImageError(
+            f"{suffix!r} for a picture of {size[1]} x {size[0]}",
+            expected=f"one of {', '.join(image.SUFFIXES)} that can hold it",
+            do="take .png or .tif",
+        )
+    planned = plan(recipe, size, memory=memory, **decided)
+    print(planned, flush=True)
+    store.sweep_temps(folder)
+
+    def watch(iterates: Iterator[descent.Iterate]) -> Iterator[descent.Iterate]:
+        said = lambda it: f"loss {it.total:.4g}"
+        for it in progress(iterates, total=recipe.num_steps, label="inversion", status=said):
+            yield it
+            if (it.step + 1) % every == 0:
+                shown = {"original": x, f"after step {it.step + 1}": it.image}
+                deepzoom.write(shown, folder / "zoom", title=title, caption=f"step {it.step + 1}, {said(it)}")
+
+    result = solve(x, recipe, planned, checkpoint=folder / "state.safetensors", every=every, watch=watch)
+    image.write(result.image, folder / f"reconstruction{suffix}")
+    with store.atomic(folder / "codes.safetensors") as temp:
+        save_file({"ws": result.ws} | {inversion.NOISE + k: v.contiguous() for k, v in result.noise.items()}, temp)
+    regions = by_region(result.image, x)
+    store.write_bytes(folder / "regions.csv", regions.to_csv(index=False, float_format="%.5g").encode())
+    steps = [row["seconds"] for row in result.history]
+    facts = {
+        "recipe": asdict(recipe),
+        "size": size,
+        "plan": str(planned),
+        "predicted_peak": planned.peak,
+        "peak": result.peak_bytes,
+        "threads": torch.get_num_threads(),
+        "seconds_per_step": float(np.median(steps)),
+        "history": [{k: row[k] for k in ("step", "total", "seconds")} for row in result.history],
+        "whole": whole(regions),
+        "torch": torch.__version__,
+    }
+    store.write_json(folder / "facts.json", facts)
+    caption = ", ".join(f"{name} {value:.3g}" for name, value in facts["whole"].items())
+    deepzoom.write({"original": x, "reconstruction": result.image}, folder / "zoom", title=title, caption=caption)
+    return facts
+
+
+MEASURES = {"psnr": "psnr", "lpips": "lpips_thin", "colour_shift": "colour_shift"}
+
+
+def by_region(recon: Tensor, target: Tensor, edge: int = 256, columns: dict[str, str] | None = None) -> pd.DataFrame:
+    """Measures of every square of `edge` pixels, a row each: top, left, height, width, then the columns.
+
+    columns: name -> measure of `metrics.METRICS`; PSNR, LPIPS and colour shift unless told. Squares at the right and
+    lower edge are smaller; slivers below 32 pixels, which LPIPS cannot take, are joined to their neighbours.
+    """
+    columns = columns or MEASURES
+    metrics.check_columns(list(columns.values()))
+    rows = []
+    for window in tiles(tuple(recon.shape[2:]), _even(tuple(recon.shape[2:]), edge)):
+        a, b = recon[:, :, *window], target[:, :, *window]
+        place = {"top": window[0].start, "left": window[1].start, "height": a.shape[2], "width": a.shape[3]}
+        rows.append(place | {c: float(metrics.METRICS[m][1](a, b)[0]) for c, m in columns.items()})
+    return pd.DataFrame(rows)
+
+
+def _even(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Sides near `edge` that cut a picture (H, W) into parts of nearly one size, so that no sliver is left."""
+    return tuple(-(-n // max(1, round(n / edge))) for n in size)
+
+
+def whole(regions: pd.DataFrame) -> dict[str, float]:
+    """The measures of the whole picture from those of its regions: PSNR by the mean squared error, else the mean."""
+    area = regions["height"] * regions["width"]
+    found = {}
+    for name in regions.columns[4:]:
+        if name == "psnr":
+            found[name] = float(-10 * np.log10(np.average(10 ** (-regions[name] / 10), weights=area)))
+        else:
+            found[name] = float(np.average(regions[name], weights=area))
+    return found
