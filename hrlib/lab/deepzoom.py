@@ -1,4 +1,4 @@
-"""Large pictures as a page to zoom into: tiles of every scale, and OpenSeadragon (BSD licence, in `viewer/`) to show them.
+"""Large pictures as a page to zoom into: tiles of every scale, and OpenSeadragon (BSD licence, in `viewer/`).
 
 The page needs no server and no network. While a run goes on it may be written again and again: a reader who has it open
 sees the new pictures within seconds.

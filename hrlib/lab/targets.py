@@ -46,8 +46,8 @@ def drawn(name: str) -> portraits.Portraits | None:
 def listed(names: list[str], limit: int = 0) -> list[str]:
     """Names for `picture`, with "portrait:3..9" and "folder:PATH" replaced by what they stand for; all different.
 
-    Ranges work for landscapes and every domain. A folder stands for the pictures in it, sorted by name. limit: keep the first so
-    many; 0 keeps all.
+    Ranges work for landscapes and every domain. A folder stands for the pictures in it, sorted by name. limit: keep the
+    first so many; 0 keeps all.
 
     Raises:
         UnknownName: a folder that is not there or holds no picture, or no name at all.
