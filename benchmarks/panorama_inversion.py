@@ -1,4 +1,4 @@
-"""A step of a tiled inversion against an untiled one: seconds a megapixel, peak memory, and its growth in bytes a pixel.
+"""A tiled step of inversion against an untiled one: seconds a megapixel, peak memory, and its growth in bytes a pixel.
 
     python benchmarks/panorama_inversion.py                 # 0.26 to 3.4 megapixels, both ways (the untiled needs 8 GB)
     python benchmarks/panorama_inversion.py --full          # also 6143x1677, tiled
