@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,8 +57,9 @@ class Plan:
     """What a tiled inversion will need, and how it will be done.
 
     size: (H, W). tile: (height, width). keep: where the target's features stay, see `tiling.Shelf`. moments: where
-    Adam's moments stay, "memory" or "file". needs: {what: bytes}, all alive together; "..." checkpoint apart. budget:
-    bytes. extra: pixels that the loss looks at, over the picture's own.
+    Adam's moments stay, "memory" or "file". needs: {what: bytes}, all alive together. checkpoint: bytes that
+    writing one takes instead of a tile. budget: bytes. extra: pixels that the loss looks at, over the picture's own.
+    stored: bytes of temporary files.
     """
 
     size: tuple[int, int]
@@ -69,7 +70,7 @@ class Plan:
     checkpoint: int
     budget: int
     extra: float
-    stored: int = field(default=0)
+    stored: int = 0
 
     @property
     def peak(self) -> int:

@@ -169,7 +169,7 @@ def descend(
         moments: where Adam's are, "memory" or "file": temporary memory-mapped files, on a CPU; the same numbers.
     """
     if moments not in ("memory", "file"):
-        raise UnknownName(f"moments={moments!r}", expected='"memory" or "file"', do="see tiling's plan")
+        raise UnknownName(f"moments={moments!r}", expected='"memory" or "file"', do="see budget.plan, which chooses")
     config = config or {}
     if resume is not None and resume.config != config:
         odd = sorted(k for k in config.keys() | resume.config.keys() if config.get(k) != resume.config.get(k))

@@ -196,10 +196,9 @@ class TiledLoss(Loss):
                         goal = _owned_maps(part, target.image[:, :, *seen], window, seen, size)
                 else:
                     goal = target.shelves[i].get(k, x)
-                squares = [
-                    lam**2 * (maps[tap] - goal[tap]).square().sum() for tap, lam in part.weights.items()
-                ]  # Eq. 3
-                name, value = part.name, torch.stack(squares).sum() / len(x)
+                lambdas = part.weights.items()
+                squares = [lam**2 * (maps[tap] - goal[tap]).square().sum() for tap, lam in lambdas]
+                name, value = part.name, torch.stack(squares).sum() / len(x)  # Eq. (3)
             if name in terms:
                 raise UnknownName(
                     f"two terms named {name!r}", expected="a name for each term", do="give one another name=..."

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError, UnknownName, nearest
-from .windows import Window, checked, needed, within
+from .windows import Window, checked, needed, whole, within
 
 Noise = str | MappingABC[str, Tensor]
 SQRT2 = math.sqrt(2.0)
@@ -302,7 +302,7 @@ class Synthesis(nn.Module):
             )
         for name in names:
             given, full = noise[name], canvas[int(name.split(".")[0][1:])]
-            rows, cols = parts[name] if parts else (slice(0, full[0]), slice(0, full[1]))
+            rows, cols = parts[name] if parts else whole(full)
             part = (rows.stop - rows.start, cols.stop - cols.start)
             if tuple(given.shape) not in (full, (batch, *full), part, (batch, *part)):
                 raise ShapeError(
