@@ -209,8 +209,7 @@ def invert(
     num_steps: Annotated[int, typer.Option(help="Of Adam.", min=1)] = 50,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1.0,
     mse: Annotated[float, typer.Option(help="Weight of the squared pixel error, summed over the picture.")] = 0.001,
-    normalise_noise: Annotated[bool, typer.Option(help="Bring noise maps to unit size after each step.")] = False,
-    seed: Annotated[int, typer.Option(help="Of noise maps and exploration.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the exploration noise.")] = 0,
     every: Annotated[int, typer.Option(help="Steps between two checkpoints and previews.", min=1)] = 10,
     suffix: Annotated[str, typer.Option("--format", help="png, jpg or tif (tiled).")] = "png",
     dry_run: Annotated[bool, typer.Option("--plan", help="Print the memory plan and stop.")] = False,
@@ -219,7 +218,7 @@ def invert(
     from .lab import panoramas
     from .lab.targets import picture as read
 
-    recipe = panoramas.Recipe(generator, perceptual, num_steps, lr, mse, normalise_noise, seed)
+    recipe = panoramas.Recipe(generator, perceptual, num_steps=num_steps, lr=lr, mse=mse, seed=seed)
     wanted = _size(size) if size else None
     name = picture if picture.partition(":")[1] else f"file:{Path(picture).resolve()}"
     x = read(name, wanted)

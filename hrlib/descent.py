@@ -152,17 +152,19 @@ def descend(
     *,
     num_steps: int,
     lr: float = 0.1,
+    betas: tuple[float, float] = (0.9, 0.999),
     lr_schedule: Callable[[float], float] = lr_ramp,
     after_step: Callable[[Variables], None] | None = None,
     resume: State | None = None,
     config: dict[str, Any] | None = None,
     moments: str = "memory",
 ) -> Iterator[Iterate]:
-    """Minimise the sum of `objective(step, variables)[0]` with Adam (betas 0.9, 0.999); yield one Iterate a step.
+    """Minimise the sum of `objective(step, variables)[0]` with Adam; yield one Iterate a step.
 
     Args:
         variables: initial values by name; copied, the caller's tensors stay as they are.
         objective: (step, leaves) -> ({term: scalar}, image).
+        betas: how slowly Adam forgets the gradients, and their squares.
         after_step: projects the variables in place after each update (noise re-normalisation, say).
         resume: a state of an equal run; the steps it has done are skipped.
         config: stored in states; a `resume` with another config is refused (`StoreError`).
@@ -180,7 +182,9 @@ def descend(
         )
     source = variables if resume is None else {k: resume.variables[k].to(variables[k]) for k in variables}
     leaves = {k: v.detach().clone().requires_grad_() for k, v in source.items()}
-    adams = {k: torch.optim.Adam([leaf], lr=lr) for k, leaf in leaves.items()}  # one each: moments come and go with it
+    adams = {
+        k: torch.optim.Adam([leaf], lr=lr, betas=betas) for k, leaf in leaves.items()
+    }  # one each: moments come and go with it
     files = {k: (Mapped(leaf), Mapped(leaf)) for k, leaf in leaves.items()} if moments == "file" else {}
     for k, leaf in leaves.items():
         m, v = (f.tensor for f in files[k]) if files else (torch.zeros_like(leaf), torch.zeros_like(leaf))

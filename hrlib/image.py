@@ -204,12 +204,11 @@ def to_pil(x: Tensor) -> Image.Image:
     return Image.fromarray(to_uint8(x)[0])
 
 
-def write(x: Tensor, path: str | os.PathLike) -> Path:
-    """Write x [1, 3, H, W] in [-1, 1] as an 8-bit picture; the suffix names the format; returns the path.
+def writable(path: str | os.PathLike, size: tuple[int, int]) -> str:
+    """The format, as a suffix, in which `write` would write a picture (H, W) to `path`.
 
-    PNG, WebP, TIFF and BMP are lossless; JPEG is written at quality 95 without chroma subsampling; TIFF in tiles of 256
-    pixels, so that a viewer need not read all of a large one. Values are rounded to the nearest level (see `to_uint8`).
-    The file appears whole or not at all.
+    Raises:
+        ImageError: a suffix that is none of `SUFFIXES`, or a picture with a side that the format cannot hold.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -220,12 +219,24 @@ def write(x: Tensor, path: str | os.PathLike) -> Path:
             do="change the file's suffix, for instance to .png",
         )
     kind = {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
-    if max(x.shape[2:]) > (most := LONGEST.get(kind, math.inf)):
+    if max(size) > (most := LONGEST.get(kind, math.inf)):
         raise ImageError(
-            f"a picture of {x.shape[3]} x {x.shape[2]} pixels as {path.name}",
+            f"a picture of {size[1]} x {size[0]} pixels as {path.name}",
             expected=f"sides of at most {most} pixels in this format",
             do="write a .png or a .tif",
         )
+    return kind
+
+
+def write(x: Tensor, path: str | os.PathLike) -> Path:
+    """Write x [1, 3, H, W] in [-1, 1] as an 8-bit picture; the suffix names the format; returns the path.
+
+    PNG, WebP, TIFF and BMP are lossless; JPEG is written at quality 95 without chroma subsampling; TIFF in tiles of 256
+    pixels, so that a viewer need not read all of a large one. Values are rounded to the nearest level (see `to_uint8`).
+    The file appears whole or not at all.
+    """
+    path = Path(path)
+    kind = writable(path, tuple(x.shape[2:]))
     options = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"lossless": True}}
     picture = to_pil(x)
     with atomic(path) as temp:

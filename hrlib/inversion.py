@@ -10,6 +10,7 @@ noise regularisation off, 1000 steps. lam_mse is not stated in the paper; 0 is t
 from __future__ import annotations
 
 import hashlib
+import re
 import resource
 import sys
 import time
@@ -43,7 +44,10 @@ class Settings:
     lam_mse: float = 0.0
     noise_regularisation: float = 0.0
     normalise_noise: bool = True
+    noise_start: float = 1.0
     lr: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.999
     lr_ramp_up: float = 0.05
     lr_ramp_down: float = 0.25
     eps_initial: float = 0.05
@@ -95,8 +99,9 @@ def invert(
         settings: fields of `Settings`: num_steps; space "w" or "w+"; optimise_ws (False keeps the codes as they are,
             without eps: style transfer, Fig. 11); optimise_noise; lam_mse (weight of the mean squared pixel error);
             noise_regularisation (weight; 1e5 in StyleGAN2's projector); normalise_noise (zero mean, unit mean square
-            after each step; fixed maps are normalised too, as the published code does); lr, lr_ramp_up, lr_ramp_down;
-            eps_initial, eps_length; w_samples; seed.
+            after each step; fixed maps are normalised too, as the published code does); noise_start (standard deviation
+            of the draws that the maps start from); lr, lr_ramp_up, lr_ramp_down; beta1, beta2 (Adam's: a run of a few
+            dozen steps must forget the first, large gradients sooner); eps_initial, eps_length; w_samples; seed.
 
     Raises:
         ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
@@ -112,7 +117,7 @@ def invert(
             do="give ws_init (the style's codes), or optimise the codes",
         )
     ws = w_avg.repeat(n, 1 if s.space == "w" else G.num_ws, 1) if ws_init is None else ws_init.expand(n, -1, -1)
-    maps = noise_init or (_initial_noise(G, n, size, s.seed) if s.optimise_noise else G.noise_maps(size))
+    maps = noise_init or (_initial_noise(G, n, size, s) if s.optimise_noise else G.noise_maps(size))
     settled = {} if s.optimise_noise else fixed_noise(G, size, s, noise_init)
     variables = {"ws": ws} if s.optimise_ws else {}
     if s.optimise_noise:
@@ -145,6 +150,7 @@ def invert(
         objective,
         num_steps=s.num_steps,
         lr=s.lr,
+        betas=(s.beta1, s.beta2),
         lr_schedule=lambda t: descent.lr_ramp(t, ramp_up=s.lr_ramp_up, ramp_down=s.lr_ramp_down),
         after_step=after_step,
         resume=resume,
@@ -168,6 +174,12 @@ def checked_settings(settings: dict[str, Any]) -> Settings:
     s = descent.checked_settings(Settings, settings)
     if s.space not in ("w", "w+"):
         raise UnknownName(f"space={s.space!r}", expected='"w" or "w+"', do="noise maps are asked for by optimise_noise")
+    if s.normalise_noise and not s.noise_start > 0:
+        raise UnknownName(
+            f"noise_start={s.noise_start} with normalise_noise",
+            expected="maps that can be scaled to unit mean square",
+            do="set normalise_noise=False",
+        )
     return s
 
 
@@ -183,10 +195,10 @@ def normalise_(m: Tensor) -> Tensor:
     return m
 
 
-def _initial_noise(G: nn.Module, n: int, size: tuple[int, int] | None, seed: int) -> dict[str, Tensor]:
-    """N(0, 1) maps, one set per image; image i's draws do not depend on the batch."""
-    sets = [G.noise_maps(size, seed=seed + 1 + i) for i in range(n)]
-    return {k: torch.stack([s[k] for s in sets]) for k in sets[0]}
+def _initial_noise(G: nn.Module, n: int, size: tuple[int, int] | None, s: Settings) -> dict[str, Tensor]:
+    """Maps of N(0, noise_start^2), one set per image; image i's draws do not depend on the batch."""
+    sets = [G.noise_maps(size, seed=s.seed + 1 + i) for i in range(n)]
+    return {k: torch.stack([drawn[k] for drawn in sets]).mul_(s.noise_start) for k in sets[0]}
 
 
 def canvas_size(G: nn.Module, x: Tensor) -> tuple[int, int] | None:
@@ -339,7 +351,12 @@ def fixed_noise(
 
 
 def peak_bytes(device: torch.device | str = "cpu") -> int:
-    """Peak memory: of the CUDA allocator on a GPU, else the process's peak resident set (macOS counts bytes)."""
+    """Peak memory: of the CUDA allocator on a GPU, else the process's peak resident set."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    status = Path("/proc/self/status")  # Linux; its ru_maxrss would count the parent from which a process was started
+    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )  # macOS: bytes

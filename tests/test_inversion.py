@@ -264,6 +264,38 @@ def test_given_noise_maps_stay_in_the_result_of_a_run_that_does_not_optimise_the
     assert not torch.equal(result.image, small.synthesis(result.ws))
 
 
+def test_noise_maps_may_start_from_nothing_if_nothing_scales_them_up(small):
+    x = target_for((16, 16))
+    starts = dict(num_steps=4, normalise_noise=False)
+    first = next(inversion.invert(small, x, losses.MSE(), noise_start=0.0, **starts))
+    assert all(bool((m == 0).all()) for m in inversion.noise_of(first.variables).values())  # the first rate is 0
+    half, one = (next(inversion.invert(small, x, losses.MSE(), noise_start=s, **starts)).variables for s in (0.5, 1.0))
+    assert torch.allclose(2 * half["noise/b16.conv1"], one["noise/b16.conv1"])
+    with pytest.raises(UnknownName, match="normalise_noise=False"):
+        inversion.invert(small, x, losses.MSE(), noise_start=0.0)
+
+
+def test_adam_takes_the_betas_that_are_asked_for(small):
+    x, ws = target_for((16, 16)), {}
+    for beta2 in (0.999, 0.9):
+        ws[beta2] = descent.last(inversion.invert(small, x, losses.MSE(), num_steps=6, beta2=beta2)).variables["ws"]
+    assert not torch.equal(ws[0.999], ws[0.9])
+    leaf = torch.ones(3)
+    told = descent.last(  # against torch's own Adam
+        descent.descend(
+            {"a": leaf}, lambda _, v: ({"l": v["a"].square().sum()}, v["a"]), num_steps=5, betas=(0.5, 0.7),
+            lr_schedule=lambda t: 1.0,
+        )
+    ).variables["a"]  # fmt: skip
+    other = leaf.clone().requires_grad_()
+    adam = torch.optim.Adam([other], lr=0.1, betas=(0.5, 0.7))
+    for _ in range(5):
+        adam.zero_grad()
+        other.square().sum().backward()
+        adam.step()
+    assert torch.equal(told, other.detach())
+
+
 @pytest.mark.parametrize("size", [(24, 40), (17, 33), (16, 50)])
 def test_non_square_targets_and_their_noise_maps(small, size):
     result = inversion.solve(small, target_for(size), losses.MSE(), num_steps=3)

@@ -11,7 +11,9 @@ What `hrlab invert` and notebook 09 do. A run lives in a folder:
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import budget, descent, image, inversion, losses, metrics, store, weights
-from ..errors import ImageError
 from ..tiling import tiles
 from . import deepzoom
 from .loops import progress
+from .targets import picture
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Recipe:
     """How a large picture is inverted; what is not said here is `inversion.Settings`.
 
     mse: weight of the squared pixel error, *summed* over pixels and channels: Eq. (3) is a sum over positions, and a
-    lambda_mse on a mean would weigh less the larger the picture is. lr and normalise_noise: a thousand steps of 0.1
-    (the published projector's) reach far; fifty must stride, and may not be called back to unit size after each.
+    lambda_mse on a mean would weigh less the larger the picture is. The rest is for few steps. The published projector
+    takes a thousand of 0.1; fifty must stride (lr), may not be called back to unit size after each (normalise_noise),
+    have no time to unlearn a draw (noise_start), nor for Adam to forget the first gradients at its usual pace (beta2).
     """
 
     generator: str = "scenes_inr128"
@@ -44,6 +47,9 @@ class Recipe:
     lr: float = 1.0
     mse: float = 0.001
     normalise_noise: bool = False
+    noise_start: float = 0.0
+    beta1: float = 0.8
+    beta2: float = 0.9
     seed: int = 0
 
     def loss(self, size: tuple[int, int]) -> losses.Loss:
@@ -53,7 +59,7 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """For `inversion.invert`."""
-        return {k: getattr(self, k) for k in ("num_steps", "lr", "normalise_noise", "seed")}
+        return {k: v for k, v in asdict(self).items() if k not in ("generator", "perceptual", "mse")}
 
 
 def plan(recipe: Recipe, size: tuple[int, int], *, memory: str | float | None = None, **decided: Any) -> budget.Plan:
@@ -71,8 +77,8 @@ def solve(
     watch: Any = iter,
 ) -> inversion.Result:
     """Invert x [1, 3, H, W] in [-1, 1] as planned; `checkpoint`, `every` and `watch` as in `inversion.solve`."""
-    G = weights.load_generator(recipe.generator)
-    how = planned.apply(G, recipe.loss(planned.size)) | recipe.settings()
+    G = weights.load_generator(recipe.generator, device=x.device)
+    how = planned.apply(G, recipe.loss(planned.size).to(x.device)) | recipe.settings()
     return inversion.solve(x=x, **how, checkpoint=checkpoint, every=every, watch=watch)
 
 
@@ -103,12 +109,7 @@ def invert(
         ImageError: a suffix that cannot hold the picture; all before the first step.
     """
     folder, size = Path(folder), tuple(x.shape[2:])
-    if suffix not in image.SUFFIXES or max(size) > image.LONGEST.get(suffix, max(size)):
-        raise ImageError(
-            f"{suffix!r} for a picture of {size[1]} x {size[0]}",
-            expected=f"one of {', '.join(image.SUFFIXES)} that can hold it",
-            do="take .png or .tif",
-        )
+    image.writable(f"reconstruction{suffix}", size)
     planned = plan(recipe, size, memory=memory, **decided)
     print(planned, flush=True)
     store.sweep_temps(folder)
@@ -144,6 +145,16 @@ def invert(
     caption = ", ".join(f"{name} {value:.3g}" for name, value in facts["whole"].items())
     deepzoom.write({"original": x, "reconstruction": result.image}, folder / "zoom", title=title, caption=caption)
     return facts
+
+
+def apart(name: str, size: tuple[int, int], folder: str | Path, recipe: Recipe, **how: Any) -> dict[str, Any]:
+    """`invert` of `targets.picture(name, size)` in a process of its own, so that "peak" is of this picture alone."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_apart, name, size, folder, recipe, how).result()
+
+
+def _apart(name: str, size: tuple[int, int], folder: Path, recipe: Recipe, how: dict[str, Any]) -> dict[str, Any]:
+    return invert(picture(name, size), folder, recipe, **how)
 
 
 MEASURES = {"psnr": "psnr", "lpips": "lpips_thin", "colour_shift": "colour_shift"}
