@@ -85,3 +85,36 @@ def finer(z: Tensor, weights: Tensor, u: Tensor | None) -> Tensor:
     span = torch.where(high - low < 1e-5, 1.0, high - low)
     start, end = edges.gather(-1, below), edges.gather(-1, above)
     return (start + (u - low) / span * (end - start))[..., None]
+
+
+def reproject(
+    image: Tensor,
+    depth: Tensor,
+    camera: Tensor,
+    other_depth: Tensor,
+    other: Tensor,
+    fov: float,
+    *,
+    tolerance: float = 0.015,
+) -> tuple[Tensor, Tensor]:
+    """What a second camera would see, by depth alone, of what the first one saw: the test of views' consistency.
+
+    Args:
+        image, depth: [N, C, H, H] and [N, 1, H, H] from `camera` [N or 1, 4, 4], rays through pixel centres.
+        other_depth: [N, 1, H, H] from the camera `other`.
+        tolerance: by how much the two depths may disagree about a point; one that differs more is hidden from one of
+            them. In the unit of depths.
+
+    Returns:
+        The picture of `other` [N, C, H, H] made of `image`, and a mask [N, 1, H, H] of 0 or 1 where both see a point.
+    """
+    n, _, height, width = image.shape
+    local = directions(height, width, fov, centres=True, like=image)
+    points = other[:, None, :3, 3] + local @ other[:, :3, :3].mT * other_depth.flatten(2).mT  # [N, H W, 3]
+    seen = (points - camera[:, None, :3, 3]) @ camera[:, :3, :3]  # in the first camera's frame
+    flat = seen[..., :2] / -seen[..., 2:] / math.tan(math.radians(fov) / 2)
+    grid = (flat * torch.tensor([1.0, -1.0]).to(flat)).reshape(n, height, width, 2)
+    look = lambda x: F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    distance = seen.norm(dim=-1).reshape(n, 1, height, width)
+    inside = (grid.abs() < 1).all(-1)[:, None]
+    return look(image), ((look(depth) - distance).abs() < tolerance).float() * inside
