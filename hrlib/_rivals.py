@@ -1,13 +1,16 @@
-"""The networks of the paper's comparison (Sec. III-D, IV-E) inside their authors' files, in our names.
+"""The other networks of the paper (Sec. III-D, IV-E, IV-F) inside their authors' files, in our names.
 
-"stylist": DualStyleGAN's generator.pt and StarGAN v2's *_nets_ema.ckpt; "identity": model_ir_se50.pth. As in
-`_foreign`, everything is read by the allow-list, and what we would not compute as they do is refused.
+"stylist": DualStyleGAN's generator.pt and StarGAN v2's *_nets_ema.ckpt; "identity": model_ir_se50.pth; "generator3d":
+CIPS-3D's G_ema.pth, whose camera settings are beside it. As in `_foreign`, everything is read by the allow-list, and
+what we would not compute as they do is refused.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,19 +19,22 @@ from torch import Tensor
 
 from . import _foreign, _pickles
 from .errors import LayoutMismatch
+from .nets.cips3d import CAMERA
 
 EXPECTED = {
     "stylist": "a DualStyleGAN generator.pt or a StarGAN v2 *_nets_ema.ckpt",
     "identity": "an IR-SE network as in model_ir_se50.pth",
+    "generator3d": "a CIPS-3D generator as in G_ema.pth",
 }
+CIPS3D_FILES = ("G_ema.pth", "config_command.yaml")  # of an official directory
 STARGAN = ("generator", "mapping_network", "style_encoder")
 
 
 def read(path: str, which: str) -> _foreign.Network:
-    """The network of a "stylist" or an "identity" file."""
+    """The network of a "stylist", an "identity" or a "generator3d" file."""
     content = _pickles.read(path, "torch")
     try:
-        found = _stylist(content) if which == "stylist" else _ir_se(content)
+        found = {"stylist": _stylist, "identity": _ir_se, "generator3d": _cips3d}[which](content)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
         raise _mismatch(path, which, f"contents that do not fit ({type(e).__name__}: {e})") from e
     if found is None:
@@ -93,6 +99,71 @@ def _ir_se(state: Any) -> _foreign.Network | None:
         channels=[c for c, _ in stages], units=[n for _, n in stages], dim=state["output_layer.3.weight"].shape[0]
     )
     return _foreign.Network("ir_se", config, state, "an IR-SE face recognition network")
+
+
+def _cips3d(state: Any) -> _foreign.Network | None:
+    if not isinstance(state, dict) or "siren.final_layer.weight" not in state:
+        return None
+    count = lambda pattern: sum(re.fullmatch(pattern, k) is not None for k in state)
+    shape = lambda key: state[key].shape
+    config = dict(
+        z_dim=shape("mapping_network_nerf.base_net.0.weight")[1],
+        z_dim_inr=shape("mapping_network_inr.base_net.0.weight")[1],
+        nerf_hidden=shape("siren.final_layer.weight")[1],
+        nerf_layers=count(r"siren\.network\.\d+\.linear\.weight"),
+        rgb_dim=shape("siren.color_layer_linear.0.weight")[0],
+        nerf_style=shape("siren.network.0.gain_fc.weight")[1],
+        inr_hidden=shape("inr_net.network.4.mod1.weight")[2],
+        inr_style=shape("inr_net.network.4.mod1.modulation.weight")[1],
+        inr_blocks=count(r"inr_net\.network\.\d+\.mod1\.weight"),
+        nerf_mapping=count(r"mapping_network_nerf\.base_net\.\d+\.weight"),
+        inr_mapping=sum(v.ndim == 2 for k, v in state.items() if k.startswith("mapping_network_inr.base_net.")),
+    )
+    return _foreign.Network("cips3d", config, state, "G_ema of CIPS-3D, with its authors' usual camera")
+
+
+def read_cips3d(folder: Path) -> _foreign.Network:
+    """The generator of an official directory: `G_ema.pth`, and the camera of `config_command.yaml` (its G_kwargs)."""
+    import yaml  # here: no other file of weights needs it
+
+    if missing := [name for name in CIPS3D_FILES if not (folder / name).is_file()]:
+        there = ", ".join(sorted(f.name for f in folder.iterdir())[:6]) or "nothing"
+        raise LayoutMismatch(
+            f"{folder} lacks {' and '.join(missing)} (it holds {there})",
+            expected=f"a CIPS-3D directory with {' and '.join(CIPS3D_FILES)}",
+            do="give the directory that the authors' training saved, or the path of a G_ema.pth alone",
+        )
+    file = folder / CIPS3D_FILES[1]
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        settings = _kwargs(content)
+        camera = {k: _setting(k, settings[k]) for k in CAMERA if k in settings}
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as e:
+        raise LayoutMismatch(
+            f"{file}: {type(e).__name__}: {e}",
+            expected="YAML with G_kwargs: fov, ray_start, ray_end, num_steps, ...",
+            do="use the config_command.yaml that was saved beside this G_ema.pth",
+        ) from e
+    network = read(str(folder / CIPS3D_FILES[0]), "generator3d")
+    return _foreign.Network(network.architecture, network.config | {"camera": camera}, network.state, "CIPS-3D")
+
+
+def _kwargs(content: Any) -> dict[str, Any]:
+    """The G_kwargs of a configuration, which lies under the name of the command that was run."""
+    for part in (content, *content.values()) if isinstance(content, dict) else ():
+        if isinstance(part, dict) and isinstance(found := part.get("G_kwargs"), dict):
+            if missing := [k for k in ("fov", "ray_start", "ray_end", "num_steps") if k not in found]:
+                raise KeyError(f"G_kwargs without {', '.join(missing)}")
+            return found
+    raise KeyError("no G_kwargs")
+
+
+def _setting(name: str, value: Any) -> Any:
+    if type(value) is int and isinstance(CAMERA[name], float):
+        value = float(value)
+    if type(value) is not type(CAMERA[name]) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{name}={value!r}")
+    return value
 
 
 def read_codes(path: str) -> dict[str, Tensor]:

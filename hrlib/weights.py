@@ -33,6 +33,7 @@ __all__ = [
     "load_codes",
     "load_discriminator",
     "load_generator",
+    "load_generator3d",
     "load_identity",
     "load_state",
     "load_strictly",
@@ -244,6 +245,20 @@ def load_stylist(name_or_path: str | os.PathLike, device: str = "cpu") -> nn.Mod
     return _assemble(_network(name_or_path, "stylist"), str(name_or_path), ("dualstylegan", "starganv2")).to(device)
 
 
+def load_generator3d(name_or_path: str | os.PathLike, device: str = "cpu") -> nn.Module:
+    """A 3D-aware generator (`nets.cips3d`) in evaluation mode, without gradients on its parameters.
+
+    Args:
+        name_or_path: catalogue name, a file that `save_network` wrote, CIPS-3D's G_ema.pth (which gets its authors'
+            usual camera), or an official directory of G_ema.pth and config_command.yaml (which says the camera).
+    """
+    if (folder := Path(name_or_path)).is_dir():
+        network = _rivals.read_cips3d(folder)
+    else:
+        network = _network(name_or_path, "generator3d")
+    return _assemble(network, str(name_or_path), ("cips3d",)).to(device)
+
+
 def load_codes(name_or_path: str | os.PathLike) -> dict[str, Tensor]:
     """DualStyleGAN's extrinsic codes (refined_exstyle_code.npy): {portrait's file name: [1, num_ws, z_dim] in Z+}.
 
@@ -291,7 +306,8 @@ def convert(
 ) -> Path:
     """Turn network `which` of a foreign checkpoint into our safetensors file `dst`.
 
-    which: "G_ema", "G" or "D" of a StyleGAN2; "identity" for IR-SE50; "stylist" for DualStyleGAN or StarGAN v2.
+    which: "G_ema", "G" or "D" of a StyleGAN2; "identity" for IR-SE50; "stylist" for DualStyleGAN or StarGAN v2;
+        "generator3d" for CIPS-3D.
 
     Nothing that the checkpoint carries is executed. The numbers are copied as they are. When the checkpoint has no
     average code (rosinality's training files), w_avg is measured as the mean of 10,000 mapped codes, seed 0.

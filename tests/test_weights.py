@@ -358,6 +358,11 @@ ROUND_TRIPS = {  # architecture: a small configuration, who loads it, who must r
         weights.load_stylist,
         weights.load_identity,
     ),
+    "cips3d": (
+        dict(z_dim=8, z_dim_inr=8, nerf_hidden=8, rgb_dim=8, nerf_style=8, inr_hidden=8, inr_style=8, inr_blocks=4),
+        weights.load_generator3d,
+        weights.load_generator,
+    ),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import UnknownName, nearest
+from .cips3d import CIPS3D
 from .dualstylegan import DualStyleGAN
 from .identity import Identity
 from .ir_se import IRSE
@@ -21,6 +22,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "ir_se": IRSE,
     "dualstylegan": DualStyleGAN,
     "starganv2": StarGANv2,
+    "cips3d": CIPS3D,
 }
 
 

@@ -299,6 +299,28 @@ def dualstylegan_command(
         _show(stylists.ship_dualstylegan(domain, folder, drawings))
 
 
+@app.command("gan3d")
+def gan3d_command(
+    work: Work = ROOT,
+    people: Annotated[int, Option(help="Rendered heads, one a person; 0 for the shipped network's.")] = 0,
+    total_images: Annotated[int, Option(help="Pictures in all; 0 for the shipped network's.")] = 0,
+    ship: Annotated[bool, Option(help="Enter the pair in data/weights when it is trained.")] = True,
+    threads: Annotated[int, Option(min=1)] = 1,
+    device: Device = "cpu",
+) -> None:
+    """Render, train and ship the small 3D-aware GAN of Fig. 15; goes on where an interrupted run stopped."""
+    from . import gan3d, heads, ship3d
+
+    place, count = _accelerator(device, threads).device, people or gan3d.PEOPLE
+    recipe = gan3d.Recipe()
+    recipe = replace(recipe, total_images=total_images or recipe.total_images)
+    _track(heads.render(work / f"heads_{count}", count, z_dim=gan3d.Z_DIM, seed=0), "heads", count)
+    data, folder = heads.load(work / f"heads_{count}"), work / gan3d.NAME
+    gan3d.run(data, folder, recipe=recipe, device=place, tell=_tell)
+    if ship:
+        _show(ship3d.ship(folder, data))
+
+
 def _people(work: Path, domain: str) -> RenderedSet:
     """The first pictures of the training set of a domain, rendered as far as they are not there yet."""
     from .data import load_set, render_set

@@ -1,0 +1,243 @@
+"""Train a small 3D-aware GAN, CIPS-3D, on the shipped portraits (Sec. IV-F-b); cheap enough for one core.
+
+    hrlab train gan3d             # renders heads, trains, enters data/weights
+
+Poses are known in distribution only: no step is given a picture's true pose. The authors train adversarially for days
+on eight GPUs. Here most of the way is regression, as for the other shipped generators (gan.py), in three stages:
+
+1. rays: the latent z of a head is its (Gaussianised) identity, expression and light. G's view of z from the pose that
+   `hrlib.pose.read` reads off the picture is regressed on the picture, at pixels drawn mostly from the head, and its
+   opacity on the mask. Every person is seen once, but alike parameters from many sides, so a solid head emerges.
+2. whole pictures: the same with the shipped VGG loss.
+3. adversarial: StyleGAN2's discriminator, which is told no camera, sees pictures against views of other latents from
+   other pictures' poses, or of z ~ N(0, I); the regression stays as an anchor.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from .. import losses
+from ..nets import cameras
+from ..nets.cips3d import CIPS3D
+from ..nets.stylegan2_discriminator import Discriminator
+from .checkpoints import follow
+from .heads import EDGE, Heads
+from .steps import average, descend, fallen, gradient_penalty
+
+NAME = "portraits_3d64"
+PEOPLE, Z_DIM = 6_000, 48
+DISTANCE = 5.74  # from the portraits' camera to the point that heads turn about, in half picture sides
+FOV = 2 * math.degrees(math.atan(1 / 5.65))  # of the portraits' camera, whose picture is 2 wide at a distance of 5.65
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a run beside its pictures; lengths are in pictures seen."""
+
+    config: dict = field(
+        default_factory=lambda: dict(
+            z_dim=Z_DIM,
+            z_dim_inr=Z_DIM,
+            nerf_hidden=64,
+            nerf_layers=2,
+            rgb_dim=32,
+            nerf_style=64,
+            inr_hidden=48,
+            inr_style=64,
+            inr_blocks=4,
+            nerf_mapping=3,
+            inr_mapping=3,
+            resolution=EDGE,
+            centres=True,
+            camera=dict(
+                fov=FOV,
+                ray_start=0.86,
+                ray_end=1.16,
+                num_steps=10,
+                h_stddev=0.26,
+                v_stddev=0.10,
+                hierarchical_sample=False,
+                last_back=True,
+            ),
+        )
+    )
+    critic: dict = field(default_factory=lambda: {64: 16, 32: 32, 16: 48, 8: 64, 4: 64})  # channels
+    ray_images: int = 48_000  # stage 1
+    whole_images: int = 2_400  # stage 2
+    total_images: int = 52_800
+    batch: int = 8
+    rays: int = 512  # of a picture in stage 1
+    lr: float = 2e-3
+    lr_adversarial: float = 1e-3
+    lr_fall: float = 0.2  # last share of the regression, and of the run, over which rates fall to a tenth
+    frequency: float = 0.6  # times the first layer's usual weights
+    mapping_gain: float = 2.0  # times lr for the mapping networks
+    film_gain: float = 0.2  # times lr for the sine layers, whose small weights are multiplied by about 30
+    density_gain: float = 10.0  # times lr for the layer that makes densities, which are large numbers
+    lam_mask: float = 0.2
+    lam_vgg: float = 0.1
+    lam_adversarial: float = 0.05
+    fresh: float = 0.5  # share of z ~ N(0, I) among the adversarial views
+    r1_gamma: float = 1.0
+    r1_every: int = 8  # steps
+    ema_images: int = 1_000  # half-life of the moving average
+    seed: int = 0
+
+
+class State:
+    """Networks, the moving average and optimisers at a step."""
+
+    def __init__(self, recipe: Recipe, device: str | torch.device = "cpu") -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.G = CIPS3D(**recipe.config).to(device)
+            self.D = Discriminator(resolution=EDGE, channels=recipe.critic).to(device)
+        with torch.no_grad():
+            self.G.siren.final_layer.weight *= 150  # a sample is 0.03 long: it is opaque at densities about 100
+            self.G.siren.network[0].linear.weight *= recipe.frequency
+        self.ema = copy.deepcopy(self.G).requires_grad_(False)
+        siren = self.G.siren
+        density = list(siren.final_layer.parameters())
+        film = [p for part in (siren.network, siren.color_layer_sine) for p in part.parameters()]
+        mapping = [p for part in (self.G.mapping_network_nerf, self.G.mapping_network_inr) for p in part.parameters()]
+        ours = {id(p) for p in (*density, *film, *mapping)}
+        rest = [p for p in self.G.parameters() if id(p) not in ours]
+        groups = [{"params": part} for part in (rest, mapping, film, density)]
+        self.opt_G = torch.optim.Adam(groups, lr=recipe.lr, betas=(0.9, 0.99))
+        self.opt_D = torch.optim.Adam(self.D.parameters(), lr=recipe.lr_adversarial, betas=(0.0, 0.99))
+        self.step = 0
+
+    @property
+    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """What a checkpoint holds."""
+        return {"G": self.G, "ema": self.ema, "D": self.D, "opt_G": self.opt_G, "opt_D": self.opt_D}
+
+
+def train(recipe: Recipe, data: Heads, state: State) -> Iterator[dict[str, float]]:
+    """Advance `state` in place to the end of the recipe; yield {"step", "images", loss terms} after every step."""
+    G, D, B = state.G, state.D, recipe.batch
+    device = next(G.parameters()).device
+    regression = recipe.ray_images + recipe.whole_images
+    vgg = losses.named("vgg_conv", weights="shipped") if recipe.total_images > recipe.ray_images else None
+    while (seen := state.step * B) < recipe.total_images:
+        g = torch.Generator().manual_seed(recipe.seed * 10_000_019 + state.step)
+        row = torch.randint(len(data), (B,), generator=g)
+        x, mask = (part.to(device) for part in data.batch(row))
+        z, camera = data.z[row].to(device), cameras.orbit(*data.poses[row].to(device).T)
+        adversarial = seen >= regression
+        _set_rates(state, recipe, seen)
+        whole = seen >= recipe.ray_images
+        rays = None if whole else _rays(mask, recipe.rays, g)
+        count = EDGE**2 if whole else recipe.rays
+        draws = lambda n, g=g, count=count: {k: v.to(device) for k, v in G.draws(n, count, generator=g).items()}
+        terms = {}
+
+        view = G.synthesis(G.mapping(z), camera, draws=draws(B), rays=rays)
+        pick = lambda y, rays=rays: (
+            y if rays is None else y.flatten(2).gather(2, rays[:, None].expand(-1, y.shape[1], -1))
+        )
+        x_, mask_ = (pick(y).reshape(v.shape) for y, v in ((x, view.image), (mask, view.opacity)))
+        terms["mse"] = F.mse_loss(view.image, x_)
+        terms["aux"] = F.mse_loss(view.aux, x_)
+        terms["mask"] = F.mse_loss(view.opacity, mask_)
+        loss = terms["mse"] + 0.25 * terms["aux"] + recipe.lam_mask * terms["mask"]
+        if whole:
+            terms["vgg"] = sum(vgg(view.image, x).values())
+            loss = loss + recipe.lam_vgg * terms["vgg"]
+        if adversarial:
+            fresh = torch.rand(B, generator=g) < recipe.fresh
+            z = torch.where(fresh[:, None], torch.randn(B, z.shape[1], generator=g), data.z[row.roll(1)]).to(device)
+            other = data.poses[torch.randint(len(data), (B,), generator=g)].to(device)
+            fake = G.synthesis(G.mapping(z), cameras.orbit(*other.T), draws=draws(B)).image
+            terms |= _critic_step(state, recipe, x, fake.detach())
+            D.requires_grad_(False)
+            terms["adversarial"] = F.softplus(-D(fake)).mean()
+            D.requires_grad_(True)
+            loss = loss + recipe.lam_adversarial * terms["adversarial"]
+        descend(state.opt_G, loss)
+        average(state.ema, G, 0.5 ** (B / min(recipe.ema_images, 0.05 * (seen + B))))
+        state.step += 1
+        yield {"step": state.step, "images": state.step * B} | {k: float(v.detach()) for k, v in terms.items()}
+
+
+def _set_rates(state: State, recipe: Recipe, seen: int) -> None:
+    """Rates fall to a tenth at the end of the regression, and again at the end of the adversarial stage."""
+    regression = recipe.ray_images + recipe.whole_images
+    if seen < regression:
+        lr, betas = recipe.lr * fallen(1 - seen / regression, recipe.lr_fall), (0.9, 0.99)
+    else:
+        left = 1 - (seen - regression) / max(recipe.total_images - regression, 1)
+        lr, betas = recipe.lr_adversarial * fallen(left, recipe.lr_fall), (0.0, 0.99)
+    gains = (1, recipe.mapping_gain, recipe.film_gain, recipe.density_gain, 1)
+    for group, gain in zip((*state.opt_G.param_groups, *state.opt_D.param_groups), gains, strict=True):
+        group["lr"], group["betas"] = lr * gain, betas
+    state.opt_D.param_groups[0]["betas"] = (0.0, 0.99)
+
+
+def _rays(mask: Tensor, count: int, g: torch.Generator) -> Tensor:
+    """[B, count] pixels to look through: four times as likely on the head and its surroundings as elsewhere."""
+    near = F.max_pool2d(mask, 7, stride=1, padding=3).flatten(1) > 0.05
+    return torch.multinomial(torch.where(near, 4.0, 1.0).cpu(), count, generator=g).to(mask.device)
+
+
+def _critic_step(state: State, recipe: Recipe, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """One step of the discriminator, with lazy R1."""
+    D = state.D
+    terms = {"D_real": F.softplus(-D(real)).mean(), "D_fake": F.softplus(D(fake)).mean()}
+    loss = terms["D_real"] + terms["D_fake"]
+    if state.step % recipe.r1_every == 0:
+        terms["R1"] = gradient_penalty(D, real, nullcontext)
+        loss = loss + 0.5 * recipe.r1_gamma * recipe.r1_every * terms["R1"]
+    descend(state.opt_D, loss)
+    return terms
+
+
+@torch.inference_mode()
+def sheet(G: CIPS3D, data: Heads, people: int = 6) -> Tensor:
+    """[1, 3, H, W]: pictures of the set beside five views of their latents over yaw, then views of z ~ N(0, I), twice:
+    colours, and below them depths."""
+    device = next(G.parameters()).device
+    row, rows = torch.arange(people), []
+    fresh = torch.randn(people, data.z.shape[1], generator=torch.Generator().manual_seed(1))
+    x = data.batch(row)[0]
+    for z, first in ((data.z[row], x), (fresh, torch.zeros_like(x))):
+        styles = G.mapping(z.to(device))
+        seen = [G.synthesis(styles, cameras.orbit(a, 0.0).to(device)) for a in (-0.5, -0.25, 0.0, 0.25, 0.5)]
+        c = G.camera
+        shade = lambda d, c=c: (1 - 2 * (d - c["ray_start"]) / (c["ray_end"] - c["ray_start"])).expand(-1, 3, -1, -1)
+        rows.append(torch.stack([first, *(v.image.cpu() for v in seen), *(shade(v.depth).cpu() for v in seen)], 1))
+    return make_grid(torch.cat(rows).flatten(0, 1).clamp(-1, 1), nrow=11, padding=1)[None]
+
+
+def run(
+    data: Heads,
+    folder: str | Path = f"build/training/{NAME}",
+    *,
+    recipe: Recipe | None = None,
+    every: int = 2_000,
+    device: str | torch.device = "cpu",
+    tell: Callable[[str], None] = print,
+) -> State:
+    """Train in a folder, going on from its checkpoint; see `checkpoints.follow`."""
+    recipe = recipe or Recipe()
+    state = State(recipe, device)
+    steps = train(recipe, data, state)
+    show = lambda: sheet(state.ema, data)
+    follow(Path(folder), _plain(recipe), state, steps, every=every, sheet=show, tell=tell)
+    return state
+
+
+def _plain(recipe: Recipe) -> dict:
+    """The recipe as JSON would give it back."""
+    return asdict(recipe) | {"critic": {str(k): v for k, v in recipe.critic.items()}}

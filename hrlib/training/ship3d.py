@@ -1,0 +1,216 @@
+"""From a training folder to data/weights: the 3D-aware GAN and its discriminator, measured, with their cards.
+
+Only here is anything held against true poses and depths: the training knows neither.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _catalogue as catalogue
+from .. import fid, metrics, weights
+from ..nets import cameras, volume
+from ..nets.cips3d import CIPS3D, View
+from ..worlds import portraits
+from . import checkpoints, gan3d, heads
+
+N, SEED = 200, 71_000  # people measured, and the seed of those whom no training has seen
+YAWS = (-0.52, -0.26, 0.0, 0.26, 0.52)  # radians: 0, 15 and 30 degrees
+CHUNK = 20
+
+
+def ship(folder: Path, data: heads.Heads, out: Path | None = None, *, n: int = N) -> dict[str, float]:
+    """Save the average of a training and its critic, measure what the files hold, register them; {what: number}."""
+    out = out or catalogue.DATA / "weights"
+    tensors, facts = checkpoints.load(folder / checkpoints.FILE, "step", "seconds", "recipe", "hardware")
+    recipe = json.loads(facts["recipe"])
+    state = gan3d.State(gan3d.Recipe(**recipe | {"critic": {int(k): v for k, v in recipe["critic"].items()}}))
+    checkpoints.restore(state.parts, tensors)
+    G, D = _as_stored(state.ema), _as_stored(state.D)
+    found = measure(G, data, n=n)
+    images = int(facts["step"]) * recipe["batch"]
+    history = folder / "history.md"  # where somebody intervened by hand and says so
+    told = "\n" + history.read_text(encoding="utf-8").strip() if history.exists() else ""
+    where = f"{facts['hardware']}, {float(facts['seconds']) / 60:.0f} minutes on a shared machine"
+    facts = {"recipe": recipe, "images": images, "where": where, "history": told, "people": len(data)}
+    name = gan3d.NAME
+    shutil.copyfile(folder / checkpoints.LOG, out / f"{name}.log.csv")
+    sentence = f"CIPS-3D of the shipped portraits' heads: {images:,} pictures"
+    both = {name: (G, _card(facts, G, found)), f"{name}_discriminator": (D, _critic_card(facts, D))}
+    for key, (net, card) in both.items():
+        file = weights.save_network(net, out / f"{key}.safetensors", card=sentence, half=True)
+        if out.resolve() == (catalogue.DATA / "weights").resolve():
+            weights.register(key, file, card=card)
+    return found
+
+
+def _as_stored(net: nn.Module) -> nn.Module:
+    """The network as the file will hold it: its numbers rounded to 16 bits."""
+    state = {k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
+    return weights.load_strictly(net, state, "the trained network").eval().requires_grad_(False)
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def measure(G: CIPS3D, data: heads.Heads, *, n: int = N) -> dict[str, float]:
+    """Numbers of the card, by their names there: people of the set against their pictures, and against true views.
+
+    "training PSNR": views of the latents from the poses read, against the pictures of training. "PSNR at yaw": views
+    of the same latents at five yaws, against renders of the same people there, which no training has seen; the light
+    stays with the head. "flat PSNR" is what one gets there by showing the frontal view unturned. "depth error" is in
+    half picture sides, over the head, at yaw 0, and "flat depth error" that of the best plane. "reprojected" is the
+    mean colour error between views 15 degrees apart where both see a point, "unwarped" the same without reprojecting.
+    """
+    row = torch.arange(min(n, len(data)))
+    styles = {k: v.clone() for k, v in G.mapping(data.z[row]).items()}
+    own = _views(G, styles, cameras.orbit(*data.poses[row].T))
+    x = data.batch(row)[0]
+    found = {"training PSNR": float(metrics.psnr(own.image, x).mean())}
+
+    people, views, truth = portraits.sample(len(data), seed=0)[row], {}, {}
+    off = torch.hypot(*(data.poses[row] - people.pose).T)
+    found["pose error"] = float(torch.rad2deg(off).mean())
+    for yaw in YAWS:
+        views[yaw] = _views(G, styles, cameras.orbit(yaw, 0.0))
+        truth[yaw] = _render(_turned(people, yaw))
+    for yaw in YAWS:
+        found[f"PSNR at yaw {yaw:+.2f}"] = float(metrics.psnr(views[yaw].image, truth[yaw][0]).mean())
+        found[f"flat PSNR at yaw {yaw:+.2f}"] = float(metrics.psnr(views[0.0].image, truth[yaw][0]).mean())
+    found |= _depth(G, views[0.0], truth[0.0][1])
+
+    moved, unmoved = [], []
+    for a, b in ((0.0, 0.26), (0.0, -0.26), (0.26, 0.52), (-0.26, -0.52)):
+        first, second, fov = views[a], views[b], float(G.camera["fov"])
+        warped, seen = volume.reproject(
+            first.image, first.depth, cameras.orbit(a, 0.0), second.depth, cameras.orbit(b, 0.0), fov
+        )
+        seen = (seen * (second.opacity > 0.9)).expand_as(warped) > 0
+        moved.append(float((warped - second.image)[seen].abs().mean()))
+        unmoved.append(float((first.image - second.image)[seen].abs().mean()))
+    found |= {"reprojected": sum(moved) / len(moved), "unwarped": sum(unmoved) / len(unmoved)}
+
+    g = torch.Generator().manual_seed(SEED)
+    other = data.poses[torch.randint(len(data), (n,), generator=g)]
+    fresh = _views(G, G.mapping(torch.randn(n, G.z_dim, generator=g)), cameras.orbit(*other.T)).image
+    unseen, more = (_render(portraits.sample(n, seed=seed))[0] for seed in (SEED, SEED + 1))
+    vectors = [
+        torch.cat([fid.features(p, "vgg16_thin") for p in part.split(50)]) for part in (fresh, unseen, more, own.image)
+    ]
+    found["Frechet distance"] = fid.distance(vectors[0], vectors[1])
+    found["of the training latents"] = fid.distance(vectors[3], vectors[1])
+    found["of other renders"] = fid.distance(vectors[2], vectors[1])
+    return found
+
+
+def _views(G: CIPS3D, styles: dict[str, Tensor], camera: Tensor) -> View:
+    n = len(styles["nerf"])
+    camera, parts = camera.expand(n, 4, 4), []
+    for at in torch.arange(n).split(CHUNK):
+        parts.append(G.synthesis({k: v[at] for k, v in styles.items()}, camera[at]))
+    return View(*(torch.cat([getattr(p, f) for p in parts]) for f in ("image", "aux", "depth", "opacity")))
+
+
+def _turned(people: portraits.Portraits, yaw: float) -> portraits.Portraits:
+    """The people at that yaw and pitch 0, the light turned with the head."""
+    turn = yaw - people.get("yaw")
+    light = {"light_azimuth": people.get("light_azimuth") + turn}
+    return people.replace(pose={"yaw": yaw, "pitch": 0.0}, light=light)
+
+
+def _render(people: portraits.Portraits) -> tuple[Tensor, Tensor]:
+    """Heads on the ground [N, 3, 64, 64], and true depths [N, 1, 64, 64] in half picture sides, NaN off the head."""
+    images, depths = [], []
+    for i in range(0, len(people), CHUNK):
+        some = people[i : i + CHUNK]
+        images.append(heads.draw(some)[0])
+        depths.append(portraits.render_with_truth(some, heads.EDGE, 1).depth)
+    return torch.cat(images), torch.cat(depths)
+
+
+def _depth(G: CIPS3D, view: View, truth: Tensor) -> dict[str, float]:
+    """Mean error of depth along the optical axis over the head, ours and of a plane; in half picture sides."""
+    local = volume.directions(*view.depth.shape[-2:], float(G.camera["fov"]), centres=G.centres, like=view.depth)
+    axis = view.depth * -local[:, 2].reshape(view.depth.shape[-2:]) * gan3d.DISTANCE
+    head = torch.isfinite(truth) & (view.opacity > 0.9)
+    plane = torch.stack([t[h].median() for t, h in zip(truth, head, strict=True)])[:, None, None, None]
+    error = lambda d: float((d - truth)[head].abs().mean())
+    return {"depth error": error(axis), "flat depth error": error(plane.expand_as(truth))}
+
+
+# --- cards ------------------------------------------------------------------------------------------------------------
+
+
+def _card(facts: dict[str, Any], net: CIPS3D, found: dict[str, float]) -> str:
+    r = facts["recipe"]
+    warm, whole = r["ray_images"], r["whole_images"]
+    left = max(facts["images"] - warm - whole, 0)
+    rows = "\n".join(
+        f"  | {yaw:+.2f} | {found[f'PSNR at yaw {yaw:+.2f}']:.1f} | {found[f'flat PSNR at yaw {yaw:+.2f}']:.1f} |"
+        for yaw in YAWS
+    )
+    return f"""# {gan3d.NAME}
+
+CIPS-3D (Zhou et al. 2021) of the heads of the shipped portraits, {net.resolution} px and any other size: NeRF, INR head
+and their mapping networks. {sum(p.numel() for p in net.parameters()):,} parameters, `{json.dumps(net.config)}`.
+
+- **For**: 3D-aware inversion (Sec. IV-F-b, Fig. 15) at the `laptop` profile, in place of the authors' FFHQ generator.
+- **Scale**: the camera's distance 1 is {gan3d.DISTANCE} half picture sides of the portraits, to the point that a head
+  turns about; `cameras.orbit(yaw, pitch)` takes the portraits' own angles. One z serves both mapping networks.
+- **Data**: {facts["people"]:,} rendered heads, one picture a person (`hrlib.worlds.portraits`, seed 0; any other seed
+  is unseen). Shoulders and wall do not turn with a head, so only the head is kept, by the renderer's mask, on a plain
+  ground of {heads.GROUND}; they were rendered before a plain wall. **Poses** are those that `hrlib.pose.read` reads off
+  the pictures (off by {found["pose error"]:.1f} degrees on average); the true ones are never used. **Latents** are the
+  Gaussianised parameters of identity, expression and light, without the pose, so that regression can begin.
+- **Recipe**: {warm:,} pictures by regression at {r["rays"]} rays each (squared error of both colours, and of opacity
+  against the mask, {r["lam_mask"]:g}), {whole:,} whole ones with the VGG loss of Eq. (3) on the shipped VGG16
+  ({r["lam_vgg"]:g}) as well, then {left:,} with the discriminator too ({r["lam_adversarial"]:g}, R1
+  {r["r1_gamma"]:g} every {r["r1_every"]} steps), which sees views of other latents, {r["fresh"]:.0%} of them N(0, I),
+  from other pictures' poses, and is told no camera. Adam, learning rates {r["lr"]:g} and {r["lr_adversarial"]:g},
+  batch {r["batch"]}, moving average of {r["ema_images"]:,} pictures, float32. Regression does most; the authors train
+  adversarially from the beginning, for millions of pictures.
+- **Command**: `hrlab train gan3d`, seed {r["seed"]}; {facts["where"]}.
+  Its log: `{gan3d.NAME}.log.csv`.{facts["history"]}
+- **Measured** of what the file holds, {N} people: PSNR {found["training PSNR"]:.1f} dB of their training pictures.
+  Against renders of the same people from other sides (never seen in training; the light stays with the head), PSNR in
+  dB, and what the frontal view shown unturned would reach:
+
+  | yaw | ours | unturned |
+  |---|---|---|
+{rows}
+
+  Depth is off by {found["depth error"]:.3f} half picture sides on average over the head (a plane:
+  {found["flat depth error"]:.3f}). Colours of views 15 degrees apart, one reprojected into the other by depth, differ
+  by {found["reprojected"]:.3f} on average (of 2; {found["unwarped"]:.3f} without reprojecting). Frechet distance
+  (features of `vgg16_thin`, {N} a side) of z ~ N(0, I) from unseen renders: {found["Frechet distance"]:.0f}; of the
+  training people's views {found["of the training latents"]:.0f}, of other renders {found["of other renders"]:.0f}.
+- **Limits**: soft: strands, freckles and glasses are hinted at, not drawn. Heads without neck, on one ground; views
+  beyond 40 degrees of yaw and 20 of pitch were hardly seen in training. Stored in 16 bits a number.
+- **Licence**: MIT, like the code that made it; the method is its authors'.
+"""
+
+
+def _critic_card(facts: dict[str, Any], net: nn.Module) -> str:
+    r = facts["recipe"]
+    left = max(facts["images"] - r["ray_images"] - r["whole_images"], 0)
+    return f"""# {gan3d.NAME}_discriminator
+
+StyleGAN2's residual discriminator, {net.resolution} px, trained against `{gan3d.NAME}`; it is told no camera.
+
+{sum(p.numel() for p in net.parameters()):,} parameters.
+
+- **Data**: as the generator's: heads on a plain ground, {net.resolution} px.
+- **Command**: `hrlab train gan3d`, seed {r["seed"]}; {facts["where"]}, the generator's regression included.
+  Its log: `{gan3d.NAME}.log.csv`.{facts["history"]}
+- **Pictures seen**: {left:,} real and as many generated. That is short: it knows edges and colours of heads better than
+  it knows faces.
+- **Limits**: a logit depends on its batch (minibatch standard deviation); block features do not. 16 bits a number.
+- **Licence**: MIT, like the code that made it; the method is its authors'.
+"""
