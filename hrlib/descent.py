@@ -152,6 +152,7 @@ def descend(
     *,
     num_steps: int,
     lr: float = 0.1,
+    gains: dict[str, float] | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
     lr_schedule: Callable[[float], float] = lr_ramp,
     after_step: Callable[[Variables], None] | None = None,
@@ -164,6 +165,7 @@ def descend(
     Args:
         variables: initial values by name; copied, the caller's tensors stay as they are.
         objective: (step, leaves) -> ({term: scalar}, image).
+        gains: factors of the learning rate, by variable; 1 where none is given.
         betas: how slowly Adam forgets the gradients, and their squares.
         after_step: projects the variables in place after each update (noise re-normalisation, say).
         resume: a state of an equal run; the steps it has done are skipped.
@@ -220,7 +222,7 @@ def descend(
         total.backward()
         rate = lr * lr_schedule(step / num_steps)
         for k, adam in adams.items():
-            adam.param_groups[0]["lr"] = rate
+            adam.param_groups[0]["lr"] = rate * (gains or {}).get(k, 1.0)
             adam.step()
             adam.zero_grad(set_to_none=True)
             for file in files.get(k, ()):
