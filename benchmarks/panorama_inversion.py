@@ -2,8 +2,10 @@
 
     python benchmarks/panorama_inversion.py                 # 0.26 to 3.4 megapixels, both ways (the untiled needs 8 GB)
     python benchmarks/panorama_inversion.py --full          # also 6143x1677, tiled
+    python benchmarks/panorama_inversion.py --wide          # one step of 6143x1677 at the paper's widths, within 8 GB
 
-Every measurement is a process of its own. Two steps each; the second is timed.
+Every measurement is a process of its own. Two steps each; the second is timed. --wide: the full VGG16 and the channels
+of a generator of 1024 pixels, with random weights, for neither time nor memory depends on what they are; one step.
 """
 
 from __future__ import annotations
@@ -41,11 +43,34 @@ def measure(height: int, width: int, tiled: bool) -> dict[str, float]:
     return {"seconds": seconds, "peak": before + peak.bytes, "planned": planned.peak}
 
 
+def measure_wide(height: int, width: int, memory: str) -> dict[str, float]:
+    """{"seconds", "peak", "planned"} of the first step of networks as wide as the paper's, in this process."""
+    import torch
+
+    from hrlib import budget, features, inversion, losses, nets
+    from hrlib.nets.stylegan2 import channel_plan
+
+    G = nets.StyleINR(z_dim=512, w_dim=512, resolution=1024, channels=channel_plan(1024)).eval().requires_grad_(False)
+    loss, size = losses.Perceptual(features.vgg16("random")), (height, width)
+    planned = budget.plan(G, loss, size, memory=memory)
+    print(planned, file=sys.stderr, flush=True)
+    x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    begun = time.perf_counter()
+    next(inversion.invert(x=x, num_steps=3, w_samples=1000, **planned.apply(G, loss)))
+    return {"seconds": time.perf_counter() - begun, "peak": inversion.peak_bytes(), "planned": planned.peak}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="also 10.3 megapixels")
     parser.add_argument("--one", nargs=3, metavar=("HEIGHT", "WIDTH", "TILED"), help=argparse.SUPPRESS)
+    parser.add_argument("--wide", action="store_true", help="one step at the paper's widths, and nothing else")
+    parser.add_argument("--megapixels", type=float, default=10.3, help="of --wide")
     options = parser.parse_args()
+    if options.wide:
+        height = round((options.megapixels * 1e6 * 1677 / 6143) ** 0.5)
+        print(json.dumps(measure_wide(height, round(height * 6143 / 1677), "8GB")))
+        return
     if options.one:
         height, width, tiled = map(int, options.one)
         print(json.dumps(measure(height, width, bool(tiled))))

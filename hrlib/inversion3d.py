@@ -192,6 +192,13 @@ class _Synthesis(nn.Module):
         return self.G.synthesis(styles, camera, size, **how)
 
 
+def styles_of(G: CIPS3D, v: Variables) -> Styles:
+    """The styles of an iterate's variables ("z", or "nerf" and "inr"), one a layer: see `CIPS3D.mapping`."""
+    if "z" in v:
+        return G.mapping(v["z"])
+    return {k: v[k].expand(-1, n, -1) for k, n in (("nerf", G.num_nerf), ("inr", G.num_inr))}
+
+
 def render(
     G: CIPS3D, v: Variables, camera: Tensor, size: int | tuple[int, int] | None = None, *, chunk: int | None = None
 ) -> View:
@@ -200,12 +207,8 @@ def render(
     v: "z", or "nerf" and "inr" with one style or one a layer; with "decoder/NAME", the refined INR head. chunk: as in
     `CIPS3D.synthesis`; not where gradients of a refined head are wanted.
     """
-    if "z" in v:
-        styles = G.mapping(v["z"])
-    else:
-        styles = {k: v[k].expand(-1, n, -1) for k, n in (("nerf", G.num_nerf), ("inr", G.num_inr))}
     head = {f"G.inr_net.{k.removeprefix(DECODER)}": p for k, p in v.items() if k.startswith(DECODER)}
-    return torch.func.functional_call(_Synthesis(G), head, (styles, camera, size), {"chunk": chunk})
+    return torch.func.functional_call(_Synthesis(G), head, (styles_of(G, v), camera, size), {"chunk": chunk})
 
 
 def checked_settings(G: CIPS3D, settings: dict[str, Any]) -> Settings:

@@ -12,6 +12,7 @@ from hrlib import weights
 from hrlib.errors import StoreError
 from hrlib.nets import cameras, volume
 from hrlib.training import checkpoints, gan3d, heads, ship3d
+from hrlib.worlds import heads as world
 from hrlib.worlds import portraits
 
 SMALL = dict(z_dim=gan3d.Z_DIM, z_dim_inr=gan3d.Z_DIM, nerf_hidden=16, rgb_dim=8, nerf_style=16, inr_hidden=16)
@@ -43,7 +44,7 @@ class Stop(Exception):
 def test_heads_are_on_the_ground_and_their_poses_are_read(data, folder):
     x, mask = data.batch(torch.arange(8))
     assert x.shape == (8, 3, 64, 64) and mask.shape == (8, 1, 64, 64) and data.z.shape == (8, gan3d.Z_DIM)
-    assert (x - heads.GROUND).abs()[(mask == 0).expand_as(x)].max() < 0.01
+    assert (x - world.GROUND).abs()[(mask == 0).expand_as(x)].max() < 0.01
     true = portraits.sample(8, seed=0).pose
     error = (data.poses - true).abs()
     assert 0 < error.mean() < 0.08 and not torch.equal(data.poses, true)

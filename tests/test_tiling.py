@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from hrlib import budget, cli, descent, features, image, inversion, losses, tiling, weights
 from hrlib.errors import BudgetError, ImageError, ShapeError, UnknownName
-from hrlib.lab import deepzoom, panoramas
+from hrlib.lab import deepzoom, panoramas, root
 from hrlib.nets import Generator, StyleINR
 from hrlib.nets.stylegan2 import channel_plan
 
@@ -314,10 +315,30 @@ def test_a_run_in_a_folder_can_be_interrupted(tmp_path, capsys):
 
 
 def test_formats_are_checked_before_the_first_step(tmp_path):
-    with pytest.raises(ImageError, match=r"png or \.tif"):
+    with pytest.raises(ImageError, match=r"png or a \.tif"):
         panoramas.invert(torch.zeros(1, 3, 32, 70_000), tmp_path, panoramas.Recipe(), suffix=".jpg")
     with pytest.raises(ImageError, match="at most"):
-        image.write(torch.zeros(1, 3, 2, 70_000), tmp_path / "wide.jpg")
+        image.write(torch.zeros(1, 3, 2, 70_000), tmp_path / "wide.jpeg")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_of_its_own_does_not_count_its_parents_memory(tmp_path):
+    ballast = torch.ones(600_000_000 // 4)
+    facts = panoramas.apart("photo:coffee", (48, 64), tmp_path, panoramas.Recipe(num_steps=2), memory="4GB")
+    mine = inversion.peak_bytes()
+    assert 1.5e8 < facts["peak"] < mine - 2e8 and facts["size"] == (48, 64)
+    assert mine > ballast.nbytes and (tmp_path / "reconstruction.png").exists()
+
+
+def test_the_recorded_run_is_what_its_files_say():
+    folder = root() / "data" / "panorama"
+    facts = json.loads((folder / "facts.json").read_text())
+    assert facts["size"] == [1677, 6143] and len(facts["history"]) == facts["recipe"]["num_steps"]
+    assert panoramas.whole(pd.read_csv(folder / "regions.csv")) == pytest.approx(facts["whole"], rel=1e-4)
+    original, reconstruction = (image.read(folder / f"{name}.jpg") for name in ("original", "reconstruction"))
+    assert original.shape == reconstruction.shape == (1, 3, 1677, 6143)
+    mse = float((original - reconstruction).square().mean()) / 4
+    assert -10 * math.log10(mse) == pytest.approx(facts["whole"]["psnr"], abs=0.5)  # JPEG takes and gives a little
 
 
 def test_tiff_is_tiled_and_exact(tmp_path):

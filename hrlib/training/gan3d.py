@@ -37,7 +37,6 @@ from .steps import average, descend, fallen, gradient_penalty
 
 NAME = "portraits_3d64"
 PEOPLE, Z_DIM = 6_000, 48
-DISTANCE = 5.74  # from the portraits' camera to the point that heads turn about, in half picture sides
 FOV = 2 * math.degrees(math.atan(1 / 5.65))  # of the portraits' camera, whose picture is 2 wide at a distance of 5.65
 
 

@@ -1,8 +1,6 @@
-"""Pictures for the 3D-aware GAN: rendered heads on a plain ground, their masks, and poses read off the pictures.
+"""Pictures for the 3D-aware GAN: rendered heads (`worlds.heads`), their masks, and poses read off the pictures.
 
-A portrait turns its head under a fixed light, before a fixed wall and on shoulders that stay where they are. Seen from
-the head, the camera turns and wall and shoulders come along, which no rigid scene does. So the head alone is kept, by
-the renderer's mask, on a plain ground. No true pose is stored: `poses` is what `hrlib.pose.read` says of the picture.
+No true pose is stored: `poses` is what `hrlib.pose.read` says of the whole portrait.
 
 A set on disk is a cache (rendering is deterministic): images.npy, masks.npy, poses.npy, latents.npy and status.json. An
 interrupted rendering goes on where it stopped.
@@ -16,19 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import pose
 from ..errors import StoreError
 from ..store import read_json, write_json
-from ..worlds import portraits
+from ..worlds import heads, portraits
 from .data import gaussianise
 
-GROUND = -0.2  # of every channel, about what the wall below is
-WALL = dict(bg_saturation=0, bg_lightness=0.3, bg_gradient=0.76, bg_blob=0, bg_shift=0, bg_angle=0)
 EXPLAIN = ("identity", "expression", "light")  # groups of parameters that are a latent; the pose is not among them
-EDGE, FINE, CHUNK = 64, 128, 40
+EDGE, CHUNK = 64, 40
 PARTS = {"images": ((3, EDGE, EDGE), np.uint8), "masks": ((1, EDGE, EDGE), np.uint8), "poses": ((2,), np.float32)}
 
 
@@ -50,17 +45,6 @@ class Heads:
         return images / 127.5 - 1, masks / 255
 
 
-@torch.inference_mode()
-def draw(people: portraits.Portraits, edge: int = EDGE) -> tuple[Tensor, Tensor, Tensor]:
-    """Heads on the plain ground [N, 3, edge, edge], their masks [N, 1, edge, edge], and the portraits [N, 3, 128, 128].
-
-    The portraits are the whole pictures that poses are read off; the others are area means of them.
-    """
-    truth = portraits.render_with_truth(people.replace(background=WALL), FINE, 1)
-    head = truth.image * truth.head_mask + GROUND * (1 - truth.head_mask)
-    return F.avg_pool2d(head, FINE // edge), F.avg_pool2d(truth.head_mask, FINE // edge), truth.image
-
-
 def render(folder: Path, n: int, *, z_dim: int, seed: int) -> Iterator[int]:
     """Render the first n people of `seed` into `folder`; yields how many are done after each chunk, at least once."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,10 +62,10 @@ def render(folder: Path, n: int, *, z_dim: int, seed: int) -> Iterator[int]:
     }
     while done < n:
         some = slice(done, min(done + CHUNK, n))
-        image, mask, whole = draw(people[some])
-        arrays["images"][some] = ((image + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-        arrays["masks"][some] = (mask * 255).round().byte().numpy()
-        arrays["poses"][some] = pose.read(whole).numpy()
+        drawn = heads.draw(people[some], EDGE)
+        arrays["images"][some] = ((drawn.image + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        arrays["masks"][some] = (drawn.mask * 255).round().byte().numpy()
+        arrays["poses"][some] = pose.read(drawn.portrait).numpy()
         for array in arrays.values():
             array.flush()
         done = some.stop

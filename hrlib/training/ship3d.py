@@ -17,6 +17,7 @@ from .. import _catalogue as catalogue
 from .. import fid, metrics, weights
 from ..nets import cameras, volume
 from ..nets.cips3d import CIPS3D, View
+from ..worlds import heads as world
 from ..worlds import portraits
 from . import checkpoints, gan3d, heads
 
@@ -80,11 +81,11 @@ def measure(G: CIPS3D, data: heads.Heads, *, n: int = N) -> dict[str, float]:
     found["pose error"] = float(torch.rad2deg(off).mean())
     for yaw in YAWS:
         views[yaw] = _views(G, styles, cameras.orbit(yaw, 0.0))
-        truth[yaw] = _render(_turned(people, yaw))
+        truth[yaw] = world.draw(world.turned(people, yaw))
     for yaw in YAWS:
-        found[f"PSNR at yaw {yaw:+.2f}"] = float(metrics.psnr(views[yaw].image, truth[yaw][0]).mean())
-        found[f"flat PSNR at yaw {yaw:+.2f}"] = float(metrics.psnr(views[0.0].image, truth[yaw][0]).mean())
-    found |= _depth(G, views[0.0], truth[0.0][1])
+        found[f"PSNR at yaw {yaw:+.2f}"] = float(metrics.psnr(views[yaw].image, truth[yaw].image).mean())
+        found[f"flat PSNR at yaw {yaw:+.2f}"] = float(metrics.psnr(views[0.0].image, truth[yaw].image).mean())
+    found |= _depth(G, views[0.0], truth[0.0].depth)
 
     moved, unmoved = [], []
     for a, b in ((0.0, 0.26), (0.0, -0.26), (0.26, 0.52), (-0.26, -0.52)):
@@ -100,7 +101,7 @@ def measure(G: CIPS3D, data: heads.Heads, *, n: int = N) -> dict[str, float]:
     g = torch.Generator().manual_seed(SEED)
     other = data.poses[torch.randint(len(data), (n,), generator=g)]
     fresh = _views(G, G.mapping(torch.randn(n, G.z_dim, generator=g)), cameras.orbit(*other.T)).image
-    unseen, more = (_render(portraits.sample(n, seed=seed))[0] for seed in (SEED, SEED + 1))
+    unseen, more = (world.draw(portraits.sample(n, seed=seed)).image for seed in (SEED, SEED + 1))
     vectors = [
         torch.cat([fid.features(p, "vgg16_thin") for p in part.split(50)]) for part in (fresh, unseen, more, own.image)
     ]
@@ -118,27 +119,10 @@ def _views(G: CIPS3D, styles: dict[str, Tensor], camera: Tensor) -> View:
     return View(*(torch.cat([getattr(p, f) for p in parts]) for f in ("image", "aux", "depth", "opacity")))
 
 
-def _turned(people: portraits.Portraits, yaw: float) -> portraits.Portraits:
-    """The people at that yaw and pitch 0, the light turned with the head."""
-    turn = yaw - people.get("yaw")
-    light = {"light_azimuth": people.get("light_azimuth") + turn}
-    return people.replace(pose={"yaw": yaw, "pitch": 0.0}, light=light)
-
-
-def _render(people: portraits.Portraits) -> tuple[Tensor, Tensor]:
-    """Heads on the ground [N, 3, 64, 64], and true depths [N, 1, 64, 64] in half picture sides, NaN off the head."""
-    images, depths = [], []
-    for i in range(0, len(people), CHUNK):
-        some = people[i : i + CHUNK]
-        images.append(heads.draw(some)[0])
-        depths.append(portraits.render_with_truth(some, heads.EDGE, 1).depth)
-    return torch.cat(images), torch.cat(depths)
-
-
 def _depth(G: CIPS3D, view: View, truth: Tensor) -> dict[str, float]:
     """Mean error of depth along the optical axis over the head, ours and of a plane; in half picture sides."""
     local = volume.directions(*view.depth.shape[-2:], float(G.camera["fov"]), centres=G.centres, like=view.depth)
-    axis = view.depth * -local[:, 2].reshape(view.depth.shape[-2:]) * gan3d.DISTANCE
+    axis = view.depth * -local[:, 2].reshape(view.depth.shape[-2:]) * world.DISTANCE
     head = torch.isfinite(truth) & (view.opacity > 0.9)
     plane = torch.stack([t[h].median() for t, h in zip(truth, head, strict=True)])[:, None, None, None]
     error = lambda d: float((d - truth)[head].abs().mean())
@@ -162,11 +146,11 @@ CIPS-3D (Zhou et al. 2021) of the heads of the shipped portraits, {net.resolutio
 and their mapping networks. {sum(p.numel() for p in net.parameters()):,} parameters, `{json.dumps(net.config)}`.
 
 - **For**: 3D-aware inversion (Sec. IV-F-b, Fig. 15) at the `laptop` profile, in place of the authors' FFHQ generator.
-- **Scale**: the camera's distance 1 is {gan3d.DISTANCE} half picture sides of the portraits, to the point that a head
+- **Scale**: the camera's distance 1 is {world.DISTANCE} half picture sides of the portraits, to the point that a head
   turns about; `cameras.orbit(yaw, pitch)` takes the portraits' own angles. One z serves both mapping networks.
 - **Data**: {facts["people"]:,} rendered heads, one picture a person (`hrlib.worlds.portraits`, seed 0; any other seed
   is unseen). Shoulders and wall do not turn with a head, so only the head is kept, by the renderer's mask, on a plain
-  ground of {heads.GROUND}; they were rendered before a plain wall. **Poses** are those that `hrlib.pose.read` reads off
+  ground of {world.GROUND}; they were rendered before a plain wall. **Poses** are those that `hrlib.pose.read` reads off
   the pictures (off by {found["pose error"]:.1f} degrees on average); the true ones are never used. **Latents** are the
   Gaussianised parameters of identity, expression and light, without the pose, so that regression can begin.
 - **Recipe**: {warm:,} pictures by regression at {r["rays"]} rays each (squared error of both colours, and of opacity

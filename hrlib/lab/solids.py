@@ -1,0 +1,98 @@
+"""What a 3D-aware inversion found, as a solid: a mesh or points for any viewer, and a film of turning it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from PIL import Image
+from skimage.measure import marching_cubes
+from torch import Tensor
+
+from .. import store
+from ..errors import ShapeError
+from ..image import to_uint8
+from ..inversion3d import styles_of
+from ..nets import volume
+from ..nets.cips3d import CIPS3D, View
+
+CHUNK = 100_000  # points whose density is asked for at once
+
+
+@torch.inference_mode()
+def mesh(G: CIPS3D, variables: dict[str, Tensor], resolution: int = 96) -> trimesh.Trimesh:
+    """The surface where one sample of a ray stops half of the light, with colours; for `.export("head.ply")` or .glb.
+
+    variables: of a `inversion3d.Result` of one picture. resolution: cells along each side of the cube that is searched.
+    Vertices are in the object's frame (x right, y up, z to the viewer; the camera's distance is 1). A vertex has the
+    colour that the INR head gives to its features alone.
+
+    Raises:
+        ShapeError: several pictures, or a density that reaches the level nowhere.
+    """
+    styles = styles_of(G, variables)
+    if len(styles["nerf"]) != 1:
+        raise ShapeError(f"styles of {len(styles['nerf'])} pictures", expected="of one", do="pick one of them")
+    near, far, count = (float(G.camera[k]) for k in ("ray_start", "ray_end", "num_steps"))
+    level = math.log(2) * (count - 1) / (far - near)  # 1 - exp(-density x length) = 1/2
+    half = max(math.tan(math.radians(float(G.camera["fov"])) / 2), 1 - near)
+    axis = torch.linspace(-half, half, resolution)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    density = torch.cat(
+        [G.siren(part[None].to(styles["nerf"]), styles["nerf"])[1][0, :, 0] for part in grid.split(CHUNK)]
+    )
+    reached = grid.norm(dim=1) < min(1 - near, far - 1)  # what rays from every side have sampled
+    density = torch.where(reached, density.cpu(), torch.zeros(())).reshape(resolution, resolution, resolution)
+    if not bool((density > level).any()):
+        raise ShapeError(
+            f"a density of at most {float(density.max()):.3g}",
+            expected=f"{level:.3g}, at which a sample stops half of the light, somewhere",
+            do="train the generator for longer",
+        )
+    places, faces, normals, _ = marching_cubes(density.numpy(), level, spacing=(2 * half / (resolution - 1),) * 3)
+    places = places - half
+    at = torch.from_numpy(places).float()[None].to(styles["nerf"])
+    colours = G.inr_net(G.siren(at, styles["nerf"])[0], styles["inr"])[0]
+    return trimesh.Trimesh(
+        places, faces[:, ::-1], vertex_normals=-normals, vertex_colors=_bytes(colours), process=False
+    )
+
+
+def points(G: CIPS3D, view: View, camera: Tensor, opaque: float = 0.9) -> trimesh.PointCloud:
+    """The points of one view [1, 3, H, W] where light comes from at least `opaque` of the density, with its colours.
+
+    In the object's frame, as `mesh`. Exported by `.export("head.ply")`.
+    """
+    height, width = view.image.shape[2:]
+    local = volume.directions(height, width, float(G.camera["fov"]), centres=G.centres, like=view.image)
+    places = camera[0, :3, 3] + (local @ camera[0, :3, :3].T) * view.depth.reshape(-1, 1)
+    kept = view.opacity.reshape(-1) > opaque
+    colours = view.image[0].flatten(1).T[kept]
+    return trimesh.PointCloud(places[kept].numpy(force=True), colors=_bytes(colours))
+
+
+def _bytes(colours: Tensor) -> np.ndarray:
+    """[P, 3] in [-1, 1] -> uint8 [P, 3]."""
+    return ((colours.clamp(-1, 1) + 1) * 127.5).round().byte().numpy(force=True)
+
+
+def turntable(
+    look: Callable[[float], Tensor], yaws: Sequence[float], path: str | Path, *, seconds: float = 4.0
+) -> Path:
+    """Write a film that turns to and fro over `yaws`, as an animated .webp, .png or .gif; returns its path.
+
+    look: yaw in radians -> picture [1, 3, H, W] in [-1, 1]. seconds: of one turn to and fro.
+    """
+    path = Path(path)
+    if path.suffix not in (".webp", ".png", ".gif"):
+        raise ShapeError(f"a film called {path.name}", expected=".webp, .png or .gif", do="change the suffix")
+    frames = [Image.fromarray(to_uint8(look(float(yaw)))[0]) for yaw in yaws]
+    frames += frames[-2:0:-1]
+    with store.atomic(path) as temp:
+        how = {"format": path.suffix[1:], "save_all": True, "append_images": frames[1:], "loop": 0}
+        frames[0].save(temp, duration=round(1000 * seconds / len(frames)), **how)
+    return path

@@ -1,0 +1,46 @@
+"""Heads on a plain ground: what is cut out, its truth, and what turning leaves as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hrlib.errors import ShapeError
+from hrlib.worlds import heads, portraits
+
+
+@pytest.fixture(scope="module")
+def people():
+    return portraits.sample(2, seed=904)
+
+
+@pytest.mark.parametrize("edge", [32, 64, 256])
+def test_the_ground_is_plain_and_the_depth_belongs_to_the_head(people, edge):
+    found = heads.draw(people, edge)
+    assert found.image.shape == (2, 3, edge, edge) and found.portrait.shape == (2, 3, 128, 128)
+    outside = (found.mask == 0).expand_as(found.image)
+    assert outside.float().mean() > 0.3 and (found.image - heads.GROUND)[outside].abs().max() < 1e-5
+    inside = torch.isfinite(found.depth)
+    assert (inside == (found.mask > 0.5)).float().mean() > 0.9
+    assert 4.5 < found.depth[inside].min() < found.depth[inside].max() < 6.5
+
+
+def test_sizes_agree(people):
+    small, large = (heads.draw(people, edge).image for edge in (32, 64))
+    assert torch.allclose(torch.nn.functional.avg_pool2d(large, 2), small, atol=1e-5)
+
+
+def test_turning_turns_the_head_and_the_light_with_it(people):
+    same = heads.turned(people, 0.2)
+    assert torch.allclose(same.get("yaw"), torch.full((2,), 0.2)) and torch.equal(same.identity, people.identity)
+    moved = same.get("light_azimuth") - people.get("light_azimuth")
+    assert torch.allclose(moved, 0.2 - people.get("yaw"), atol=1e-6)
+    left, right = (heads.draw(heads.turned(people, a), 64) for a in (-0.6, 0.6))
+    nose = lambda h: (h.depth.nan_to_num(9).flatten(2).argmin(2) % 64).float().mean()  # the nearest point
+    assert nose(right) - nose(left) > 8
+
+
+def test_odd_sizes_are_refused(people):
+    for edge in (8, 100, 200):
+        with pytest.raises(ShapeError, match="16, 32, 64"):
+            heads.draw(people, edge)
