@@ -14,7 +14,7 @@ def people():
     return portraits.sample(2, seed=904)
 
 
-@pytest.mark.parametrize("edge", [32, 64, 256])
+@pytest.mark.parametrize("edge", [64, 256])
 def test_the_ground_is_plain_and_the_depth_belongs_to_the_head(people, edge):
     found = heads.draw(people, edge)
     assert found.image.shape == (2, 3, edge, edge) and found.portrait.shape == (2, 3, 128, 128)
@@ -26,7 +26,7 @@ def test_the_ground_is_plain_and_the_depth_belongs_to_the_head(people, edge):
 
 
 def test_sizes_agree(people):
-    small, large = (heads.draw(people, edge).image for edge in (32, 64))
+    small, large = (heads.draw(people, edge).image for edge in (64, 128))
     assert torch.allclose(torch.nn.functional.avg_pool2d(large, 2), small, atol=1e-5)
 
 
@@ -41,6 +41,6 @@ def test_turning_turns_the_head_and_the_light_with_it(people):
 
 
 def test_odd_sizes_are_refused(people):
-    for edge in (8, 100, 200):
-        with pytest.raises(ShapeError, match="16, 32, 64"):
+    for edge in (0, 32, 100, 200):
+        with pytest.raises(ShapeError, match="64, 128"):
             heads.draw(people, edge)

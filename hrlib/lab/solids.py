@@ -53,13 +53,12 @@ def mesh(G: CIPS3D, variables: dict[str, Tensor], resolution: int = 96) -> trime
             expected=f"{level:.3g}, at which a sample stops half of the light, somewhere",
             do="train the generator for longer",
         )
-    places, faces, normals, _ = marching_cubes(density.numpy(), level, spacing=(2 * half / (resolution - 1),) * 3)
+    places, faces, _, _ = marching_cubes(density.numpy(), level, spacing=(2 * half / (resolution - 1),) * 3)
     places = places - half
     at = torch.from_numpy(places).float()[None].to(styles["nerf"])
     colours = G.inr_net(G.siren(at, styles["nerf"])[0], styles["inr"])[0]
-    return trimesh.Trimesh(
-        places, faces[:, ::-1], vertex_normals=-normals, vertex_colors=_bytes(colours), process=False
-    )
+    # marching_cubes' faces turn their backs on the denser side; ours look outwards.
+    return trimesh.Trimesh(places, faces[:, ::-1], vertex_colors=_bytes(colours), process=False)
 
 
 def points(G: CIPS3D, view: View, camera: Tensor, opaque: float = 0.9) -> trimesh.PointCloud:

@@ -37,13 +37,13 @@ class Heads:
 def draw(people: portraits.Portraits, edge: int = 64) -> Heads:
     """Render the heads of people, before a plain wall, and cut them out.
 
-    edge: side of image, mask and depth. Up to 128, images are area means of portraits of 128 pixels.
+    edge: side of image, mask and depth. At 64, images are area means of portraits of 128 pixels.
 
     Raises:
-        ShapeError: an edge below 16, or one that does not divide 128 and is not a multiple of it.
+        ShapeError: an edge that is neither 64 nor a multiple of 128.
     """
-    if edge < 16 or (FINE % edge and edge % FINE):
-        raise ShapeError(f"heads of {edge} pixels", expected="16, 32, 64, 128, 256 ...", do="resize one of these")
+    if edge != FINE // 2 and (edge < FINE or edge % FINE):
+        raise ShapeError(f"heads of {edge} pixels", expected="64, 128, 256, 384 ...", do="resize one of these")
     fine, found = max(FINE, edge), []
     for i in range(0, len(people), CHUNK):
         truth = portraits.render_with_truth(people[i : i + CHUNK].replace(background=WALL), fine, 1)
