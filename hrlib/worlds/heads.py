@@ -48,9 +48,10 @@ def draw(people: portraits.Portraits, edge: int = 64) -> Heads:
     for i in range(0, len(people), CHUNK):
         truth = portraits.render_with_truth(people[i : i + CHUNK].replace(background=WALL), fine, 1)
         head = truth.image * truth.head_mask + GROUND * (1 - truth.head_mask)
-        small = [F.avg_pool2d(part, fine // edge) for part in (head, truth.head_mask)]
-        depth = truth.depth if fine == edge else portraits.render_with_truth(people[i : i + CHUNK], edge, 1).depth
-        found.append((*small, depth, F.avg_pool2d(truth.image, fine // FINE)))
+        pool = lambda part: F.avg_pool2d(part, fine // edge)
+        known = torch.isfinite(truth.depth).float()
+        depth = pool(truth.depth.nan_to_num(0.0)) / pool(known)  # 0 / 0 is NaN where nothing is known
+        found.append((pool(head), pool(truth.head_mask), depth, F.avg_pool2d(truth.image, fine // FINE)))
     return Heads(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 
