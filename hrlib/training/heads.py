@@ -50,7 +50,7 @@ class Heads:
         return images / 127.5 - 1, masks / 255
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def draw(people: portraits.Portraits, edge: int = EDGE) -> tuple[Tensor, Tensor, Tensor]:
     """Heads on the plain ground [N, 3, edge, edge], their masks [N, 1, edge, edge], and the portraits [N, 3, 128, 128].
 
