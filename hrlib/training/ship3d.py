@@ -66,8 +66,10 @@ def measure(G: CIPS3D, data: heads.Heads, *, n: int = N) -> dict[str, float]:
     "training PSNR": views of the latents from the poses read, against the pictures of training. "PSNR at yaw": views
     of the same latents at five yaws, against renders of the same people there, which no training has seen; the light
     stays with the head. "flat PSNR" is what one gets there by showing the frontal view unturned. "depth error" is in
-    half picture sides, over the head, at yaw 0, and "flat depth error" that of the best plane. "reprojected" is the
-    mean colour error between views 15 degrees apart where both see a point, "unwarped" the same without reprojecting.
+    half picture sides, over the head, at yaw 0, "depth bias" its mean with the sign (positive: behind the surface),
+    "shape error" what is left when each head may be moved along the axis, "flat shape error" that of a plane.
+    "reprojected" is the mean colour error between views 15 degrees apart where both see a point, "unwarped" the same
+    without reprojecting.
     """
     row = torch.arange(min(n, len(data)))
     styles = {k: v.clone() for k, v in G.mapping(data.z[row]).items()}
@@ -82,9 +84,9 @@ def measure(G: CIPS3D, data: heads.Heads, *, n: int = N) -> dict[str, float]:
         views[yaw] = _views(G, styles, cameras.orbit(yaw, 0.0))
         truth[yaw] = _render(_turned(people, yaw))
     for yaw in YAWS:
-        found[f"PSNR at yaw {yaw:+.2f}"] = float(metrics.psnr(views[yaw].image, truth[yaw][0]).mean())
-        found[f"flat PSNR at yaw {yaw:+.2f}"] = float(metrics.psnr(views[0.0].image, truth[yaw][0]).mean())
-    found |= _depth(G, views[0.0], truth[0.0][1])
+        found[f"PSNR at yaw {yaw:+.2f}"] = float(metrics.psnr(views[yaw].image, truth[yaw]).mean())
+        found[f"flat PSNR at yaw {yaw:+.2f}"] = float(metrics.psnr(views[0.0].image, truth[yaw]).mean())
+    found |= _depth(G, views[0.0], portraits.render_with_truth(_turned(people, 0.0), heads.EDGE, 1).depth)
 
     moved, unmoved = [], []
     for a, b in ((0.0, 0.26), (0.0, -0.26), (0.26, 0.52), (-0.26, -0.52)):
@@ -100,7 +102,7 @@ def measure(G: CIPS3D, data: heads.Heads, *, n: int = N) -> dict[str, float]:
     g = torch.Generator().manual_seed(SEED)
     other = data.poses[torch.randint(len(data), (n,), generator=g)]
     fresh = _views(G, G.mapping(torch.randn(n, G.z_dim, generator=g)), cameras.orbit(*other.T)).image
-    unseen, more = (_render(portraits.sample(n, seed=seed))[0] for seed in (SEED, SEED + 1))
+    unseen, more = (_render(portraits.sample(n, seed=seed)) for seed in (SEED, SEED + 1))
     vectors = [
         torch.cat([fid.features(p, "vgg16_thin") for p in part.split(50)]) for part in (fresh, unseen, more, own.image)
     ]
@@ -125,24 +127,24 @@ def _turned(people: portraits.Portraits, yaw: float) -> portraits.Portraits:
     return people.replace(pose={"yaw": yaw, "pitch": 0.0}, light=light)
 
 
-def _render(people: portraits.Portraits) -> tuple[Tensor, Tensor]:
-    """Heads on the ground [N, 3, 64, 64], and true depths [N, 1, 64, 64] in half picture sides, NaN off the head."""
-    images, depths = [], []
-    for i in range(0, len(people), CHUNK):
-        some = people[i : i + CHUNK]
-        images.append(heads.draw(some)[0])
-        depths.append(portraits.render_with_truth(some, heads.EDGE, 1).depth)
-    return torch.cat(images), torch.cat(depths)
+def _render(people: portraits.Portraits) -> Tensor:
+    """Heads on the ground, [N, 3, 64, 64]."""
+    return torch.cat([heads.draw(people[i : i + CHUNK])[0] for i in range(0, len(people), CHUNK)])
 
 
 def _depth(G: CIPS3D, view: View, truth: Tensor) -> dict[str, float]:
-    """Mean error of depth along the optical axis over the head, ours and of a plane; in half picture sides."""
+    """Mean errors of depth along the optical axis over the head, in half picture sides: see `measure`."""
     local = volume.directions(*view.depth.shape[-2:], float(G.camera["fov"]), centres=G.centres, like=view.depth)
     axis = view.depth * -local[:, 2].reshape(view.depth.shape[-2:]) * gan3d.DISTANCE
     head = torch.isfinite(truth) & (view.opacity > 0.9)
-    plane = torch.stack([t[h].median() for t, h in zip(truth, head, strict=True)])[:, None, None, None]
-    error = lambda d: float((d - truth)[head].abs().mean())
-    return {"depth error": error(axis), "flat depth error": error(plane.expand_as(truth))}
+    found: dict[str, list[float]] = {"depth error": [], "depth bias": [], "shape error": [], "flat shape error": []}
+    for one, true, where in zip(axis, truth, head, strict=True):
+        error, shape = (one - true)[where], true[where]
+        found["depth error"].append(float(error.abs().mean()))
+        found["depth bias"].append(float(error.mean()))
+        found["shape error"].append(float((error - error.median()).abs().mean()))
+        found["flat shape error"].append(float((shape - shape.median()).abs().mean()))
+    return {k: float(torch.tensor(v).nanmean()) for k, v in found.items()}
 
 
 # --- cards ------------------------------------------------------------------------------------------------------------
@@ -171,11 +173,12 @@ and their mapping networks. {sum(p.numel() for p in net.parameters()):,} paramet
   Gaussianised parameters of identity, expression and light, without the pose, so that regression can begin.
 - **Recipe**: {warm:,} pictures by regression at {r["rays"]} rays each (squared error of both colours, and of opacity
   against the mask, {r["lam_mask"]:g}), {whole:,} whole ones with the VGG loss of Eq. (3) on the shipped VGG16
-  ({r["lam_vgg"]:g}) as well, then {left:,} with the discriminator too ({r["lam_adversarial"]:g}, R1
-  {r["r1_gamma"]:g} every {r["r1_every"]} steps), which sees views of other latents, {r["fresh"]:.0%} of them N(0, I),
-  from other pictures' poses, and is told no camera. Adam, learning rates {r["lr"]:g} and {r["lr_adversarial"]:g},
-  batch {r["batch"]}, moving average of {r["ema_images"]:,} pictures, float32. Regression does most; the authors train
-  adversarially from the beginning, for millions of pictures.
+  ({r["lam_vgg"]:g}) as well. Then all densities are multiplied by {r["sharpen"]:g}, because regression leaves a fog,
+  and {left:,} pictures follow at rays again, every {r["adversarial_every"]}th batch with the discriminator too
+  ({r["lam_adversarial"]:g}, R1 {r["r1_gamma"]:g} every {r["r1_every"]} of its steps), which sees views of other
+  latents, {r["fresh"]:.0%} of them N(0, I), from other pictures' poses, and is told no camera. Adam, learning rates
+  {r["lr"]:g} and {r["lr_adversarial"]:g}, batch {r["batch"]}, moving average of {r["ema_images"]:,} pictures, float32.
+  Regression does most; the authors train adversarially from the beginning, for millions of pictures.
 - **Command**: `hrlab train gan3d`, seed {r["seed"]}; {facts["where"]}.
   Its log: `{gan3d.NAME}.log.csv`.{facts["history"]}
 - **Measured** of what the file holds, {N} people: PSNR {found["training PSNR"]:.1f} dB of their training pictures.
@@ -186,8 +189,9 @@ and their mapping networks. {sum(p.numel() for p in net.parameters()):,} paramet
   |---|---|---|
 {rows}
 
-  Depth is off by {found["depth error"]:.3f} half picture sides on average over the head (a plane:
-  {found["flat depth error"]:.3f}). Colours of views 15 degrees apart, one reprojected into the other by depth, differ
+  Depth is off by {found["depth error"]:.3f} half picture sides on average over the head (its mean by
+  {found["depth bias"]:+.3f}; with each head moved to its place {found["shape error"]:.3f}, and a plane there
+  {found["flat shape error"]:.3f}). Colours of views 15 degrees apart, one reprojected into the other by depth, differ
   by {found["reprojected"]:.3f} on average (of 2; {found["unwarped"]:.3f} without reprojecting). Frechet distance
   (features of `vgg16_thin`, {N} a side) of z ~ N(0, I) from unseen renders: {found["Frechet distance"]:.0f}; of the
   training people's views {found["of the training latents"]:.0f}, of other renders {found["of other renders"]:.0f}.
@@ -209,8 +213,8 @@ StyleGAN2's residual discriminator, {net.resolution} px, trained against `{gan3d
 - **Data**: as the generator's: heads on a plain ground, {net.resolution} px.
 - **Command**: `hrlab train gan3d`, seed {r["seed"]}; {facts["where"]}, the generator's regression included.
   Its log: `{gan3d.NAME}.log.csv`.{facts["history"]}
-- **Pictures seen**: {left:,} real and as many generated. That is short: it knows edges and colours of heads better than
-  it knows faces.
+- **Pictures seen**: {left // r["adversarial_every"]:,} real and as many generated. That is short: it knows edges and
+  colours of heads better than it knows faces.
 - **Limits**: a logit depends on its batch (minibatch standard deviation); block features do not. 16 bits a number.
 - **Licence**: MIT, like the code that made it; the method is its authors'.
 """
