@@ -307,6 +307,7 @@ class CIPS3D(nn.Module):
         chunk: int | None = None,
         rays: Tensor | None = None,
         hierarchical: bool | None = None,
+        steps: int | None = None,
     ) -> View:
         """Views of `styles` from `camera` [N or 1, 4, 4].
 
@@ -316,7 +317,7 @@ class CIPS3D(nn.Module):
             chunk: rays of a view computed at once; the rest of the memory is the result alone, in the backward pass too
                 (each chunk is computed again there).
             rays: [R] or [N, R] indices of the pixels that are wanted, row by row; the views are then [N, C, 1, R].
-            hierarchical: overrides the configuration.
+            hierarchical, steps: override the configuration's sampling (not with `draws`).
         """
         height, width = self._size(size)
         n = len(self._checked(styles))
@@ -326,11 +327,11 @@ class CIPS3D(nn.Module):
         local = local[None] if rays is None else local[rays].reshape(-1, rays.shape[-1], 3)  # [1 or N, R, 3]
         shape = shape if rays is None else (1, rays.shape[-1])
         hier = bool(self.camera["hierarchical_sample"]) if hierarchical is None else hierarchical
-        names = ("perturb", "coarse", "pdf", "fine")
+        names, count = ("perturb", "coarse", "pdf", "fine"), steps or int(self.camera["num_steps"])
         given, parts = dict(draws or {}), []
         for at in torch.arange(local.shape[1]).split(chunk or local.shape[1]):
             some = [given[k][:, at] if k in given else None for k in names]
-            arguments = (styles["nerf"], styles["inr"], camera, local[:, at], hier, *some)
+            arguments = (styles["nerf"], styles["inr"], camera, local[:, at], hier, count, *some)
             if chunk and torch.is_grad_enabled():
                 parts.append(checkpoint(self._march, *arguments, use_reentrant=False))
             else:
@@ -345,6 +346,7 @@ class CIPS3D(nn.Module):
         camera: Tensor,
         local: Tensor,
         hier: bool,
+        steps: int,
         perturb: Tensor | None,
         coarse: Tensor | None,
         pdf: Tensor | None,
@@ -354,7 +356,7 @@ class CIPS3D(nn.Module):
         c, n, count = self.camera, len(nerf), local.shape[1]
         ray = local @ camera[:, :3, :3].mT  # [N, R, 3]
         look = lambda z: self._at(camera[:, None, None, :3, 3] + ray[:, :, None] * z, nerf)
-        z = volume.places(int(c["num_steps"]), float(c["ray_start"]), float(c["ray_end"]), perturb, camera)
+        z = volume.places(steps, float(c["ray_start"]), float(c["ray_end"]), perturb, camera)
         z = z.expand(n, count, -1, -1)
         values, sigma = look(z)
         if hier:

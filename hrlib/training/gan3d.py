@@ -10,7 +10,10 @@ on eight GPUs. Here most of the way is regression, as for the other shipped gene
    opacity on the mask. Every person is seen once, but alike parameters from many sides, so a solid head emerges.
 2. whole pictures: the same with the shipped VGG loss.
 3. adversarial: StyleGAN2's discriminator, which is told no camera, sees pictures against views of other latents from
-   other pictures' poses, or of z ~ N(0, I); the regression stays as an anchor.
+   other pictures' poses, or of z ~ N(0, I), every few steps; the first stage's regression stays as an anchor.
+
+Regression alone leaves a fog, since averages of colours along a ray are the safe answer, and its depths lie behind the
+true surface. So densities are multiplied between the second stage and the third, which then leaves their layer alone.
 """
 
 from __future__ import annotations
@@ -74,7 +77,7 @@ class Recipe:
     critic: dict = field(default_factory=lambda: {64: 16, 32: 32, 16: 48, 8: 64, 4: 64})  # channels
     ray_images: int = 48_000  # stage 1
     whole_images: int = 2_400  # stage 2
-    total_images: int = 52_800
+    total_images: int = 56_800
     batch: int = 8
     rays: int = 512  # of a picture in stage 1
     lr: float = 2e-3
@@ -87,9 +90,11 @@ class Recipe:
     lam_mask: float = 0.2
     lam_vgg: float = 0.1
     lam_adversarial: float = 0.05
+    adversarial_every: int = 4  # steps of stage 3
+    sharpen: float = 2.0  # times all densities when stage 3 begins
     fresh: float = 0.5  # share of z ~ N(0, I) among the adversarial views
     r1_gamma: float = 1.0
-    r1_every: int = 8  # steps
+    r1_every: int = 4  # steps of the discriminator
     ema_images: int = 1_000  # half-life of the moving average
     seed: int = 0
 
@@ -134,15 +139,18 @@ def train(recipe: Recipe, data: Heads, state: State) -> Iterator[dict[str, float
         row = torch.randint(len(data), (B,), generator=g)
         x, mask = (part.to(device) for part in data.batch(row))
         z, camera = data.z[row].to(device), cameras.orbit(*data.poses[row].to(device).T)
-        adversarial = seen >= regression
+        third = seen >= regression
         _set_rates(state, recipe, seen)
-        whole = seen >= recipe.ray_images
+        if third and seen - B < regression:
+            sharpen(G, recipe.sharpen)
+            sharpen(state.ema, recipe.sharpen)
+        whole = recipe.ray_images <= seen < regression
         rays = None if whole else _rays(mask, recipe.rays, g)
         count = EDGE**2 if whole else recipe.rays
-        draws = lambda n, g=g, count=count: {k: v.to(device) for k, v in G.draws(n, count, generator=g).items()}
+        draws = lambda n, count, g=g: {k: v.to(device) for k, v in G.draws(n, count, generator=g).items()}
         terms = {}
 
-        view = G.synthesis(G.mapping(z), camera, draws=draws(B), rays=rays)
+        view = G.synthesis(G.mapping(z), camera, draws=draws(B, count), rays=rays)
         pick = lambda y, rays=rays: (
             y if rays is None else y.flatten(2).gather(2, rays[:, None].expand(-1, y.shape[1], -1))
         )
@@ -154,11 +162,11 @@ def train(recipe: Recipe, data: Heads, state: State) -> Iterator[dict[str, float
         if whole:
             terms["vgg"] = sum(vgg(view.image, x).values())
             loss = loss + recipe.lam_vgg * terms["vgg"]
-        if adversarial:
+        if third and state.step % recipe.adversarial_every == 0:
             fresh = torch.rand(B, generator=g) < recipe.fresh
             z = torch.where(fresh[:, None], torch.randn(B, z.shape[1], generator=g), data.z[row.roll(1)]).to(device)
             other = data.poses[torch.randint(len(data), (B,), generator=g)].to(device)
-            fake = G.synthesis(G.mapping(z), cameras.orbit(*other.T), draws=draws(B)).image
+            fake = G.synthesis(G.mapping(z), cameras.orbit(*other.T), draws=draws(B, EDGE**2)).image
             terms |= _critic_step(state, recipe, x, fake.detach())
             D.requires_grad_(False)
             terms["adversarial"] = F.softplus(-D(fake)).mean()
@@ -170,6 +178,13 @@ def train(recipe: Recipe, data: Heads, state: State) -> Iterator[dict[str, float
         yield {"step": state.step, "images": state.step * B} | {k: float(v.detach()) for k, v in terms.items()}
 
 
+@torch.no_grad()
+def sharpen(G: CIPS3D, factor: float) -> None:
+    """Multiply all densities of a network: surfaces become harder, and expected depths come nearer to them."""
+    for parameter in G.siren.final_layer.parameters():
+        parameter *= factor
+
+
 def _set_rates(state: State, recipe: Recipe, seen: int) -> None:
     """Rates fall to a tenth at the end of the regression, and again at the end of the adversarial stage."""
     regression = recipe.ray_images + recipe.whole_images
@@ -178,7 +193,7 @@ def _set_rates(state: State, recipe: Recipe, seen: int) -> None:
     else:
         left = 1 - (seen - regression) / max(recipe.total_images - regression, 1)
         lr, betas = recipe.lr_adversarial * fallen(left, recipe.lr_fall), (0.0, 0.99)
-    gains = (1, recipe.mapping_gain, recipe.film_gain, recipe.density_gain, 1)
+    gains = (1, recipe.mapping_gain, recipe.film_gain, recipe.density_gain if seen < regression else 0, 1)
     for group, gain in zip((*state.opt_G.param_groups, *state.opt_D.param_groups), gains, strict=True):
         group["lr"], group["betas"] = lr * gain, betas
     state.opt_D.param_groups[0]["betas"] = (0.0, 0.99)
@@ -195,7 +210,7 @@ def _critic_step(state: State, recipe: Recipe, real: Tensor, fake: Tensor) -> di
     D = state.D
     terms = {"D_real": F.softplus(-D(real)).mean(), "D_fake": F.softplus(D(fake)).mean()}
     loss = terms["D_real"] + terms["D_fake"]
-    if state.step % recipe.r1_every == 0:
+    if state.step // recipe.adversarial_every % recipe.r1_every == 0:
         terms["R1"] = gradient_penalty(D, real, nullcontext)
         loss = loss + 0.5 * recipe.r1_gamma * recipe.r1_every * terms["R1"]
     descend(state.opt_D, loss)

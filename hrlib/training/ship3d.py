@@ -67,8 +67,10 @@ def measure(G: CIPS3D, data: heads.Heads, *, n: int = N) -> dict[str, float]:
     "training PSNR": views of the latents from the poses read, against the pictures of training. "PSNR at yaw": views
     of the same latents at five yaws, against renders of the same people there, which no training has seen; the light
     stays with the head. "flat PSNR" is what one gets there by showing the frontal view unturned. "depth error" is in
-    half picture sides, over the head, at yaw 0, and "flat depth error" that of the best plane. "reprojected" is the
-    mean colour error between views 15 degrees apart where both see a point, "unwarped" the same without reprojecting.
+    half picture sides, over the head, at yaw 0, "depth bias" its mean with the sign (positive: behind the surface),
+    "shape error" what is left when each head may be moved along the axis, "flat shape error" that of a plane.
+    "reprojected" is the mean colour error between views 15 degrees apart where both see a point, "unwarped" the same
+    without reprojecting.
     """
     row = torch.arange(min(n, len(data)))
     styles = {k: v.clone() for k, v in G.mapping(data.z[row]).items()}
@@ -120,13 +122,18 @@ def _views(G: CIPS3D, styles: dict[str, Tensor], camera: Tensor) -> View:
 
 
 def _depth(G: CIPS3D, view: View, truth: Tensor) -> dict[str, float]:
-    """Mean error of depth along the optical axis over the head, ours and of a plane; in half picture sides."""
+    """Mean errors of depth along the optical axis over the head, in half picture sides: see `measure`."""
     local = volume.directions(*view.depth.shape[-2:], float(G.camera["fov"]), centres=G.centres, like=view.depth)
     axis = view.depth * -local[:, 2].reshape(view.depth.shape[-2:]) * world.DISTANCE
     head = torch.isfinite(truth) & (view.opacity > 0.9)
-    plane = torch.stack([t[h].median() for t, h in zip(truth, head, strict=True)])[:, None, None, None]
-    error = lambda d: float((d - truth)[head].abs().mean())
-    return {"depth error": error(axis), "flat depth error": error(plane.expand_as(truth))}
+    found: dict[str, list[float]] = {"depth error": [], "depth bias": [], "shape error": [], "flat shape error": []}
+    for one, true, where in zip(axis, truth, head, strict=True):
+        error, shape = (one - true)[where], true[where]
+        found["depth error"].append(float(error.abs().mean()))
+        found["depth bias"].append(float(error.mean()))
+        found["shape error"].append(float((error - error.median()).abs().mean()))
+        found["flat shape error"].append(float((shape - shape.median()).abs().mean()))
+    return {k: float(torch.tensor(v).nanmean()) for k, v in found.items()}
 
 
 # --- cards ------------------------------------------------------------------------------------------------------------
@@ -155,11 +162,12 @@ and their mapping networks. {sum(p.numel() for p in net.parameters()):,} paramet
   Gaussianised parameters of identity, expression and light, without the pose, so that regression can begin.
 - **Recipe**: {warm:,} pictures by regression at {r["rays"]} rays each (squared error of both colours, and of opacity
   against the mask, {r["lam_mask"]:g}), {whole:,} whole ones with the VGG loss of Eq. (3) on the shipped VGG16
-  ({r["lam_vgg"]:g}) as well, then {left:,} with the discriminator too ({r["lam_adversarial"]:g}, R1
-  {r["r1_gamma"]:g} every {r["r1_every"]} steps), which sees views of other latents, {r["fresh"]:.0%} of them N(0, I),
-  from other pictures' poses, and is told no camera. Adam, learning rates {r["lr"]:g} and {r["lr_adversarial"]:g},
-  batch {r["batch"]}, moving average of {r["ema_images"]:,} pictures, float32. Regression does most; the authors train
-  adversarially from the beginning, for millions of pictures.
+  ({r["lam_vgg"]:g}) as well. Then all densities are multiplied by {r["sharpen"]:g}, because regression leaves a fog,
+  and {left:,} pictures follow at rays again, every {r["adversarial_every"]}th batch with the discriminator too
+  ({r["lam_adversarial"]:g}, R1 {r["r1_gamma"]:g} every {r["r1_every"]} of its steps), which sees views of other
+  latents, {r["fresh"]:.0%} of them N(0, I), from other pictures' poses, and is told no camera. Adam, learning rates
+  {r["lr"]:g} and {r["lr_adversarial"]:g}, batch {r["batch"]}, moving average of {r["ema_images"]:,} pictures, float32.
+  Regression does most; the authors train adversarially from the beginning, for millions of pictures.
 - **Command**: `hrlab train gan3d`, seed {r["seed"]}; {facts["where"]}.
   Its log: `{gan3d.NAME}.log.csv`.{facts["history"]}
 - **Measured** of what the file holds, {N} people: PSNR {found["training PSNR"]:.1f} dB of their training pictures.
@@ -170,8 +178,9 @@ and their mapping networks. {sum(p.numel() for p in net.parameters()):,} paramet
   |---|---|---|
 {rows}
 
-  Depth is off by {found["depth error"]:.3f} half picture sides on average over the head (a plane:
-  {found["flat depth error"]:.3f}). Colours of views 15 degrees apart, one reprojected into the other by depth, differ
+  Depth is off by {found["depth error"]:.3f} half picture sides on average over the head (its mean by
+  {found["depth bias"]:+.3f}; with each head moved to its place {found["shape error"]:.3f}, and a plane there
+  {found["flat shape error"]:.3f}). Colours of views 15 degrees apart, one reprojected into the other by depth, differ
   by {found["reprojected"]:.3f} on average (of 2; {found["unwarped"]:.3f} without reprojecting). Frechet distance
   (features of `vgg16_thin`, {N} a side) of z ~ N(0, I) from unseen renders: {found["Frechet distance"]:.0f}; of the
   training people's views {found["of the training latents"]:.0f}, of other renders {found["of other renders"]:.0f}.
@@ -193,8 +202,8 @@ StyleGAN2's residual discriminator, {net.resolution} px, trained against `{gan3d
 - **Data**: as the generator's: heads on a plain ground, {net.resolution} px.
 - **Command**: `hrlab train gan3d`, seed {r["seed"]}; {facts["where"]}, the generator's regression included.
   Its log: `{gan3d.NAME}.log.csv`.{facts["history"]}
-- **Pictures seen**: {left:,} real and as many generated. That is short: it knows edges and colours of heads better than
-  it knows faces.
+- **Pictures seen**: {left // r["adversarial_every"]:,} real and as many generated. That is short: it knows edges and
+  colours of heads better than it knows faces.
 - **Limits**: a logit depends on its batch (minibatch standard deviation); block features do not. 16 bits a number.
 - **Licence**: MIT, like the code that made it; the method is its authors'.
 """

@@ -33,7 +33,7 @@ class Heads:
     portrait: Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def draw(people: portraits.Portraits, edge: int = 64) -> Heads:
     """Render the heads of people, before a plain wall, and cut them out.
 
