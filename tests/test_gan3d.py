@@ -154,3 +154,22 @@ def test_cards_say_what_the_checkpoint_says(data, tmp_path):
         "| +0.26 | 20.0 | 20.0 |",
     ):
         assert part in card
+
+
+def test_the_shipped_network_turns_heads():
+    """Views turn as portraits do, colours stay on the surface, and another size shows the same head."""
+    from hrlib import pose
+
+    G = weights.load_generator3d(gan3d.NAME)
+    styles = G.mapping(torch.randn(8, G.z_dim, generator=torch.Generator().manual_seed(0)), truncation_psi=0.7)
+    with torch.no_grad():
+        a, b = (G.synthesis(styles, cameras.orbit(yaw, 0.0)) for yaw in (-0.3, 0.3))
+        large = G.synthesis(styles, cameras.orbit(0.3, 0.0), 128)
+    turned = (pose.read(b.image) - pose.read(a.image))[:, 0]
+    assert (turned > 0.25).all(), "the reader of poses sees them turn"
+    small = torch.nn.functional.avg_pool2d(large.image, 2)
+    assert (small - b.image).abs().mean() < 0.02
+    fov = G.camera["fov"]
+    warped, seen = volume.reproject(a.image, a.depth, cameras.orbit(-0.3, 0.0), b.depth, cameras.orbit(0.3, 0.0), fov)
+    seen = (seen * (b.opacity > 0.9)).expand_as(warped) > 0
+    assert (warped - b.image)[seen].abs().mean() < 0.6 * (a.image - b.image)[seen].abs().mean()
