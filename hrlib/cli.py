@@ -184,7 +184,8 @@ def convert(
     which: Annotated[
         str,
         typer.Option(
-            help='"G_ema", "G", "D" of a StyleGAN2; "identity": IR-SE50; "stylist": DualStyleGAN, StarGAN v2.'
+            help='"G_ema", "G", "D" of a StyleGAN2; "identity": IR-SE50; "stylist": DualStyleGAN, StarGAN v2; '
+            '"generator3d": CIPS-3D.'
         ),
     ] = "G_ema",
 ) -> None:
