@@ -184,9 +184,8 @@ def descend(
         )
     source = variables if resume is None else {k: resume.variables[k].to(variables[k]) for k in variables}
     leaves = {k: v.detach().clone().requires_grad_() for k, v in source.items()}
-    adams = {
-        k: torch.optim.Adam([leaf], lr=lr, betas=betas) for k, leaf in leaves.items()
-    }  # one each: moments come and go with it
+    one = lambda leaf: torch.optim.Adam([leaf], lr=lr, betas=betas)
+    adams = {k: one(leaf) for k, leaf in leaves.items()}  # one each: moments come and go with it
     files = {k: (Mapped(leaf), Mapped(leaf)) for k, leaf in leaves.items()} if moments == "file" else {}
     for k, leaf in leaves.items():
         m, v = (f.tensor for f in files[k]) if files else (torch.zeros_like(leaf), torch.zeros_like(leaf))
@@ -197,6 +196,8 @@ def descend(
         adams[k].state[leaf] = {"step": step_count, "exp_avg": m.detach(), "exp_avg_sq": v.detach()}
     best = resume.best if resume else None
     history = list(resume.history) if resume else []
+    first = resume.step if resume else 0
+    del resume, source, variables  # they have been copied, and of a large picture they weigh
     current = -1
 
     def snapshot(step: int) -> State:
@@ -212,7 +213,7 @@ def descend(
         }
         return State(step + 1, detached(leaves), moments, best, list(history), config)
 
-    for step in range(resume.step if resume else 0, num_steps):
+    for step in range(first, num_steps):
         start = time.perf_counter()
         terms, image = objective(step, leaves)
         total = require_finite(terms, step=step, best=best)
@@ -265,9 +266,9 @@ def completed(
     checkpoint: a state file, written every `every` steps and resumed from when it exists; the caller deletes it when
     what it computes from the iterate is done.
     """
-    resume = State.load(checkpoint) if checkpoint is not None and Path(checkpoint).exists() else None
+    saved = checkpoint is not None and Path(checkpoint).exists()
     it = None
-    for it in watch(start(resume)):
+    for it in watch(start(State.load(checkpoint) if saved else None)):
         if checkpoint is not None and (it.step + 1) % every == 0:
             state = it.state()
             if state.step != state.config.get("num_steps"):  # a finished run has no step left to resume with

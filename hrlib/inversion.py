@@ -118,6 +118,7 @@ def invert(
         )
     ws = w_avg.repeat(n, 1 if s.space == "w" else G.num_ws, 1) if ws_init is None else ws_init.expand(n, -1, -1)
     maps = noise_init or (_initial_noise(G, n, size, s) if s.optimise_noise else G.noise_maps(size))
+    kept = {} if s.optimise_noise else maps
     settled = {} if s.optimise_noise else fixed_noise(G, size, s, noise_init)
     variables = {"ws": ws} if s.optimise_ws else {}
     if s.optimise_noise:
@@ -128,7 +129,7 @@ def invert(
     def objective(step: int, v: Variables) -> tuple[dict[str, Tensor], Tensor]:
         scale = descent.exploration_scale(step / s.num_steps, w_std=w_std, initial=s.eps_initial, length=s.eps_length)
         eps = draw(step).to(x) * scale if s.optimise_ws else 0.0
-        noise = noise_of(v) if s.optimise_noise else (settled if step else maps)
+        noise = noise_of(v) if s.optimise_noise else (settled if step else kept)
         codes = v.get("ws", ws).expand(-1, G.num_ws, -1)
         image = G.synthesis(codes + eps, noise=noise, size=size)  # G(w + eps, n)
         return _terms(loss, image, target, x, noise, s), image
