@@ -209,7 +209,7 @@ def test_codes_can_be_kept(G):
     how = {"num_steps": 4, "w_samples": 100, "optimise_ws": False}
     result = inversion.solve(G, x, losses.MSE(), ws_init=ws, **how)
     assert torch.equal(result.ws, ws)
-    before = G.synthesis(ws, inversion._initial_noise(G, 1, (64, 96), 0), (64, 96))
+    before = G.synthesis(ws, inversion._initial_noise(G, 1, (64, 96), inversion.Settings()), (64, 96))
     assert float((result.image - x).square().mean()) < float((before - x).square().mean())
     for wrong in ({"ws_init": None}, {"ws_init": ws, "optimise_noise": False}):
         with pytest.raises(UnknownName, match="optimise_ws=False"):
