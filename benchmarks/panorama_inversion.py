@@ -21,26 +21,22 @@ SIZES = [(512, 512), (1024, 1024), (1677, 2048)]
 
 def measure(height: int, width: int, tiled: bool) -> dict[str, float]:
     """{"seconds", "peak", "planned"} of a step, in this process."""
-    import psutil
     import torch
 
     from hrlib import inversion, weights
     from hrlib.lab import panoramas
-    from hrlib.lab.costs import _Peak
 
     recipe, size = panoramas.Recipe(num_steps=3), (height, width)
     planned = panoramas.plan(recipe, size, memory="16GB")
     x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     plain = {"G": weights.load_generator(recipe.generator), "loss": recipe.loss(size)}
     how = planned.apply(**plain) if tiled else plain
-    before = psutil.Process().memory_info().rss
-    with _Peak("cpu") as peak:
-        steps = inversion.invert(x=x, **how, **recipe.settings())
-        next(steps)
-        begun = time.perf_counter()
-        next(steps)
-        seconds = time.perf_counter() - begun
-    return {"seconds": seconds, "peak": before + peak.bytes, "planned": planned.peak}
+    steps = inversion.invert(x=x, **how, **recipe.settings())
+    next(steps)
+    begun = time.perf_counter()
+    next(steps)
+    seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "peak": inversion.peak_bytes(), "planned": planned.peak}
 
 
 def measure_wide(height: int, width: int, memory: str) -> dict[str, float]:

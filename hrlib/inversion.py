@@ -358,6 +358,5 @@ def peak_bytes(device: torch.device | str = "cpu") -> int:
     status = Path("/proc/self/status")  # Linux; its ru_maxrss would count the parent from which a process was started
     if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
         return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )  # macOS: bytes
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -96,8 +96,7 @@ def invert(G: CIPS3D, x: Tensor, loss: Callable[[Tensor, Any], dict[str, Tensor]
 
 def _stages(G: CIPS3D, x: Tensor, loss: Callable, s: Settings) -> Iterator[Found]:
     target, mirrored = loss.prepare(x), loss.prepare(x.flip(3)) if s.lam_mirror else None
-    average, spread = G.average(), _spread(G)
-    held = {k: v[:, :1].expand(len(x), -1, -1) for k, v in average.items()}  # the styles of the first stage
+    held, spread = _average(G, len(x)), _spread(G) if s.lam_prior else {}
 
     def objective(step: int, v: Variables) -> tuple[dict[str, Tensor], Tensor]:
         at = held | v
@@ -109,7 +108,7 @@ def _stages(G: CIPS3D, x: Tensor, loss: Callable, s: Settings) -> Iterator[Found
             other = _seen(G, at, -v["yaw"], x)
             terms["mirror"] = s.lam_mirror * sum(loss(other.image, mirrored).values())
         if s.lam_prior and "nerf" in v:
-            off = [((v[k] - average[k][:, :1]) / spread[k]).square().mean() for k in ("nerf", "inr")]
+            off = [((v[k] - held[k]) / spread[k]).square().mean() for k in ("nerf", "inr")]
             terms["prior"] = s.lam_prior * sum(off)
         return terms, view.image
 
@@ -139,6 +138,11 @@ def _stages(G: CIPS3D, x: Tensor, loss: Callable, s: Settings) -> Iterator[Found
         yield from stage(
             "decoder", last.iterate.variables | {DECODER + k: v.detach() for k, v in used.items()}, s.decoder_steps
         )
+
+
+def _average(G: CIPS3D, n: int) -> Styles:
+    """The styles of the first stage, one a network: [n, 1, d]."""
+    return {k: v[:, :1].expand(n, -1, -1) for k, v in G.average().items()}
 
 
 def _seen(G: CIPS3D, v: Variables, yaw: Tensor, x: Tensor) -> View:
@@ -275,7 +279,7 @@ def solve(
         raise UnknownName("an inversion without a step", expected="steps in some stage", do="raise num_steps")
     v = last.iterate.variables
     if "z" not in v and "nerf" not in v:
-        v = v | {k: a[:, :1].expand(len(x), -1, -1).clone() for k, a in G.average().items()}
+        v = v | {k: style.clone() for k, style in _average(G, len(x)).items()}
     with torch.no_grad():
         image = _seen(G, v, v["yaw"], x).image
     made_of = {"generator": fingerprint(G.state_dict()), "image": fingerprint({"x": x}), "loss": loss.describe()}

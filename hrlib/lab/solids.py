@@ -76,7 +76,7 @@ def points(G: CIPS3D, view: View, camera: Tensor, opaque: float = 0.9) -> trimes
 
 def _bytes(colours: Tensor) -> np.ndarray:
     """[P, 3] in [-1, 1] -> uint8 [P, 3]."""
-    return ((colours.clamp(-1, 1) + 1) * 127.5).round().byte().numpy(force=True)
+    return to_uint8(colours.T[None, :, None])[0, 0]
 
 
 def turntable(
