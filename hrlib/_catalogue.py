@@ -5,15 +5,18 @@ Its functions are used as `hrlib.weights.path`, `.status`, `.fetch`, `.catalogue
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 from . import store
 from .errors import DamagedFile, MissingWeights, UnknownName, nearest
 from .image import SUFFIXES
 
+F = TypeVar("F", bound=Callable)
 DATA = Path(__file__).resolve().parent.parent / "data"  # holds weights/catalogue.json and all that ships
 
 
@@ -54,7 +57,7 @@ class Entry:
         """How to get it, as a sentence for error messages."""
         if self.profile == "laptop":
             return f"it ships with the repository: git checkout -- data/{self.file}"
-        command = f'run hrlib.weights.fetch("{self.name}"), or download {self.url}' if self.url else self.prepare
+        command = f"`hrlab fetch {self.name}`, or download {self.url}" if self.url else self.prepare
         return f"{command}; put it at {self.path} ({self.origin}; licence: {self.licence})"
 
 
@@ -74,7 +77,7 @@ def catalogue_file() -> Path:
     return DATA / "weights" / "catalogue.json"
 
 
-@lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)
 def _catalogue(path: Path, _: int) -> dict[str, Entry]:
     return {name: Entry(name=name, **fields) for name, fields in store.read_json(path).items()}
 
@@ -91,6 +94,50 @@ def entry(name: str) -> Entry:
     return known[name]
 
 
+def is_path(name: str) -> bool:
+    """Whether a text names a file rather than an entry of the catalogue: it has a folder or a suffix.
+
+    A relative path is relative to the current directory, here and everywhere.
+    """
+    return os.sep in name or bool(Path(name).suffix)
+
+
+def kept(most: int) -> Callable[[F], F]:
+    """`functools.lru_cache` for functions of names: what came of a file is made anew when that file has changed.
+
+    Files are found in the function's texts: paths, with or without "file:". A change of the catalogue counts, too.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.lru_cache(most)
+        def keep(_: tuple, *args: Any, **more: Any) -> Any:
+            return function(*args, **more)
+
+        @functools.wraps(function)
+        def look(*args: Any, **more: Any) -> Any:
+            texts = [v for v in (*args, *more.values()) if isinstance(v, str)]
+            return keep((_state(catalogue_file()), *map(_state_of, texts)), *args, **more)
+
+        look.cache_clear = keep.cache_clear
+        return look
+
+    return decorate
+
+
+def _state_of(text: str) -> tuple | None:
+    path = text.removeprefix("file:")
+    return _state(Path(path)) if path != text or is_path(path) else None
+
+
+def _state(path: Path) -> tuple | None:
+    """What tells that a file is another than it was: place, inode, time and size; None when it is not there."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return None
+    return str(path.absolute()), stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
 # --- what is there ----------------------------------------------------------------------------------------------------
 
 
@@ -102,13 +149,15 @@ def path(name_or_path: str | os.PathLike) -> Path:
         DamagedFile: its size or SHA-256 is not the catalogue's, or it changed since its first use.
         UnknownName: neither a catalogue name nor a path.
     """
-    if isinstance(name_or_path, str) and not (os.sep in name_or_path or Path(name_or_path).suffix):
+    if isinstance(name_or_path, str) and not is_path(name_or_path):
         found = entry(name_or_path)
     else:
         file = Path(name_or_path)
-        if not file.is_file():
+        if not (os.path.isfile(file) and os.access(file, os.R_OK)):
             raise MissingWeights(
-                f"no file {file}", expected="a weight file, or a catalogue name", do="check the spelling of the path"
+                f"{file} cannot be read" if os.path.isfile(file) else f"no file {file}",
+                expected="a weight file, or a catalogue name",
+                do=f"check the spelling of the path; the working directory is {Path.cwd()}",
             )
         found = next((e for e in catalogue().values() if e.path == file.resolve()), None)
         if found is None:
@@ -142,7 +191,7 @@ def fetch(name: str) -> Path:
     from ._download import download
 
     found = entry(name)
-    if not found.path.exists():
+    if not os.path.lexists(found.path):  # whatever is there is verified, never replaced
         if found.url is None:
             raise MissingWeights(
                 f"{name} has no direct link", expected="a catalogue entry with a URL", do=f"by hand: {found.by_hand}"
@@ -182,7 +231,7 @@ def _damaged(found: Entry, got: str, expected: str) -> DamagedFile:
     return DamagedFile(f"{found.path} has {got}", expected=expected, do=f"delete it, then {found.by_hand}")
 
 
-@lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=256)
 def _sha256(file: Path, mtime_ns: int, size: int) -> str:
     """Hashed once a process, unless the file's time or size changes."""
     return store.sha256(file)

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from . import _colours
 from .errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 89_000_000  # just below the size from which Pillow itself suspects a decompression bomb
 MAX_BYTES = 1 << 30
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 258  # EXIF and TIFF tags
-_NO_OPTIMISE = 0x0100  # cmsFLAGS_NOOPTIMIZE: the 16-bit shortcut errs by up to 16 of 255 levels at the gamut's edge
 
 
 class Raster(NamedTuple):
@@ -44,7 +44,12 @@ def load_bytes(source: str | os.PathLike | bytes) -> tuple[bytes, str]:
             expected=f"a file of at most {MAX_BYTES / 2**20:.0f} MiB",
             do="scale the picture down first",
         )
-    return path.read_bytes(), str(path)
+    try:
+        return path.read_bytes(), str(path)
+    except OSError as e:
+        raise ImageError(
+            f"{path} cannot be read ({e.strerror or e})", expected="a file that this user may read", do="mend that"
+        ) from e
 
 
 def decode(data: bytes, name: str, *, max_pixels: int) -> Raster:
@@ -74,12 +79,13 @@ def decode(data: bytes, name: str, *, max_pixels: int) -> Raster:
                 raise ImageError(
                     f"{name} holds {im.n_frames} frames", expected="one still picture", do="export one frame as PNG"
                 )
+            profile = _colours.profile_of(im, data, name)
             deep = _is_deep(im, data)
             if not deep:
                 im.load()
             orientation = im.getexif().get(_ORIENTATION, 1)  # after load(): Pillow turns a TIFF upright by itself
             raster = _deep_pixels(im, data, name) if deep else _pixels(im, name)
-            raster = _to_srgb(raster, im.info.get("icc_profile"), name)
+            raster = raster._replace(colour=_colours.to_srgb(raster.colour, profile, name))
         except ImageError:
             raise
         except Exception as e:
@@ -157,50 +163,6 @@ def _unsupported(name: str, what: str) -> ImageError:
         expected="whole numbers of 8 or 16 bits: grey, RGB (with or without alpha), palette or 8-bit CMYK",
         do="save it as an 8- or 16-bit RGB PNG",
     )
-
-
-def _to_srgb(raster: Raster, profile: bytes | None, name: str) -> Raster:
-    """Colours as sRGB [H, W, 3] of the same depth; a file without a profile is taken to be sRGB already."""
-    colour = raster.colour
-    kind = "GRAY" if colour.ndim == 2 else "CMYK" if colour.shape[2] == 4 else "RGB"
-    if profile:
-        description, space = _describe_profile(profile, name)
-        if kind == "GRAY" and space == "RGB":
-            colour, kind = np.repeat(colour[..., None], 3, axis=-1), "RGB"
-        if space != kind:
-            raise ImageError(
-                f"{name} has {kind} pixels but embeds the {space} profile {description!r}",
-                expected="a profile of the picture's own colour space",
-                do="convert it to sRGB in a picture editor, or strip the profile",
-            )
-        if "srgb" not in description.lower():
-            import imagecodecs
-
-            srgb, source = imagecodecs.cms_profile("srgb"), np.ascontiguousarray(colour)
-            space = kind.lower()
-            colour = imagecodecs.cms_transform(
-                source, profile, srgb, colorspace=space, outcolorspace="rgb", flags=_NO_OPTIMISE
-            )
-            kind = "RGB"
-    if kind == "CMYK":  # without a profile there is only the plain formula: (1 - ink)(1 - black)
-        colour = np.asarray(Image.fromarray(colour, "CMYK").convert("RGB"))
-    if colour.ndim == 2:
-        colour = np.repeat(colour[..., None], 3, axis=-1)
-    return Raster(colour, raster.alpha)
-
-
-def _describe_profile(profile: bytes, name: str) -> tuple[str, str]:
-    from PIL import ImageCms
-
-    try:
-        parsed = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.getProfileDescription(parsed).strip(), parsed.profile.xcolor_space.strip()
-    except (OSError, ImageCms.PyCMSError) as e:
-        raise ImageError(
-            f"{name} embeds an ICC profile that cannot be read ({e})",
-            expected="a valid ICC profile or none",
-            do="convert the picture to sRGB in a picture editor, or strip the profile",
-        ) from e
 
 
 def _upright(plane: np.ndarray, orientation: int) -> np.ndarray:

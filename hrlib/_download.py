@@ -9,6 +9,7 @@ import pooch
 import requests
 from tqdm.auto import tqdm
 
+from . import store
 from .errors import DamagedFile, MissingWeights
 
 CHUNK = 1 << 16  # a dropped connection loses at most this many bytes
@@ -20,7 +21,7 @@ def download(url: str, target: Path, *, sha256: str | None, size: int | None, by
     """Fetch `url` to `target`; the file appears there only when it is whole and its SHA-256 is right.
 
     An interrupted download leaves `target.part`, and the next call goes on from there (only where the hash is known:
-    otherwise two versions of a file could be glued together unnoticed).
+    otherwise two versions of a file could be glued together unnoticed). A file that is there is never replaced.
 
     Args:
         sha256: 64 hex digits, or None where the origin publishes none.
@@ -28,14 +29,17 @@ def download(url: str, target: Path, *, sha256: str | None, size: int | None, by
         by_hand: what the reader can do instead; ends the error messages.
 
     Raises:
+        StoreError: something is there already, or nobody may write there.
         MissingWeights: the server cannot be reached or does not have the file.
         DamagedFile: what came is a web page or has the wrong hash.
     """
-    part = target.with_name(target.name + ".part")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = store.new(target)
 
     def fetch(url: str, output_file: str, pooch: object) -> None:
-        _fetch_part(url, part, resume=sha256 is not None, size=size, by_hand=by_hand)
+        if sha256 is None:  # into pooch's own temporary file
+            return _fetch_part(url, Path(output_file), resume=False, size=size, by_hand=by_hand)
+        part = target.with_name(target.name + ".part")
+        _fetch_part(url, part, resume=True, size=size, by_hand=by_hand)
         os.replace(part, output_file)
 
     try:
@@ -88,7 +92,9 @@ def _stream(url: str, part: Path, size: int | None, by_hand: str) -> bool:
         done = start
         with (
             open(part, "ab" if going_on else "wb") as file,
-            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
+            tqdm(
+                total=total, initial=start, unit="B", unit_scale=True, desc=url.rpartition("/")[2], disable=None
+            ) as bar,
         ):
             for chunk in answer.iter_content(CHUNK):
                 if done == 0 and chunk.lstrip()[:1] == b"<":

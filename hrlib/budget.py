@@ -6,6 +6,7 @@ its worst moment are counted, and the count grows with the tile's area. What sta
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import shutil
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .errors import BudgetError
+from . import limits
+from .errors import BudgetError, UnknownName, nearest, number
 from .losses import Loss, Perceptual
 from .nets.windows import Window, needed
 from .tiling import TiledGenerator, TiledLoss, haloed, parts_of, reach_of, tiles
@@ -38,13 +40,15 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "M
 
 
 def bytes_of(memory: str | float) -> int:
-    """Bytes of "4GB", "900 MiB" or a number; `BudgetError` for anything else."""
+    """Bytes of "4GB", "900 MiB" or a number, one at least; `BudgetError` for anything else."""
     found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?I?)B?\s*", str(memory).upper())
     try:
-        value = float(found[1]) * UNITS[found[2]]
+        value = int(float(found[1]) * UNITS[found[2]])
     except (TypeError, ValueError, KeyError) as e:
         raise BudgetError(f"memory {memory!r}", expected='a size as "4GB" or "900MiB"', do="write it so") from e
-    return int(value)
+    if value < 1:
+        raise BudgetError(f"memory {memory!r}", expected="more than nothing", do='give a size as "4GB"')
+    return value
 
 
 def shown(count: float) -> str:
@@ -59,7 +63,8 @@ class Plan:
     size: (H, W). tile: (height, width). keep: where the target's features stay, see `tiling.Shelf`. moments: where
     Adam's moments stay, "memory" or "file". needs: {what: bytes}, all alive together. checkpoint: bytes that
     writing one takes instead of a tile. budget: bytes. extra: pixels that the loss looks at, over the picture's own.
-    stored: bytes of temporary files.
+    stored: bytes of temporary files. decided: what the budget comes from. limit: the bytes that this process can have
+    at all, and what says so.
     """
 
     size: tuple[int, int]
@@ -71,6 +76,8 @@ class Plan:
     budget: int
     extra: float
     stored: int = 0
+    decided: str = ""
+    limit: tuple[int, str] | None = None
 
     @property
     def peak(self) -> int:
@@ -85,12 +92,15 @@ class Plan:
         rows[0] += f"{self.tile[1]} x {self.tile[0]}; the loss sees {self.extra:.2f} times as many pixels"
         rows += [f"  {what:32s} {shown(n):>9s}" for what, n in self.needs.items()]
         rows += [f"  {'(writing a checkpoint instead of a tile)':32s} {shown(self.checkpoint):>9s}"]
-        rows += [f"  {'predicted peak':32s} {shown(self.peak):>9s}   of {shown(self.budget)}"]
+        budget = f"{shown(self.budget)}{self.decided and f' ({self.decided})'}"
+        rows += [f"  {'predicted peak':32s} {shown(self.peak):>9s}   of {budget}"]
         where = {"memory": "in memory", "file": "in memory-mapped files", "recompute": "computed anew in each step"}
         where["half"] = "in memory at 16 bits, which is not exact"
         rows += [f"  target features: {where[self.keep]}; Adam's moments: {where[self.moments]}"]
         if self.stored:
             rows += [f"  on disk: {shown(self.stored)} in {tempfile.gettempdir()}"]
+        if self.limit and self.peak > self.limit[0]:
+            rows += [f"  WARNING: this will fail here: {self.limit[1]} allows {shown(self.limit[0])}"]
         return "\n".join(rows)
 
     def apply(self, G: nn.Module, loss: Loss) -> dict[str, Any]:
@@ -114,7 +124,9 @@ def plan(
     """How to invert a picture of `size` within `memory`, the most convenient way that fits.
 
     Args:
-        memory: of the whole process, as "4GB"; by default four fifths of what is free now, and what is taken already.
+        memory: of the whole process, as "4GB"; by default what is taken already, and four fifths of what may still be
+            taken now by the machine's free memory, the process's limits and its control groups. The plan says which
+            decided. One above what this process can have makes a plan for another machine, with a warning.
         batch: pictures at once. optimise_noise: as in `inversion.invert`.
         keep, moments, tile: decide these instead of leaving them to the plan. keep="half" is never chosen unasked,
             because it is not exact.
@@ -122,10 +134,15 @@ def plan(
     Raises:
         BudgetError: nothing fits; it says what is smallest, and what would help.
         UnknownName, ShapeError: a loss or generator that cannot be tiled, a size that the network cannot take.
+        InvalidValue: a batch, size or tile that is no whole number.
     """
     device = next(G.parameters()).device
     TiledGenerator(G, (64, 64))  # refuses a generator of one size
-    size, pixels = tuple(size), size[0] * size[1] * batch
+    batch = number("batch", batch, "whole [1, inf)")
+    size = tuple(number("size", n, "whole [1, inf)") for n in size)
+    pixels = size[0] * size[1] * batch
+    _check("keep", keep, ("memory", "recompute", "file", "half"))
+    _check("moments", moments, ("memory", "file"))
     stride, halo = reach_of(loss)
     for part in parts_of(loss):
         if isinstance(part, Perceptual):
@@ -133,29 +150,40 @@ def plan(
     element = next(G.parameters()).element_size()
     noise = element * batch * sum(math.prod(s) * (1 if r == 4 else 2) for r, s in G.synthesis.canvas(size).items())
     noise *= optimise_noise
-    taken, free = _memory(device)
+    taken, rooms = limits.of(device)
     taken += WARM * (device.type == "cpu")
-    budget = bytes_of(memory) if memory is not None else taken + int(0.8 * free)
+    tightest = min(rooms)
+    budget = taken + int(0.8 * tightest.free) if memory is None else bytes_of(memory)
+    decided = f"four fifths of what is left by {tightest.why}" if memory is None else "as asked for"
+    in_memory = 0.5 if tightest.why != limits.ADDRESSES else MOMENTS  # maps' worth of moments that lie in files
+    hard = min((room for room in rooms if room.hard), default=None)
+    limit = hard and (taken + hard.free, hard.why)
     features = _feature_bytes(loss) * pixels
     need_draw, need_look = _tile_needs(G, loss, size, batch)
     room = shutil.disk_usage(tempfile.gettempdir()).free
 
-    def made(edge: tuple[int, int], keep: str, moments: str) -> Plan:
+    @functools.cache  # a large picture has many thousands of small tiles
+    def grid(edge: tuple[int, int]) -> tuple[int, int, int]:
+        """Pixels of the largest tile, of the largest as the loss sees it, and of all that it sees."""
         windows = tiles(size, tuple(-(-e // stride) * stride for e in edge))
-        seen = [haloed(w, size, stride=stride, halo=halo) for w in windows]
         area = lambda w: (w[0].stop - w[0].start) * (w[1].stop - w[1].start) * batch
+        seen = [area(haloed(w, size, stride=stride, halo=halo)) for w in windows]
+        return max(map(area, windows)), max(seen), sum(seen)
+
+    def made(edge: tuple[int, int], keep: str, moments: str) -> Plan:
+        drawn, looked_at, seen = grid(edge)
         resting = {"memory": features, "half": features / (element / 2)}.get(keep, 0)
         needs = {
             "libraries and networks": taken,
             "target, pictures, gradient": IMAGES * 3 * element * pixels,
             **{what: n * noise for what, n in NOISE.items()},
-            "Adam's moments": MOMENTS * noise if moments == "memory" else noise // 2,
+            "Adam's moments": int((MOMENTS if moments == "memory" else in_memory) * noise),
             "target features": int(resting),
-            "a tile": int(SCRATCH * max(need_draw(max(map(area, windows))), need_look(max(map(area, seen))))),
+            "a tile": int(SCRATCH * max(need_draw(drawn), need_look(looked_at))),
         }
         on_disk = (features if keep == "file" else 0) + (MOMENTS * noise if moments == "file" else 0)
-        extra = sum(map(area, seen)) / pixels
-        return Plan(size, edge, keep, moments, needs, CHECKPOINT * noise, budget, extra, int(on_disk))
+        extra = seen / pixels
+        return Plan(size, edge, keep, moments, needs, CHECKPOINT * noise, budget, extra, int(on_disk), decided, limit)
 
     def cost(p: Plan) -> float:  # of a step, relative: computing features anew is a fourth pass besides three
         reading = 0.05 * (p.keep == "file") + 0.02 * (p.moments == "file")
@@ -164,7 +192,8 @@ def plan(
     most = CPU_EDGE if device.type == "cpu" else EDGES[0]
     edges = [(min(e, size[0]), min(e, size[1])) for e in EDGES if e <= most]
     if tile is not None:
-        edges = [(tile, tile) if isinstance(tile, int) else tuple(tile)]
+        pair = tuple(tile) if isinstance(tile, (tuple, list)) else (tile, tile)
+        edges = [tuple(number("tile", n, "whole [1, inf)") for n in pair)]
     places = [keep] if keep else ["memory", "recompute", "file"]
     rests = [moments] if moments else ["memory", "file"]
     options = [made(e, k, m) for e in dict.fromkeys(edges) for k in places for m in rests]
@@ -194,13 +223,10 @@ def _refusal(options: list[Plan], budget: int, pixels: int) -> BudgetError:
     )
 
 
-def _memory(device: torch.device) -> tuple[int, int]:
-    """(bytes taken by this process, bytes free) of the device's memory."""
-    if device.type == "cuda":
-        return torch.cuda.memory_reserved(device), torch.cuda.mem_get_info(device)[0]
-    import psutil
-
-    return psutil.Process().memory_info().rss, psutil.virtual_memory().available
+def _check(name: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        hint = nearest(str(value), list(known)) or "choose one of them, or leave it to the plan"
+        raise UnknownName(f"{name}={value!r}", expected=f"one of {', '.join(known)}", do=hint)
 
 
 def _feature_bytes(loss: Loss) -> float:

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from .errors import HRLibError
+from .errors import HRLibError, number
+
+GO_ON = ("run", "invert", "gallery", "train", "fetch")  # what an interruption does not undo
+
+
+class Commands(TyperGroup):
+    """Says what an interrupted command has left."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Called by Typer, which would end in silence."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            more = "; give the same command again to go on" if ctx.invoked_subcommand in GO_ON else ""
+            print(f"interrupted{more}", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,49 +59,62 @@ Scale = Annotated[Profile, typer.Option("--profile", "-p", help="Which values th
 
 
 @app.command("list")
-def list_() -> None:
-    """List the notebooks: paper section, minutes, what they make."""
+def list_(profile: Scale = Profile.laptop) -> None:
+    """List the notebooks: paper section, minutes, and whether their figures are up to date."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from .lab.notebook import catalogue
+    from .lab.batch import plan as make_plan
 
-    table = Table("notebook", "title", "paper", "minutes", "makes")
-    for nb in catalogue().values():
+    chosen = make_plan((), profile.value)
+    table = Table(Column("notebook", no_wrap=True), "title", "paper", "minutes", "its figures")
+    for nb in chosen.known.values():
         minutes = ", ".join(f"{p} {m:g}" for p, m in nb.minutes.items())
-        table.add_row(nb.name, nb.title, nb.section, minutes, ", ".join(nb.makes))
-    Console().print(table)
+        table.add_row(nb.name, nb.title, nb.section, minutes, chosen.why(nb.name) or "up to date")
+    Console(markup=False).print(table)
+    _say_strays()
+
+
+def _say_strays() -> list[str]:
+    """One line for every file among the notebooks that is left out; returns those of them that profiles.yaml names."""
+    from .lab.notebook import profiles, scan
+
+    strays = scan()[1]
+    for name, problem in strays.items():
+        print(f"left out: notebooks/{name}.ipynb ({problem.got})", file=sys.stderr)
+    return [name for name in strays if name in profiles()]
 
 
 @app.command()
 def plan(notebooks: Names = None, profile: Scale = Profile.laptop) -> None:
     """Say what `run` would do, and why, without running anything."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from .lab.batch import plan as make_plan
 
     chosen = make_plan(notebooks or (), profile.value)
-    table = Table("notebook", "needs", "minutes", "what will happen")
+    table = Table(Column("notebook", no_wrap=True), "needs", "minutes", "what will happen")
     for name in chosen.order:
         nb = chosen.known[name]
         why = chosen.why(name)
         minutes = nb.minutes.get(profile.value)
-        table.add_row(
-            name, ", ".join(nb.needs), f"{minutes:g}" if minutes else "", f"run ({why})" if why else "up to date"
-        )
-    Console().print(table)
+        what = f"run ({why})" if why else "up to date"
+        table.add_row(name, ", ".join(nb.needs), f"{minutes:g}" if minutes else "", what)
+    Console(markup=False).print(table)
+    if not notebooks:
+        _say_strays()
 
 
 @app.command()
 def run(
     notebooks: Names = None,
     profile: Scale = Profile.laptop,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="How many notebooks run at a time.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="How many notebooks run at a time.")] = 1,
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Keep results that are still good, or make all anew.")
+        bool, typer.Option("--resume/--fresh", help="Keep results that are still good, or make those named anew.")
     ] = True,
-    timeout: Annotated[float, typer.Option(help="Minutes a notebook may take; 0 for no limit.", min=0)] = 0,
+    timeout: Annotated[float, typer.Option(help="Minutes a notebook may take; 0 for no limit.")] = 0,
     scheduler: Annotated[
         str,
         typer.Option(help="Address of a Dask scheduler whose workers perform the sweeps, e.g. tcp://10.0.0.5:8786."),
@@ -88,10 +122,12 @@ def run(
 ) -> None:
     """Run notebooks and everything they need, and rewrite their figures, tables and numbers."""
     from .lab import batch, report
-    from .lab.place import root
+    from .lab.place import figures_folder, root
 
+    jobs, timeout = number("--jobs", jobs, "whole [1, inf)"), number("--timeout", timeout, "[0, inf)")
     if scheduler:
         os.environ["HRLAB_SCHEDULER"] = scheduler  # the kernels inherit it; read in lab/sweeps.py
+    damaged = [] if notebooks else _say_strays()
     chosen = batch.plan(notebooks or (), profile.value)
     named = [batch.find(n, chosen.known) for n in notebooks] if notebooks else chosen.order
     outcomes = batch.run(
@@ -101,13 +137,14 @@ def run(
         timeout=timeout * 60 or None,
         tell=lambda text: print(text, flush=True),
     )
-    folder = report.write(chosen, outcomes)
+    folder = figures_folder(profile.value)
     executed = root() / "build" / "executed" / profile.value
     failed = report.failures(chosen, outcomes, executed)
     good = sum(o.state in ("done", "cached") for o in outcomes)
     print(f"{good} of {len(outcomes)} notebooks good; see {os.path.relpath(folder / 'index.md')}")
     if failed:
         print(f"\n{failed}", file=sys.stderr)
+    if failed or damaged:
         raise typer.Exit(1)
 
 
@@ -115,20 +152,21 @@ def run(
 def figures(profile: Scale = Profile.laptop) -> None:
     """List every figure and table with its caption, and whether its files are whole."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
     from .lab import verify
     from .lab.notebook import catalogue
     from .lab.place import figures_folder
 
-    table, bad = Table("notebook", "name", "caption"), []
+    table, bad = Table("notebook", Column("name", no_wrap=True), "caption"), []
     for name, nb in catalogue().items():
         folder = figures_folder(profile.value) / name
         made = verify.sidecars(folder)
         for item in nb.makes:
-            table.add_row(name, item, made[item]["caption"] if item in made else "[red]not made[/red]")
+            table.add_row(name, item, made[item]["caption"] if item in made else Text("not made", "red"))
         bad += [f"{name}: {problem}" for problem in verify.problems(folder, nb)]
-    Console().print(table)
+    Console(markup=False).print(table)
     if bad:
         print("\n".join(bad), file=sys.stderr)
         raise typer.Exit(1)
@@ -176,10 +214,25 @@ def claims(
 
 
 @app.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="As in data/README.md.", metavar="NAME...")],
+) -> None:
+    """Download catalogued weight files and check them; to do so is to accept their licences."""
+    from . import weights
+
+    entries = [weights.entry(name) for name in names]
+    for entry in sorted(
+        entries, key=lambda e: e.url is not None
+    ):  # what must be got by hand is an error before any work
+        print(f"{entry.name}: from {entry.origin}; licence: {entry.licence}", flush=True)
+        print(f"  {weights.fetch(entry.name)}", flush=True)
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="An NVlabs .pkl, or a torch file.", metavar="FILE")],
     destination: Annotated[
-        Path | None, typer.Argument(help="Default: FILE with .safetensors.", metavar="[DST]")
+        Path | None, typer.Argument(help="Default: FILE.safetensors, beside it.", metavar="[DST]")
     ] = None,
     which: Annotated[
         str,
@@ -188,19 +241,19 @@ def convert(
             '"generator3d": CIPS-3D.'
         ),
     ] = "G_ema",
+    half: Annotated[bool, typer.Option("--half", help="Store numbers in 16 bits: half the size, 3 digits.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace DST if it is there; never FILE.")] = False,
 ) -> None:
     """Convert a foreign checkpoint to .safetensors; nothing in it is executed."""
     from . import weights
 
-    target = destination or source.with_suffix(".safetensors")
-    weights.convert(source, target, which=which)
-    print(f"{target} written")
+    print(f"{weights.convert(source, destination, which=which, half=half, force=force)} written")
 
 
 @app.command()
 def invert(
     picture: Annotated[str, typer.Argument(help='A file, or a name such as "scene:17" or "photo:coffee".')],
-    out: Annotated[Path, typer.Option(help="Folder of the run; one that was interrupted goes on.")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder for the run, or that of an interrupted one.")],
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT; by default a file's own size.")] = "",
     generator: Annotated[str, typer.Option(help="A Style-INR-GAN: catalogue name or file.")] = "scenes_inr128",
     perceptual: Annotated[str, typer.Option(help='VGG16 of the loss: "shipped", "imagenet" or a file.')] = "shipped",
@@ -213,31 +266,40 @@ def invert(
     seed: Annotated[int, typer.Option(help="Of the exploration noise.")] = 0,
     every: Annotated[int, typer.Option(help="Steps between two checkpoints and previews.", min=1)] = 10,
     suffix: Annotated[str, typer.Option("--format", help="png, jpg or tif (tiled).")] = "png",
+    force: Annotated[
+        bool, typer.Option("--force", help="Start afresh in any folder; files of the run's own names are replaced.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--plan", help="Print the memory plan and stop.")] = False,
 ) -> None:
     """Invert a picture of any size and aspect ratio within a given memory (Sec. IV-F)."""
+    from . import image
     from .lab import panoramas
+    from .lab.place import root
     from .lab.targets import picture as read
 
     recipe = panoramas.Recipe(generator, perceptual, num_steps=num_steps, lr=lr, mse=mse, seed=seed)
-    wanted = _size(size) if size else None
+    wanted = image.sides(_size(size)) if size else None
+    if dry_run and wanted:  # the size alone decides
+        print(panoramas.plan(recipe, wanted, memory=memory or None))
+        return
     name = picture if picture.partition(":")[1] else f"file:{Path(picture).resolve()}"
     x = read(name, wanted)
     if dry_run:
         print(panoramas.plan(recipe, tuple(x.shape[2:]), memory=memory or None))
         return
+    source = root() / name.removeprefix("file:") if name.startswith("file:") else None
     how = dict(title=picture, memory=memory or None, every=every, suffix=f".{suffix.lstrip('.')}")
-    facts = panoramas.invert(x, out, recipe, **how)
+    facts = panoramas.invert(x, out, recipe, source=source, force=force, **how)
     print(", ".join(f"{name} {value:.3f}" for name, value in facts["whole"].items()))
     print(f"{facts['seconds_per_step']:.1f} s a step, peak {facts['peak'] / 1e9:.2f} GB; see {out / 'zoom/index.html'}")
 
 
 def _size(text: str) -> tuple[int, int]:
     """(H, W) of "WIDTHxHEIGHT"."""
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    found = re.fullmatch(r"0*([1-9][0-9]{0,8})x0*([1-9][0-9]{0,8})", text.lower())
+    if not found:
         raise typer.BadParameter(f"got {text!r}, expected WIDTHxHEIGHT such as 6143x1677", param_hint="--size")
-    return int(height), int(width)
+    return int(found[2]), int(found[1])
 
 
 @galleries.command("build")
@@ -251,17 +313,20 @@ def build_gallery(
     lam_mse: Annotated[float, typer.Option(help="lambda_mse of Eq. (5).")] = 3.0,
     perceptual: Annotated[str, typer.Option(help='VGG16 of the loss: "shipped", "imagenet" or a file.')] = "shipped",
     workers: Annotated[int, typer.Option(help="Processes; 0 works in this one.", min=0)] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a gallery that is there.")] = False,
 ) -> None:
     """Invert every picture of a folder once and store the codes; goes on where an interrupted build stopped."""
     from .lab import galleries as rooms
     from .lab.targets import listed
 
-    path = out or folder / f"{Path(generator).stem}.gallery.safetensors"
+    name = Path(generator).stem if Path(generator).is_file() else Path(generator).name  # a name may have dots
+    path = out or folder / f"{name}.gallery.safetensors"
     images = listed([f"folder:{folder.resolve()}"])
     how = dict(num_steps=num_steps, lr=lr, lam_mse=lam_mse, perceptual=perceptual, fit=fit, workers=workers)
-    built = rooms.build(images, generator=generator, path=path, label=folder.name, **how)
+    built = rooms.build(images, generator=generator, path=path, label=folder.name, force=force, **how)
     failed = built.table[built.table["error"] != ""]
-    print(f"{path}: {len(built.gallery)} of {len(images)} pictures, mean PSNR {built.table['psnr'].mean():.1f} dB")
+    done = f"{len(built.gallery)} of {len(images)} pictures"
+    print(f"{built.path}: {done}, mean PSNR {built.table['psnr'].mean():.1f} dB")
     if len(failed):
         print("\n".join(f"{Path(r.image).name}: {r.error}" for r in failed.itertuples()), file=sys.stderr)
         raise typer.Exit(1)
@@ -283,49 +348,46 @@ def id_retrieval(
     bgr: Annotated[bool, typer.Option("--bgr", help="Feed IR-SE50 the colour order of its training.")] = False,
     threshold: Annotated[float, typer.Option(help="Squared distance above which nobody is found.")] = 1.5,
     batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 32,
-    device: Annotated[str, typer.Option(help='"cpu" or "cuda".')] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Write tables and pictures into this folder.")] = None,
+    device: Annotated[str, typer.Option(help='"cpu", "cuda" or "auto".')] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Write tables and pictures into this new or empty folder.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take any folder; files of the report's own names are replaced.")
+    ] = False,
 ) -> None:
     """How many stylised pictures keep their person (Sec. III-D); exit code 1 if some could not be looked up."""
-    from . import retrieval, weights
+    import contextlib
+
+    from . import devices, retrieval, store, weights
+    from .errors import number
     from .lab.loops import progress
 
+    where, threshold = devices.choose(device), number("threshold", threshold, "[0, inf)")
+    retrieval.check_face(face)
+    retrieval.scan(content, stylised)  # a folder that is not there is told before OUT is taken
     if ":" in network and not Path(network).exists():
-        net = _callable(network)
+        net = retrieval.users_own(network)
     else:
-        net = weights.load_identity(network, device, bgr=bgr)
-        on_device, net = net, lambda x: on_device.embed(x.to(device))
-    steps = retrieval.evaluate(content, stylised, net, face=face, batch=batch, threshold=threshold)
-    for report in progress(steps, label="pictures", unit="part", status=lambda r: f"{r.done} of {r.total}"):
-        pass
-    print(f"{report.text()}\nnetwork: {network}")
-    if out:
-        from .lab import lookup
+        net = weights.load_identity(network, where, bgr=bgr)
+        on_device, net = net, lambda x: on_device.embed(x.to(where))
+    identity = dict(network=network, face=face, bgr=bgr, threshold=threshold)
+    identity |= dict(content=str(content.resolve()), stylised=str(stylised.resolve()))
+    with contextlib.ExitStack() as stack:
+        if out:
+            from .lab import lookup  # with matplotlib, which the numbers alone do not need
 
-        print("\n".join(str(path) for path in lookup.write(report, content, out)))
+            lookup.apart(out, content, stylised)
+            stack.enter_context(store.claimed(out, "report", identity, files=lookup.FILES, force=force))
+        steps = retrieval.evaluate(content, stylised, net, face=face, batch=batch, threshold=threshold)
+        for report in progress(steps, label="pictures", unit="part", status=lambda r: f"{r.done} of {r.total}"):
+            pass
+        print(f"{report.text()}\nnetwork: {network}")
+        if out:
+            print("\n".join(str(path) for path in lookup.write(report, content, out, force=True)))  # it is ours now
     if len(report.problems):
         print(f"\n{len(report.problems)} problems:", file=sys.stderr)
         print("\n".join(f"{row.where}: {row.what}" for row in report.problems.itertuples()), file=sys.stderr)
     if (report.table["problem"] != "").any():
         raise typer.Exit(1)
-
-
-def _callable(name: str) -> Callable:
-    """The function that "module:function" names: the user's own network."""
-    import importlib
-
-    from .errors import UnknownName
-
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, "")  # a module beside the user, as for `python -m`
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
-        raise UnknownName(
-            f"network {name!r} ({e})",
-            expected="a function from pictures [N, 3, H, W] in [-1, 1] to vectors [N, D]",
-            do="write it as module:function, the module in this folder or installed",
-        ) from e
 
 
 @app.command()
@@ -350,11 +412,27 @@ def fid(
         if len(files) < 2:
             raise StoreError(f"{len(files)} pictures in {folder}", expected="two or more", do="check the path")
         parts = [files[i : i + batch] for i in range(0, len(files), batch)]
-        read = lambda part: torch.cat([image.read(p, size or None) for p in part])
+        read = lambda part: _of_one_size({p: image.read(p, size or None) for p in part})
         looked = [distances.features(read(part), network) for part in progress(parts, label=folder.name, unit="part")]
         vectors.append(torch.cat(looked))
     print(f"{distances.distance(*vectors):.3f}  ({len(vectors[0])} against {len(vectors[1])} pictures)")
     print(f"features: {distances.NETWORKS[network]}; covariances divide by N - 1")
+
+
+def _of_one_size(pictures: dict[Path, Tensor]) -> Tensor:
+    import torch
+
+    from .errors import ShapeError
+
+    sizes = {tuple(x.shape[2:]): path for path, x in pictures.items()}
+    if len(sizes) > 1:
+        (a, one), (b, other) = list(sizes.items())[:2]
+        raise ShapeError(
+            f"{one} of {a[1]}x{a[0]} pixels and {other} of {b[1]}x{b[0]}",
+            expected="pictures of one size",
+            do="resize them, or let us: --size EDGE",
+        )
+    return torch.cat(list(pictures.values()))
 
 
 @app.command()
@@ -385,19 +463,23 @@ def train(context: typer.Context) -> None:
     """Train the networks (see `hrlab train --help`)."""
     from .training.cli import app as training
 
-    training(args=context.args, prog_name="hrlab train")
+    code = training(args=context.args, prog_name="hrlab train", standalone_mode=False)
+    if code == 130:
+        raise KeyboardInterrupt
+    raise typer.Exit(code or 0)
 
 
 def main() -> None:
-    """Entry point: errors of ours are messages, not tracebacks."""
+    """Entry point: errors of ours, and those of the file system, are messages, not tracebacks."""
     try:
         app()
     except HRLibError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; `hrlab run` goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except OSError as e:
+        places = "files and folders that this user may read and write, on disks with room"
+        print(HRLibError(f"{type(e).__name__}: {e}", expected=places, do="check that path"), file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ t = step / num_steps; their constants are those of the authors' published projec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -19,12 +20,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import store
 from ._mapped import Mapped
-from .errors import DamagedFile, NonFiniteLoss, StoreError, UnknownName, nearest
-from .store import atomic
+from .errors import SEED, DamagedFile, NonFiniteLoss, StoreError, UnknownName, nearest, number, numbers
 
 Variables = dict[str, Tensor]
 S = TypeVar("S")
+RANGES = {  # of the settings that all runs of this loop share
+    "num_steps": "whole [1, inf)",
+    "lr": "(0, inf)",
+    "lr_ramp_up": "(0, 1]",
+    "lr_ramp_down": "(0, 1]",
+    "eps_initial": "[0, inf)",
+    "eps_length": "(0, inf)",
+    "w_samples": "whole [2, inf)",  # one has no spread
+    "seed": SEED,
+}
 
 
 def lr_ramp(t: float, *, ramp_up: float = 0.05, ramp_down: float = 0.25) -> float:
@@ -67,8 +78,12 @@ class State:
     history: list[dict[str, float]]
     config: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, path: str | Path) -> Path:
-        """Write a safetensors file; config and history travel in its metadata."""
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write a safetensors file; config and history travel in its metadata.
+
+        force: replace a file that is there; without it that is a `StoreError`.
+        """
+        path = store.new(path, force=force)
         tensors = {f"variables/{k}": v for k, v in self.variables.items()}
         for k, (m, v) in self.moments.items():
             tensors |= {f"exp_avg/{k}": m, f"exp_avg_sq/{k}": v}
@@ -81,21 +96,21 @@ class State:
             "history": self.history,
             "config": self.config,
         }
-        with atomic(path) as temp:
+        with store.atomic(path) as temp:
             save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temp, {"state": json.dumps(meta)})
-        return Path(path)
+        return path
 
     @classmethod
     def load(cls, path: str | Path) -> State:
-        """Read what `save` wrote; `DamagedFile` for anything else."""
+        """Read what `save` wrote; `DamagedFile` for anything else, `StoreError` when nothing can be read there."""
         try:
             with safe_open(path, "pt") as f:
                 meta = json.loads(f.metadata()["state"])
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
             if meta["format"] != "hrlib.descent/1":
                 raise KeyError(meta["format"])
-        except FileNotFoundError as e:
-            raise StoreError(f"no file {path}", expected="a saved state", do="check the path") from e
+        except OSError as e:
+            raise StoreError(f"{path} cannot be read ({e})", expected="a saved state", do="check the path") from e
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
             raise DamagedFile(
                 f"{path} is not a saved descent ({e})",
@@ -166,12 +181,17 @@ def descend(
         variables: initial values by name; copied, the caller's tensors stay as they are.
         objective: (step, leaves) -> ({term: scalar}, image).
         gains: factors of the learning rate, by variable; 1 where none is given.
-        betas: how slowly Adam forgets the gradients, and their squares.
+        betas: how slowly Adam forgets the gradients, and their squares; in [0, 1).
         after_step: projects the variables in place after each update (noise re-normalisation, say).
         resume: a state of an equal run; the steps it has done are skipped.
         config: stored in states; a `resume` with another config is refused (`StoreError`).
         moments: where Adam's are, "memory" or "file": temporary memory-mapped files, on a CPU; the same numbers.
+
+    Raises:
+        InvalidValue, UnknownName, StoreError: before the first step. NonFiniteLoss: carries `.best`.
     """
+    num_steps, lr = number("num_steps", num_steps, RANGES["num_steps"]), number("lr", lr, RANGES["lr"])
+    betas = tuple(number(f"beta{i}", beta, "[0, 1)") for i, beta in enumerate(betas, 1))
     if moments not in ("memory", "file"):
         raise UnknownName(f"moments={moments!r}", expected='"memory" or "file"', do="see budget.plan, which chooses")
     config = config or {}
@@ -254,46 +274,65 @@ def last(iterates: Iterator[Iterate]) -> Iterate:
     return iterate
 
 
+@contextlib.contextmanager
+def held(checkpoint: str | Path | None) -> Iterator[Callable[[], State | None]]:
+    """Have a checkpoint to oneself, and delete it when the block ends well; a hidden lock beside it keeps others out.
+
+    Yields a function that reads the state, or None where there is none: one that were read here would be kept here, and
+    of a large picture it weighs.
+
+    Raises:
+        StoreError: another run works with it, or it cannot be written there. DamagedFile: it is no state, and stays.
+    """
+    if checkpoint is None:
+        yield lambda: None
+        return
+    path = store.new(checkpoint, force=True)  # `load` refuses what is no state, and the loop the state of another run
+    with store.alone(path.with_name(f".{path.name}.lock"), f"run with the checkpoint {path}"):
+        yield lambda: State.load(path) if path.exists() else None
+        path.unlink(missing_ok=True)
+
+
 def completed(
-    start: Callable[[State | None], Iterator[Iterate]],
+    iterates: Iterator[Iterate],
     *,
     watch: Callable[[Iterator[Iterate]], Iterator[Iterate]] = iter,
     checkpoint: str | Path | None = None,
     every: int = 50,
 ) -> Iterate:
-    """The last iterate of `start(state to resume from, or None)`, run to its end or to that of `watch`.
+    """The last of `iterates`, run to their end or to that of `watch`.
 
-    checkpoint: a state file, written every `every` steps and resumed from when it exists; the caller deletes it when
-    what it computes from the iterate is done.
+    checkpoint: a state file that is `held`, written every `every` steps.
     """
-    saved = checkpoint is not None and Path(checkpoint).exists()
-    it = None
-    for it in watch(start(State.load(checkpoint) if saved else None)):
+    every, it = number("every", every, "whole [1, inf)"), None
+    for it in watch(iterates):
         if checkpoint is not None and (it.step + 1) % every == 0:
             state = it.state()
             if state.step != state.config.get("num_steps"):  # a finished run has no step left to resume with
-                state.save(checkpoint)
+                state.save(checkpoint, force=True)
     if it is None:
         raise StoreError("a run without a step", expected="a watcher that passes iterates on", do="check `watch`")
     return it
 
 
-def checked_settings(kind: type[S], given: dict[str, Any]) -> S:
-    """A settings dataclass from keyword arguments; a misspelt name or no step at all raises `UnknownName`."""
+def checked_settings(kind: type[S], given: dict[str, Any], ranges: dict[str, str]) -> S:
+    """A settings dataclass from keyword arguments, its numbers plain.
+
+    Raises:
+        UnknownName: a misspelt name. InvalidValue: a number outside `ranges`, {field: interval}.
+    """
     names = list(kind.__dataclass_fields__)
     for name in given:
         if name not in names:
             raise UnknownName(
                 f"setting {name!r}", expected=f"one of {names}", do=nearest(name, names) or "see the function's help"
             )
-    made = kind(**given)
-    if made.num_steps < 1:
-        raise UnknownName(f"num_steps={made.num_steps}", expected="at least 1", do="give the number of Adam steps")
-    return made
+    return numbers(kind(**given), **ranges)
 
 
 def until_flat(iterates: Iterator[Iterate], *, patience: int = 50, min_gain: float = 1e-3) -> Iterator[Iterate]:
     """Pass iterates on; stop when the best loss has not fallen by a fraction `min_gain` in `patience` steps."""
+    patience, min_gain = number("patience", patience, "whole [1, inf)"), number("min_gain", min_gain, "[0, 1)")
     mark, since = math.inf, 0
     for it in iterates:
         yield it

@@ -59,7 +59,7 @@ def _affine(G: nn.Module, layer: int | str, names: list[str]) -> Tensor:
         good, name = layer in known, layer
     else:
         known, good = list(range(len(names))), layer in range(len(names))
-        name = names[layer] if good else ""
+        name = names[int(layer)] if good else ""
     if not good:
         hint = nearest(layer, known) if isinstance(layer, str) else ""
         raise UnknownName(f"layer {layer!r}", expected=f"one of {known}", do=hint or "see directions.layer_names")

@@ -5,6 +5,14 @@ Each message has the same three parts: what was got, what was expected, and what
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
+from typing import Any, TypeVar
+
+Record = TypeVar("Record")
+SEED = "whole [0, 4294967295]"  # what numpy's legacy generator takes; torch's takes more
+
 
 class HRLibError(Exception):
     """Base of all errors raised on purpose by this library.
@@ -59,6 +67,10 @@ class UnknownName(HRLibError):
     """A name (loss, tap, notebook, parameter, weight) that nothing answers to."""
 
 
+class InvalidValue(HRLibError, ValueError):
+    """A number outside the range in which it means anything, or something that is no number."""
+
+
 class NonFiniteLoss(HRLibError):
     """A loss term became NaN or infinite; the best iterate so far is kept."""
 
@@ -81,3 +93,36 @@ def nearest(name: str, valid: list[str]) -> str:
 
     close = get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def number(name: str, value: Any, interval: str) -> int | float:
+    """`value` as a plain int or float, if it lies in `interval`.
+
+    Args:
+        name: of the setting or option, for the error.
+        value: a number of Python, numpy or torch (one element); no truth value and no text.
+        interval: in the notation of mathematics: "(0, inf)", "[0, 1]"; "whole [1, inf)" takes whole numbers alone
+            (2.0 is one).
+
+    Raises:
+        InvalidValue: it is no number, not finite, not whole, or outside.
+    """
+    found = re.fullmatch(r"(whole )?([\[(])(\S+), (\S+)([\])])", interval)
+    whole, left, low, high, right = found.groups()
+    plain = value.item() if hasattr(value, "item") and math.prod(value.shape) == 1 else value
+    good = isinstance(plain, (int, float)) and not isinstance(plain, bool) and -math.inf < plain < math.inf
+    good = good and (not whole or plain == int(plain))
+    good = good and (plain >= float(low) if left == "[" else plain > float(low))
+    good = good and (plain <= float(high) if right == "]" else plain < float(high))
+    if not good:
+        kind = "a whole number" if whole else "a finite number"
+        raise InvalidValue(
+            f"{name} = {value!r}", expected=f"{kind} in {interval.removeprefix('whole ')}", do="give one"
+        )
+    return int(plain) if whole else plain
+
+
+def numbers(record: Record, **intervals: str) -> Record:
+    """`record` (a frozen dataclass) with the fields named in `intervals` checked, and made plain, by `number`."""
+    plain = {name: number(name, getattr(record, name), interval) for name, interval in intervals.items()}
+    return replace(record, **plain)

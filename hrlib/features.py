@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import weights as weight_files
-from .errors import LayoutMismatch, ShapeError, UnknownName, nearest
+from .errors import SEED, LayoutMismatch, ShapeError, UnknownName, nearest, number
 from .nets import perceptual as nets
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -95,7 +95,8 @@ class Features(nn.Module):
             )
         x = self.normalise(x)
         if resize is not None:
-            size = (resize, resize) if isinstance(resize, int) else tuple(resize)
+            pair = tuple(resize) if isinstance(resize, (tuple, list)) else (resize, resize)
+            size = tuple(number("resize", n, "whole [1, inf)") for n in pair)
             if tuple(x.shape[2:]) != size:
                 x = F.interpolate(x, size, mode="area")
         self.check_size(x.shape[2], x.shape[3])
@@ -247,7 +248,7 @@ def vgg16(
     _check_choice("tap", tap, ("conv", "relu"))
     if weights == "random":
         net = nets.VGG16(channels=channels)
-        dice = torch.Generator().manual_seed(seed)
+        dice = torch.Generator().manual_seed(number("seed", seed, SEED))
         for i in nets.CONV_INDICES:
             nn.init.kaiming_normal_(net.features[i].weight, mode="fan_out", nonlinearity="relu", generator=dice)
             nn.init.zeros_(net.features[i].bias)

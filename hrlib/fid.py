@@ -9,7 +9,6 @@ equal numbers.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import image, metrics, pose, weights
-from .errors import ShapeError, UnknownName, nearest
+from .errors import ShapeError, UnknownName, nearest, number
 
 NETWORKS = {
     "inception": "torch-fidelity's InceptionV3 of 2015-12-05, 8-bit pictures resized to 299x299 as in TensorFlow 1, "
@@ -38,7 +37,7 @@ def features(x: Tensor, network: str = "inception", size: int | None = None) -> 
     if network not in NETWORKS:
         hint = nearest(network, list(NETWORKS)) or "choose one of them"
         raise UnknownName(f"features {network!r}", expected=f"one of {', '.join(NETWORKS)}", do=hint)
-    if size is not None and x.shape[2:] != (size, size):
+    if size is not None and x.shape[2:] != (size := number("size", size, "whole [1, inf)"),) * 2:
         x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
     if network == "vgg16_thin":
         return pose.grid_features(x.clamp(-1, 1), cells=1).cpu()
@@ -46,7 +45,7 @@ def features(x: Tensor, network: str = "inception", size: int | None = None) -> 
     return _inception()(pixels)[0].cpu()
 
 
-@functools.lru_cache(1)
+@weights.kept(1)
 def _inception() -> nn.Module:
     """torch-fidelity's extractor, filled with the catalogued weights as our own reader gives them."""
     from torch_fidelity import feature_extractor_inceptionv3 as module

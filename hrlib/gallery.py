@@ -10,6 +10,7 @@ generator.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from . import store
 from .errors import DamagedFile, LayoutMismatch, ShapeError, StoreError, UnknownName, nearest
 from .inversion import fingerprint
-from .store import atomic
 
 FORMAT = "hrlib.gallery/1"
 
@@ -50,6 +51,7 @@ class Gallery:
 
     def __getitem__(self, name: str) -> Tensor:
         """The code [1, num_ws, w_dim] of one picture; `UnknownName` with the nearest name for one that is not here."""
+        name = absolute(name)
         if name not in self.names:
             raise UnknownName(
                 f"no picture {name!r} in this gallery of {len(self)}",
@@ -59,14 +61,29 @@ class Gallery:
         i = self.names.index(name)
         return self.ws[i : i + 1]
 
-    def save(self, path: str | Path) -> Path:
-        """Write a safetensors file, atomically."""
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write a safetensors file, atomically; returns its path, which ends in .safetensors.
+
+        force: replace a file that is there; without it that is a `StoreError`. A picture of its own is never replaced.
+        """
+        path = free(path, self.names, force=force)
         about = {"format": FORMAT, "names": self.names, "generator": self.generator, "made": self.made}
-        with atomic(
-            path
-        ) as temp:  # one entry, because safetensors writes several in any order: equal bytes, equal hash
-            save_file({"ws": self.ws.detach().cpu().contiguous()}, temp, {"gallery": json.dumps(about)})
-        return Path(path)
+        metadata = {"gallery": json.dumps(about)}  # one entry: safetensors writes several in any order, and equal
+        with store.atomic(path) as temp:  # galleries should have equal bytes
+            save_file({"ws": self.ws.detach().cpu().contiguous()}, temp, metadata)
+        return path
+
+
+def free(path: str | Path, names: Iterable[str], *, force: bool = False) -> Path:
+    """Where a gallery of the pictures `names` goes: `path`, with the suffix; `store.new` says what is in the way."""
+    files = [name.removeprefix("file:") for name in names if name.startswith("file:")]
+    return store.new(store.destination(path, ".safetensors"), force=force, source=files)
+
+
+def absolute(name: str) -> str:
+    """A picture's name as galleries hold it: with the whole path of a file, which every current directory finds."""
+    kind, _, path = name.partition(":")
+    return f"file:{Path(path).absolute()}" if kind == "file" else name
 
 
 def load(path: str | Path, G: nn.Module | None = None) -> Gallery:
@@ -87,7 +104,7 @@ def load(path: str | Path, G: nn.Module | None = None) -> Gallery:
         if about["format"] != FORMAT:
             raise KeyError(about["format"])
         found = Gallery(tuple(about["names"]), ws, about["generator"], about["made"])
-    except (SafetensorError, KeyError, TypeError, ValueError, ShapeError) as e:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, ShapeError) as e:
         raise DamagedFile(
             f"{path} is not a gallery ({type(e).__name__}: {e})",
             expected="a file that `hrlab gallery build` wrote",

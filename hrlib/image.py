@@ -1,8 +1,8 @@
 """Files <-> tensors, and the one image convention of the library: float32 [N, 3, H, W], RGB (sRGB), in [-1, 1].
 
 Reading is exact: the camera's orientation is applied, 16-bit files keep their levels, transparency is laid on a
-background that the caller names, and colours of another embedded ICC profile are converted to sRGB. Anything that
-cannot be read exactly is refused with one `ImageError`.
+background that the caller names, and colours that the file says are others (an ICC profile, the chunks of a PNG: see
+`_colours`) are converted to sRGB. Anything that cannot be read exactly is refused with one `ImageError`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import torch
 from PIL import Image
 
 from ._decode import MAX_PIXELS, decode, load_bytes
-from .errors import ImageError, UnknownName, nearest
+from .errors import ImageError, InvalidValue, UnknownName, nearest, number
 from .store import atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST = {".jpg": 65_500, ".webp": 16_383}  # pixels a side that the format can hold
+MOST_MADE = 1 << 28  # pixels of a picture that is drawn or resized: 3 GB in float32, before anything is computed
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
@@ -75,23 +76,26 @@ def read(
 
     Raises:
         ImageError: missing, not a picture of the formats above, truncated, animated, too large, of a kind with no
-            defined range (floating point, 32 bits), or transparent without a background.
+            defined range (floating point, 32 bits), of colours with no exact way to sRGB (HDR), or transparent without
+            a background.
+        InvalidValue: a size, max_pixels or background outside its range.
     """
+    size = None if size is None else sides(size)
+    behind = None if background is None else _behind(background)
     data, name = load_bytes(source)
-    raster = decode(data, name, max_pixels=max_pixels)
+    raster = decode(data, name, max_pixels=number("max_pixels", max_pixels, "whole [1, inf)"))
     colour = raster.colour
     if raster.alpha is not None and (raster.alpha < _top(raster.alpha)).any():
-        if background is None:
+        if behind is None:
             raise ImageError(
                 f"{name} has transparent pixels",
                 expected="an opaque picture",
                 do="flatten it onto a colour, or give the colour that is to show through as `background`",
             )
         opacity = _unit(raster.alpha)[..., None]
-        behind = (np.asarray(background, np.float32) + 1) / 2
         colour = _unit(colour) * opacity + behind * (1 - opacity)
     if size is not None:
-        colour = _fit(colour, _pair(size))
+        colour = _fit(colour, size)
     return torch.from_numpy(_unit(colour) * 2 - 1).permute(2, 0, 1)[None].contiguous()
 
 
@@ -117,15 +121,36 @@ def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
     edges, so the result is clamped to [-1, 1].
     """
     images = check(x).detach().cpu().permute(0, 2, 3, 1).numpy()
-    fitted = np.stack([_fit((image + 1) / 2, _pair(size)) for image in images])
+    fitted = np.stack([_fit((image + 1) / 2, sides(size)) for image in images])
     return torch.from_numpy(fitted * 2 - 1).permute(0, 3, 1, 2).contiguous().to(x.device)
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
-        raise ImageError(f"size {size!r}", expected="a positive int or (H, W)", do="give the size in pixels")
-    return pair
+def _behind(background: tuple[float, float, float]) -> np.ndarray:
+    """The colour in [0, 1]."""
+    colour = [number("background", v, "[-1, 1]") for v in background]
+    if len(colour) != 3:
+        raise ImageError(f"background {background!r}", expected="red, green and blue", do="give three numbers")
+    return (np.asarray(colour, np.float32) + 1) / 2
+
+
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of a size that pictures are made in: an edge, or (H, W) itself.
+
+    Raises:
+        InvalidValue: a side that is no whole number above 0, or more than `MOST_MADE` pixels in all. ImageError: not
+            two sides.
+    """
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2:
+        raise ImageError(f"size {size!r}", expected="a whole number or (H, W)", do="give the size in pixels")
+    height, width = (number("size", n, "whole [1, inf)") for n in pair)
+    if height * width > MOST_MADE:
+        raise InvalidValue(
+            f"size {width} x {height} = {height * width / 1e6:.0f} megapixels",
+            expected=f"at most {MOST_MADE / 1e6:.0f} megapixels",
+            do="give a smaller size",
+        )
+    return height, width
 
 
 def _fit(colour: np.ndarray, size: tuple[int, int]) -> np.ndarray:

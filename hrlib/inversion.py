@@ -25,10 +25,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import descent, losses
+from . import descent, losses, store
 from .descent import Iterate, State, Variables
-from .errors import DamagedFile, ShapeError, UnknownName
-from .store import atomic, read_json, write_json
+from .errors import DamagedFile, ShapeError, StoreError, UnknownName, number
 
 NOISE = "noise/"  # prefix of the noise maps among the variables
 
@@ -56,10 +55,20 @@ class Settings:
     seed: int = 0
 
 
+RANGES = descent.RANGES | {
+    "lam_mse": "[0, inf)",
+    "noise_regularisation": "[0, inf)",
+    "noise_start": "[0, inf)",
+    "beta1": "[0, 1)",
+    "beta2": "[0, 1)",
+}
+
+
 @torch.no_grad()
 def w_statistics(G: nn.Module, *, samples: int = 10_000, seed: int = 123) -> tuple[Tensor, float]:
     """Mean w [w_dim] and the scalar w_std = sqrt(mean ||w - w_avg||^2) over `samples` draws of z (seed 123 as the
     published projector, with numpy's legacy generator, so that its numbers can be met exactly)."""
+    samples, seed = number("samples", samples, RANGES["w_samples"]), number("seed", seed, RANGES["seed"])
     z = torch.from_numpy(np.random.RandomState(seed).randn(samples, G.z_dim)).float()
     device = G.w_avg.device
     w = torch.cat([G.mapping.w(part.to(device)) for part in z.split(1024)])
@@ -84,7 +93,7 @@ def invert(
     Variables of the iterates: "ws" ([N, num_ws, w_dim], or [N, 1, w_dim] in space "w") and "noise/<layer>" [N, h, w].
 
     A picture of any size and aspect ratio, from 32 pixels (VGG16's least) to as many as memory holds; see `tiling` for
-    more than a megapixel or two.
+    more than a megapixel or two. Of so small a picture the coarsest noise maps may be single numbers: see `normalise_`.
 
     Args:
         G: a generator, or a `tiling.TiledGenerator`. Only a Style-INR-GAN takes an x of another size than its own (then
@@ -104,7 +113,7 @@ def invert(
             dozen steps must forget the first, large gradients sooner); eps_initial, eps_length; w_samples; seed.
 
     Raises:
-        ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
+        InvalidValue, ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
     """
     s = checked_settings(settings)
     size = canvas_size(G, x)
@@ -118,6 +127,8 @@ def invert(
         )
     ws = w_avg.repeat(n, 1 if s.space == "w" else G.num_ws, 1) if ws_init is None else ws_init.expand(n, -1, -1)
     maps = noise_init or (_initial_noise(G, n, size, s) if s.optimise_noise else G.noise_maps(size))
+    if s.normalise_noise and (noise_init or not s.optimise_noise):
+        check_spread(maps)
     kept = {} if s.optimise_noise else maps
     settled = {} if s.optimise_noise else fixed_noise(G, size, s, noise_init)
     variables = {"ws": ws} if s.optimise_ws else {}
@@ -171,8 +182,8 @@ def _terms(loss, image: Tensor, target: Any, x: Tensor, noise: dict[str, Tensor]
 
 
 def checked_settings(settings: dict[str, Any]) -> Settings:
-    """A `Settings` from keyword arguments; misspelt names and impossible values raise `UnknownName`."""
-    s = descent.checked_settings(Settings, settings)
+    """A `Settings` from keyword arguments; `UnknownName` or `InvalidValue` for what does not exist or cannot be."""
+    s = descent.checked_settings(Settings, settings, RANGES)
     if s.space not in ("w", "w+"):
         raise UnknownName(f"space={s.space!r}", expected='"w" or "w+"', do="noise maps are asked for by optimise_noise")
     if s.normalise_noise and not s.noise_start > 0:
@@ -190,10 +201,29 @@ def noise_of(variables: Variables) -> dict[str, Tensor]:
 
 
 def normalise_(m: Tensor) -> Tensor:
-    """In place: zero mean, then unit mean square, over the last two axes."""
+    """In place: zero mean, then unit mean square, over the last two axes.
+
+    A map of one pixel stays as it is. It has no spread to normalise (that would be 0 / 0), and cannot carry a picture,
+    which is what normalising keeps noise maps from.
+    """
+    if m.shape[-2:] == (1, 1):
+        return m
     m -= m.mean((-2, -1), keepdim=True)
     m *= m.square().mean((-2, -1), keepdim=True).rsqrt()
     return m
+
+
+def check_spread(maps: dict[str, Tensor]) -> None:
+    """Raise `ShapeError` for maps of more than a pixel that are constant: `normalise_` would divide 0 by 0."""
+    flat = [
+        k for k, m in maps.items() if m.shape[-2:] != (1, 1) and not bool((m.amax((-2, -1)) > m.amin((-2, -1))).all())
+    ]
+    if flat:
+        raise ShapeError(
+            f"noise maps without spread: {', '.join(flat)}",
+            expected="maps that can be scaled to unit mean square",
+            do="give others, or set normalise_noise=False where the run has that",
+        )
 
 
 def _initial_noise(G: nn.Module, n: int, size: tuple[int, int] | None, s: Settings) -> dict[str, Tensor]:
@@ -204,10 +234,10 @@ def _initial_noise(G: nn.Module, n: int, size: tuple[int, int] | None, s: Settin
 
 def canvas_size(G: nn.Module, x: Tensor) -> tuple[int, int] | None:
     """The `size` argument for G.synthesis: None at the native size."""
-    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+    if x.ndim != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
         raise ShapeError(
             f"target of shape {tuple(x.shape)}, {x.dtype}",
-            expected="float [N, 3, H, W] in [-1, 1]",
+            expected="float [N, 3, H, W] in [-1, 1], one picture or more",
             do="read it with hrlib.image.read",
         )
     if not bool(torch.isfinite(x).all()) or float(x.abs().max()) > 1.001:
@@ -257,30 +287,45 @@ class Result:
     ended: str
     best_step: int
 
-    def save(self, path: str | Path) -> Path:
-        """Write PATH (safetensors: ws, noise, image) and PATH with suffix .json (everything else)."""
-        path = Path(path).with_suffix(".safetensors")
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write NAME.safetensors (ws, noise, image) and NAME.json (everything else); returns the first.
+
+        path: NAME, with .safetensors or without. force: replace files that are there; without it that is a `StoreError`
+        before either is written.
+        """
         tensors = {"ws": self.ws, "image": self.image} | {NOISE + k: v for k, v in self.noise.items()}
-        with atomic(path) as temp:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temp)
         facts = {k: getattr(self, k) for k in ("history", "config", "seconds", "peak_bytes", "ended", "best_step")}
-        with safe_open(path, "pt") as f:
-            facts["tensors"] = fingerprint({k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118
-        write_json(path.with_suffix(".json"), facts)
-        return path
+        return write_pair(path, tensors, facts, force=force)
+
+
+def write_pair(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any], *, force: bool = False) -> Path:
+    """Write tensors to NAME.safetensors, and facts with the tensors' fingerprint to NAME.json; see `Result.save`."""
+    path = store.new(store.destination(path, ".safetensors"), force=force)
+    beside = store.new(path.with_suffix(".json"), force=force)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    with store.atomic(path) as temp:
+        save_file(tensors, temp)
+    store.write_json(beside, facts | {"tensors": fingerprint(tensors)})
+    return path
 
 
 def load(path: str | Path) -> Result:
-    """Read a saved Result; `DamagedFile` when either file is damaged or they do not belong together."""
-    path = Path(path).with_suffix(".safetensors")
+    """Read a saved Result by the name it was saved under.
+
+    Raises:
+        StoreError: there is none. DamagedFile: either file is damaged, or they do not belong together.
+    """
+    path = store.destination(path, ".safetensors")
+    if not path.is_file():
+        raise StoreError(f"no file {path}", expected="a saved Result", do="check the path")
     try:
         with safe_open(path, "pt") as f:
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-        facts = read_json(path.with_suffix(".json"))
+        facts = store.read_json(path.with_suffix(".json"))
         if facts.pop("tensors") != fingerprint(tensors):
             raise KeyError("the tensors are not those the JSON file describes")
         return Result(ws=tensors["ws"], noise=noise_of(tensors), image=tensors["image"], **facts)
-    except (SafetensorError, KeyError, TypeError, FileNotFoundError) as e:
+    except (SafetensorError, KeyError, TypeError, OSError) as e:
         raise DamagedFile(
             f"{path} cannot be read as an inversion result ({e})",
             expected="a .safetensors and a .json file written together by Result.save",
@@ -303,13 +348,36 @@ def solve(
     Args:
         watch: wraps the iterator: a progress bar, `descent.until_flat`, itertools.islice ...
         checkpoint: a state file; written every `every` steps and resumed from when it exists; deleted at the end.
+            One that is no state, of another run, or of one that is at work now, is refused before the first step.
         options: everything `invert` takes.
     """
     start = time.perf_counter()
     begin = lambda resume: invert(G, x, loss, **(options | {"resume": resume} if resume else options))
-    it = descent.completed(begin, watch=watch, checkpoint=checkpoint, every=every)
+    with descent.held(checkpoint) as saved:
+        it = descent.completed(begin(saved()), watch=watch, checkpoint=checkpoint, every=every)
+        state = it.state()
+        best_step, variables, ws, image = _better(G, x, loss, it, options)
+    return Result(
+        ws=ws,
+        noise=noise_of(variables),
+        image=image,
+        history=state.history,
+        config=state.config,
+        seconds=time.perf_counter() - start,
+        peak_bytes=peak_bytes(x.device),
+        ended="all steps done"
+        if it.step + 1 == state.config["num_steps"]
+        else f"stopped by its watcher after step {it.step}",
+        best_step=best_step,
+    )
+
+
+def _better(
+    G: nn.Module, x: Tensor, loss: Callable, it: Iterate, options: dict[str, Any]
+) -> tuple[int, Variables, Tensor, Tensor]:
+    """(step, variables, ws, image) of the better of the best and the last iterate of a run with these options."""
     s = checked_settings({k: v for k, v in options.items() if k in Settings.__dataclass_fields__})
-    state, size, target = it.state(), canvas_size(G, x), loss.prepare(x)
+    size, target = canvas_size(G, x), loss.prepare(x)
     settled = {} if s.optimise_noise else fixed_noise(G, size, s, options.get("noise_init"))
 
     def codes_of(variables: Variables) -> Tensor:
@@ -324,20 +392,7 @@ def solve(
     # The loop's best was measured before an update and with eps; compare it with the last variables on equal terms.
     found = [(*evaluate(v), step, v) for step, v in ((it.best.step, it.best.variables), (it.step, it.variables))]
     _, image, best_step, variables = min(found, key=lambda f: f[0])
-    ended = "all steps done" if it.step + 1 == s.num_steps else f"stopped by its watcher after step {it.step}"
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
-    return Result(
-        ws=codes_of(variables).clone(),
-        noise=noise_of(variables),
-        image=image,
-        history=state.history,
-        config=state.config,
-        seconds=time.perf_counter() - start,
-        peak_bytes=peak_bytes(x.device),
-        ended=ended,
-        best_step=best_step,
-    )
+    return best_step, variables, codes_of(variables).clone(), image
 
 
 def fixed_noise(

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import descent
 from .descent import Iterate, Variables
-from .errors import ShapeError, UnknownName
-from .inversion import fingerprint
+from .errors import ShapeError, UnknownName, number
+from .inversion import fingerprint, write_pair
 from .nets import cameras
 from .nets.cips3d import CIPS3D, Styles, View
-from .store import atomic, write_json
 
 SPACES = ("z", "w", "w+")
 STAGES = ("pose", "appearance", "decoder")
@@ -49,6 +47,16 @@ class Settings:
     lr_decoder: float = 0.005
     beta2: float = 0.999
     starts: tuple[float, ...] = (-0.4, 0.0, 0.4)
+
+
+RANGES = {
+    "pose_steps": "whole [0, inf)",
+    "num_steps": "whole [1, inf)",
+    "decoder_steps": "whole [0, inf)",
+    "beta2": "[0, 1)",
+    **dict.fromkeys(("lam_mse", "lam_prior", "lam_mirror"), "[0, inf)"),
+    **dict.fromkeys(("lr_camera", "lr_style", "lr_decoder"), "(0, inf)"),
+}
 
 
 @dataclass(frozen=True)
@@ -80,13 +88,14 @@ def invert(G: CIPS3D, x: Tensor, loss: Callable[[Tensor, Any], dict[str, Tensor]
 
     Raises:
         ShapeError: a picture that is none, or several with decoder_steps. UnknownName: settings that do not exist or
-            do not fit the generator. NonFiniteLoss: carries `.best`.
+            do not fit the generator. InvalidValue: numbers out of range. NonFiniteLoss: carries `.best`.
     """
     s = checked_settings(G, settings)
-    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point() or not bool(x.abs().max() <= 1.001):
+    good = x.ndim == 4 and x.shape[1] == 3 and x.numel() and x.is_floating_point()
+    if not good or not bool(x.abs().max() <= 1.001):
         raise ShapeError(
             f"a target of shape {tuple(x.shape)}, {x.dtype}",
-            expected="float [N, 3, H, W], finite, in [-1, 1]",
+            expected="float [N, 3, H, W], one picture or more, finite, in [-1, 1]",
             do="read it with hrlib.image.read",
         )
     if s.decoder_steps and len(x) > 1:
@@ -216,8 +225,8 @@ def render(
 
 
 def checked_settings(G: CIPS3D, settings: dict[str, Any]) -> Settings:
-    """A `Settings` from keyword arguments; misspelt names and impossible values raise `UnknownName`."""
-    s = descent.checked_settings(Settings, settings)
+    """A `Settings` from keyword arguments; `UnknownName` or `InvalidValue` for what does not exist or cannot be."""
+    s = descent.checked_settings(Settings, settings, RANGES)
     if s.space not in SPACES or (s.space == "z" and not G.shares_z):
         raise UnknownName(
             f"space={s.space!r}",
@@ -226,7 +235,7 @@ def checked_settings(G: CIPS3D, settings: dict[str, Any]) -> Settings:
         )
     if s.pose_steps and not s.starts:
         raise UnknownName("no yaw to start from", expected="one or more in `starts`", do="leave it as it is")
-    return s
+    return replace(s, starts=tuple(number("starts", yaw, "(-inf, inf)") for yaw in s.starts))
 
 
 @dataclass(frozen=True)
@@ -253,14 +262,13 @@ class Result:
         """[N] radians."""
         return self.variables["pitch"]
 
-    def save(self, path: str | Path) -> Path:
-        """Write PATH (safetensors: the variables and the image) and PATH with suffix .json (everything else)."""
-        path = Path(path).with_suffix(".safetensors")
-        tensors = self.variables | {"image": self.image}
-        with atomic(path) as temp:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temp)
-        write_json(path.with_suffix(".json"), {k: getattr(self, k) for k in ("history", "config", "seconds")})
-        return path
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write NAME.safetensors (the variables and the image) and NAME.json (everything else); returns the first.
+
+        path, force: as in `inversion.Result.save`.
+        """
+        facts = {k: getattr(self, k) for k in ("history", "config", "seconds")}
+        return write_pair(path, self.variables | {"image": self.image}, facts, force=force)
 
 
 def solve(

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from . import features as feature_nets
 from . import weights as weight_files
-from .errors import ShapeError, UnknownName, nearest
+from .errors import SEED, ShapeError, UnknownName, nearest, number
 from .features import Features
 
 # The lambdas of Eq. (3) and (4). They multiply the features *before* squaring.
@@ -44,7 +44,15 @@ DEIT_DEPTHS, DEIT_LAMBDA = (1 / 4, 1 / 2, 3 / 4, 1.0), 0.002  # the blocks that 
 # The four ReLU layers of Image2StyleGAN (Abdal et al. 2019: conv1_1, conv1_2, conv3_2, conv4_2).
 IMAGE2STYLEGAN = ("features_0", "features_2", "features_12", "features_19")
 
+WEIGHT = "[0, inf)"  # of a loss or of a tap: a negative one would have the distance grow
 MAX_ABS = 10.0  # no image of the library is near this; a 0..255 image is far above it
+
+
+def sides(name: str, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+    """An edge, (height, width) or None as it is, its numbers whole; `InvalidValue` for anything below a pixel."""
+    if isinstance(size, (tuple, list)):
+        return tuple(number(name, side, "whole [1, inf)") for side in size)
+    return None if size is None else number(name, size, "whole [1, inf)")
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,10 @@ class Loss(nn.Module):
     def prepare(self, image: Tensor) -> Target:
         """Compute once what the loss needs of the target image [N, 3, H, W] in [-1, 1]."""
         image = image.detach()
-        if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
+        if image.ndim != 4 or image.shape[1] != 3 or not image.numel() or not image.is_floating_point():
             raise ShapeError(
                 f"a target of shape {tuple(image.shape)} and type {image.dtype}",
-                expected="images [N, 3, H, W], float, RGB in [-1, 1]",
+                expected="one or more images [N, 3, H, W], float, RGB in [-1, 1]",
                 do="read images with hrlib.image.read",
             )
         peak = image.abs().max().item()
@@ -124,7 +132,7 @@ class Perceptual(Loss):
 
     Args:
         features: from `hrlib.features`.
-        weights: {tap: lambda}; a tap with lambda 0 is not computed.
+        weights: {tap: lambda}, none negative; a tap with lambda 0 is not computed.
         resize: edge (or (height, width)) to which both images are area-averaged before the network, after
             normalisation; None, the paper's recommendation, does not. Smaller images are enlarged, as in the authors'
             code.
@@ -141,8 +149,9 @@ class Perceptual(Loss):
     ) -> None:
         super().__init__()
         features.check_taps(weights)
-        self.features, self.resize, self.name = features, resize, name
-        self.weights = {tap: float(w) for tap, w in weights.items() if w != 0}
+        self.features, self.resize, self.name = features, sides("resize", resize), name
+        lambdas = {tap: float(number(f"lambda of {tap}", w, WEIGHT)) for tap, w in weights.items()}
+        self.weights = {tap: lam for tap, lam in lambdas.items() if lam != 0}
         features.check_taps(self.weights)  # at least one must be left
 
     def extra_repr(self) -> str:
@@ -168,11 +177,14 @@ class Perceptual(Loss):
 
 
 class MSE(Loss):
-    """weight times the mean of the squared difference over batch, channels and pixels, on the [-1, 1] scale (Eq. 1)."""
+    """weight times the mean of the squared difference over batch, channels and pixels, on the [-1, 1] scale (Eq. 1).
+
+    weight: 0 or more.
+    """
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
-        self.weight = float(weight)
+        self.weight = float(number("weight", weight, WEIGHT))
 
     def extra_repr(self) -> str:
         """The weight, for messages and sidecars."""
@@ -218,7 +230,7 @@ class LPIPS(Loss):
                 expected=f"one of {', '.join(LPIPS_TITLES)}",
                 do=nearest(net, list(LPIPS_TITLES)) or "'vgg' is the paper's",
             )
-        self.net, self.resize, self.weight = net, resize, float(weight)
+        self.net, self.resize, self.weight = net, sides("resize", resize), float(number("weight", weight, WEIGHT))
         self.title, self.plain, self.package = LPIPS_TITLES[net], None, None
         if net in ("vgg", "alex"):
             self.package = _lpips_package(net)
@@ -316,8 +328,8 @@ def noise_regularisation(maps: Mapping[str, Tensor] | Iterable[Tensor]) -> Tenso
     """StyleGAN2's penalty on noise maps that carry a picture: squared autocorrelation at distance 1, over scales.
 
     For each map [..., H, W], and its 2x2 averages down to an edge of 8 pixels: mean(n * roll(n, 1))^2 along each
-    axis; summed over scales, axes and maps, averaged over leading (batch) dimensions. White noise gives about 0. A
-    scalar.
+    axis; summed over scales, axes and maps, averaged over leading (batch) dimensions. White noise gives about 0. An
+    axis of one pixel is left out: there is no neighbour in it but the pixel itself. A scalar.
     """
     total = torch.zeros(())
     for noise in maps.values() if isinstance(maps, Mapping) else maps:
@@ -325,7 +337,7 @@ def noise_regularisation(maps: Mapping[str, Tensor] | Iterable[Tensor]) -> Tenso
             raise ShapeError(f"a noise map of shape {tuple(noise.shape)}", expected="[..., H, W]", do="pass 2-D maps")
         level = noise.reshape(-1, 1, *noise.shape[-2:])
         while True:
-            for dim in (2, 3):
+            for dim in (d for d in (2, 3) if level.shape[d] > 1):
                 total = total.to(level) + (level * level.roll(1, dim)).mean(dim=(1, 2, 3)).square().mean()
             if min(level.shape[2:]) <= 8:
                 break
@@ -363,6 +375,7 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
     Raises:
         UnknownName: a loss or a tap, with the nearest valid name; a resize that is missing.
     """
+    resize, seed = sides("resize", resize), number("seed", seed, SEED)
     kind, colon, chosen = name.partition(":")
     if kind not in NAMES:
         raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}", do=nearest(kind, list(NAMES)))
@@ -417,5 +430,6 @@ def mean_squares(f: Features, taps: Iterable[str], size: int | tuple[int, int]) 
 
     size: edge, or (height, width), of the images that the network sees.
     """
-    shape = (size, size) if isinstance(size, int) else tuple(size)
+    size = sides("size", size)
+    shape = (size, size) if isinstance(size, int) else size
     return {tap: m.numel() ** -0.5 for tap, m in f(torch.zeros(1, 3, *shape), taps).items()}

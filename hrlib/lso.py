@@ -20,8 +20,18 @@ from torch import Tensor, nn
 
 from . import descent
 from .descent import Iterate, State, Variables
-from .errors import ShapeError, UnknownName
-from .inversion import NOISE, Result, canvas_size, fingerprint, noise_of, normalise_, peak_bytes, w_statistics
+from .errors import ShapeError, UnknownName, number
+from .inversion import (
+    NOISE,
+    Result,
+    canvas_size,
+    check_spread,
+    fingerprint,
+    noise_of,
+    normalise_,
+    peak_bytes,
+    w_statistics,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,9 @@ class Settings:
     init_scale: float = 0.01
     w_samples: int = 10_000
     seed: int = 0
+
+
+RANGES = descent.RANGES | {"lam_reg": "[0, inf)", "init_scale": "[0, inf)"}
 
 
 def early_layers(num_ws: int) -> list[int]:
@@ -81,9 +94,9 @@ def optimise(
             w_samples; seed.
 
     Raises:
-        ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
+        InvalidValue, ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
     """
-    s = descent.checked_settings(Settings, settings)
+    s = descent.checked_settings(Settings, settings, RANGES)
     size = canvas_size(G_m, x_s)
     layers = checked_layers(early_layers(G_m.num_ws) if layers is None else layers, G_m.num_ws)
     _check(G_m, ws_m, x_s, directions)
@@ -137,6 +150,7 @@ def scaled_lam_reg(
 
     d_h is a sum over positions and channels, so no number serves two resolutions or two networks; this ratio does.
     """
+    share, w_samples = number("share", share, "[0, inf)"), number("w_samples", w_samples, RANGES["w_samples"])
     _check(G_m, ws_m, x_s, None)
     image = G_m.synthesis(ws_m, size=canvas_size(G_m, x_s))
     return share * float(sum(loss(image, x_s).values())) / w_statistics(G_m, samples=w_samples)[1] ** 2
@@ -152,8 +166,8 @@ def codes(ws_m: Tensor, variables: Variables, layers: Sequence[int], directions:
 
 
 def checked_layers(layers: Sequence[int], num_ws: int) -> list[int]:
-    """The layers as ascending indices; `UnknownName` for none, one twice, or one that is no code."""
-    found = [int(i) for i in layers]
+    """The layers as ascending indices; `UnknownName` for none, one twice, or one that is no code; else as `number`."""
+    found = [number("layer", i, "whole (-inf, inf)") for i in layers]
     if not found or len(set(found)) < len(found) or min(found) < 0 or max(found) >= num_ws:
         raise UnknownName(
             f"layers {list(layers)}",
@@ -185,7 +199,9 @@ def _initial(G_m, n, layers, directions, w_std, size, s: Settings) -> Variables:
     start = descent.unit_draw((1, rows, width), seed=s.seed, step=-1).to(G_m.w_avg) * (s.init_scale * w_std)
     variables = {"w_opt" if directions is None else "w": start.expand(n, -1, -1)}
     if s.optimise_noise:
-        variables |= {NOISE + k: m.expand(n, -1, -1) for k, m in G_m.noise_maps(size).items()}
+        maps = G_m.noise_maps(size)
+        check_spread(maps)
+        variables |= {NOISE + k: m.expand(n, -1, -1) for k, m in maps.items()}
     return variables
 
 
@@ -207,18 +223,18 @@ def solve(
 
     Args:
         checkpoint: a state file; written every `every` steps and resumed from when it exists; deleted at the end.
+            One that is no state, of another run, or of one that is at work now, is refused before the first step.
         options: everything `optimise` takes.
     """
     start = time.perf_counter()
     begin = lambda resume: optimise(G_m, ws_m, x_s, loss, **(options | {"resume": resume} if resume else options))
-    it = descent.completed(begin, watch=watch, checkpoint=checkpoint, every=every)
-    state, size = it.state(), canvas_size(G_m, x_s)
-    ws = codes(ws_m, it.variables, state.config["layers"], options.get("directions"))
-    noise = noise_of(it.variables)
-    with torch.no_grad():
-        image = G_m.synthesis(ws, noise=noise or "const", size=size)
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
+    with descent.held(checkpoint) as saved:
+        it = descent.completed(begin(saved()), watch=watch, checkpoint=checkpoint, every=every)
+        state, size = it.state(), canvas_size(G_m, x_s)
+        ws = codes(ws_m, it.variables, state.config["layers"], options.get("directions"))
+        noise = noise_of(it.variables)
+        with torch.no_grad():
+            image = G_m.synthesis(ws, noise=noise or "const", size=size)
     done = it.step + 1 == state.config["num_steps"]
     return Result(
         ws=ws,

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from . import features, losses
 from . import weights as weight_files
-from .errors import ShapeError, UnknownName, nearest
+from .errors import ShapeError, UnknownName, nearest, number
 
 
 def psnr(recon: Tensor, target: Tensor) -> np.ndarray:
@@ -59,7 +59,7 @@ def lpips(recon: Tensor, target: Tensor, net: str = "thin") -> np.ndarray:
     return torch.stack(list(parts.values())).sum(0).double().cpu().numpy()
 
 
-@functools.lru_cache(maxsize=5)
+@weight_files.kept(5)
 def _lpips(net: str) -> losses.LPIPS:
     return losses.LPIPS(net)
 
@@ -93,7 +93,7 @@ def _grams(weights: str, x: Tensor) -> list[Tensor]:
     return [f @ f.transpose(1, 2) / f.shape[2] for f in flat]
 
 
-@functools.lru_cache(maxsize=2)
+@weight_files.kept(2)
 def _vgg_relu(weights: str) -> features.Features:
     return features.vgg16(weights, tap="relu")
 
@@ -115,6 +115,7 @@ def colour_shift(recon: Tensor, target: Tensor, cell: int = 16) -> np.ndarray:
 
     cell: edge in pixels of the squares that are averaged; detail smaller than that, right or wrong, does not count.
     """
+    cell = number("cell", cell, "whole [1, inf)")
     a, b = (
         rgb2lab(F.avg_pool2d(x, min(cell, *x.shape[2:]), ceil_mode=True).permute(0, 2, 3, 1).cpu().numpy())
         for x in _pair(recon, target)
@@ -132,7 +133,7 @@ def identity_distance(recon: Tensor, target: Tensor, net: str = "identity_thin")
     return (network.embed((a * 2 - 1).float()) - network.embed((b * 2 - 1).float())).square().sum(1).cpu().numpy()
 
 
-@functools.lru_cache(maxsize=2)
+@weight_files.kept(2)
 def _identity(net: str) -> nn.Module:
     return weight_files.load_identity(net)
 
@@ -149,10 +150,11 @@ def artefact_energy(recon: Tensor, target: Tensor, factor: int = 4) -> np.ndarra
     none, or see `radial_spectrum`.
     """
     a, b = _pair(recon, target)
-    if factor < 1 or min(a.shape[2:]) < 2 * factor:
+    factor = number("factor", factor, "[1, inf)")
+    if min(a.shape[2:]) < 2 * factor:
         raise ShapeError(
             f"factor {factor} for images of {a.shape[2]}x{a.shape[3]}",
-            expected="a factor of at least 1, and edges of at least twice the factor",
+            expected="edges of at least twice the factor",
             do="use the factor between the image's edge and the edge the loss sees",
         )
     power, fy, fx = _power(a - b)
@@ -194,6 +196,7 @@ def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarr
         power [N, bins]: the mean over a ring of the spectral density on the [0, 1] scale, whose average over *all*
         frequencies is the windowed variance; NaN for a ring that holds no frequency of so small an image).
     """
+    bins = number("bins", bins, "whole [1, inf)")
     x = image.detach().double() / 2
     power, fy, fx = _power(x - x.mean(dim=(2, 3), keepdim=True))
     radius = torch.hypot(fy[:, None], fx[None, :]).flatten()
@@ -208,14 +211,18 @@ def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarr
 def share_lost(recon: Tensor, target: Tensor, cutoff: float = 1 / 8) -> tuple[np.ndarray, np.ndarray]:
     """Energy of (recon - target) over the target's own, below and from `cutoff` cycles per pixel on: ([N], [N]).
 
-    0 means that everything came back in that half of the spectrum, 1 that nothing did. From radial spectra up to 0.5
-    cycles per pixel, without the mean; each ring counts with its frequency, as a ring of that radius has that area.
+    0 means that everything came back in that half of the spectrum, 1 that nothing did; NaN where the target has no
+    energy that could be lost. From radial spectra up to 0.5 cycles per pixel, without the mean; each ring counts with
+    its frequency, as a ring of that radius has that area. Rings that hold no frequency of a small picture do not count.
     """
+    cutoff = number("cutoff", cutoff, "(0, 0.5)")
     own = target - target.mean(dim=(2, 3), keepdim=True)
     frequency, error = radial_spectrum(recon - target)
     theirs = radial_spectrum(own)[1]
     low = frequency < cutoff
-    return tuple((error * frequency)[:, b].sum(1) / (theirs * frequency)[:, b].sum(1) for b in (low, ~low))
+    sums = [[np.nansum((power * frequency)[:, b], axis=1) for power in (error, theirs)] for b in (low, ~low)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return tuple(np.where(whole > 0, lost / whole, np.nan) for lost, whole in sums)
 
 
 def _power(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -293,7 +300,9 @@ def id_retrieval(
 
     Raises:
         ShapeError: shapes that do not fit, labels that are no rows, numbers that are not finite.
+        InvalidValue: a threshold that is no distance.
     """
+    threshold = np.inf if threshold is None else number("threshold", threshold, "[0, inf)")
     a, b = (np.asarray(torch.as_tensor(f).detach().cpu(), dtype=np.float64) for f in (content, stylised))
     y = np.asarray(torch.as_tensor(labels).cpu())
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or y.shape != b.shape[:1] or not len(a) or not len(b):
@@ -315,7 +324,7 @@ def id_retrieval(
     squared = np.square(a).sum(1) + np.square(b).sum(1)[:, None] - 2 * b @ a.T
     nearest = squared.argmin(1)
     distance = squared[np.arange(len(b)), nearest].clip(min=0)
-    found = (nearest == y) & (distance <= (np.inf if threshold is None else threshold))
+    found = (nearest == y) & (distance <= threshold)
     own = squared[np.arange(len(b)), y]
     rank = 1 + (squared < own[:, None]).sum(1)
     return Retrieval(float(found.mean()), 1 / len(a), nearest, distance, found, own.clip(min=0), rank)
@@ -330,11 +339,12 @@ def precision_recall(real: np.ndarray | Tensor, fake: np.ndarray | Tensor, k: in
 
     real, fake: [N, D] and [M, D], more than k rows each. Memory is that of 1,024 rows of distances (float64).
     """
+    k = number("k", k, "whole [1, inf)")
     a, b = (torch.as_tensor(f).detach().cpu().double() for f in (real, fake))
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or k < 1 or min(len(a), len(b)) <= k:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) <= k:
         raise ShapeError(
             f"features of shapes {tuple(a.shape)} and {tuple(b.shape)}, k={k}",
-            expected="[N, D] and [M, D] with more than k rows each, k at least 1",
+            expected="[N, D] and [M, D] with more than k rows each",
             do="stack one feature vector per image",
         )
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
@@ -403,10 +413,10 @@ def table(
 def _pair(recon: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both batches, checked, clamped, in float64 on the [0, 1] scale."""
     for x in (recon, target):
-        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+        if x.ndim != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
             raise ShapeError(
                 f"an image batch of shape {tuple(x.shape)} and type {x.dtype}",
-                expected="[N, 3, H, W], float, in [-1, 1]",
+                expected="[N, 3, H, W], one image or more, float, in [-1, 1]",
                 do="read images with hrlib.image.read",
             )
     if recon.shape != target.shape:

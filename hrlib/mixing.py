@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .errors import LayoutMismatch, ShapeError, UnknownName, nearest
+from .errors import LayoutMismatch, ShapeError, UnknownName, nearest, number
 from .nets.stylegan2 import block_resolutions
 
 Lambdas = float | Mapping[int, float]
@@ -45,11 +45,10 @@ def swap_lambdas(resolution: int, from_block: str) -> dict[int, float]:
 def logistic_lambdas(resolution: int, middle: str, width: float = 1.0) -> dict[int, float]:
     """Smooth layer blending (Pinkney and Adler 2020): 1 / (1 + exp(-x / width)), x in blocks from `middle`.
 
-    lambda is 1/2 at `middle` ("b32"); width -> 0 swaps above it.
+    lambda is 1/2 at `middle` ("b32"); width -> 0 swaps above it, as `swap_lambdas` does.
     """
     first = _block(resolution, middle)
-    if not width > 0:
-        raise ShapeError(f"width {width}", expected="a positive number of blocks", do="use swap_lambdas for a step")
+    width = number("width", width, "(0, inf)")
     x = {res: math.log2(res / first) / width for res in block_resolutions(resolution)}
     return {res: 0.5 * (1 + math.tanh(v / 2)) for res, v in x.items()}  # the logistic function, without overflow
 
@@ -62,7 +61,7 @@ def lerp_generators(G_s: nn.Module, G_t: nn.Module, lam: Lambdas) -> nn.Module:
         lam: in [0, 1]; one number, or one for each block resolution, {4: 0.2, ..., 128: 0.7}.
 
     Raises:
-        LayoutMismatch: other architectures, with the difference. UnknownName, ShapeError: lambdas that do not fit.
+        LayoutMismatch: other architectures, with the difference. UnknownName, InvalidValue: lambdas that do not fit.
     """
     check_alike(G_s, G_t)
     lam = _checked(lam, G_s.resolution)
@@ -135,6 +134,4 @@ def _checked(lam: Lambdas, resolution: int) -> dict[int, float]:
         raise UnknownName(
             f"lambdas for {sorted(values, key=str)}", expected=f"one for each of {blocks}", do="see paper_lambdas"
         )
-    if bad := {res: v for res, v in values.items() if not 0 <= float(v) <= 1}:
-        raise ShapeError(f"lambdas {bad}", expected="numbers from 0 to 1", do="0 is the source and 1 the target")
-    return {res: float(values[res]) for res in blocks}
+    return {res: float(number(f"lambdas[{res}]", values[res], "[0, 1]")) for res in blocks}

@@ -6,8 +6,6 @@ reads what lies between two domains, too. It knows the heads of `hrlib.worlds.po
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,7 +20,7 @@ NAME = "pose_thin"  # in the catalogue
 EDGE, CELLS = 128, 4  # of the pictures it was fitted on, and of the parts over which features are averaged
 
 
-@functools.lru_cache(maxsize=1)
+@weights.kept(1)
 def vgg() -> features.Features:
     """The shipped thin VGG16, before its ReLUs."""
     return features.vgg16("shipped", tap="conv")
@@ -78,7 +76,7 @@ def error(images: Tensor, truth: Tensor) -> np.ndarray:
     return np.degrees(torch.hypot(apart[:, 0], apart[:, 1]).numpy())
 
 
-@functools.lru_cache(maxsize=1)
+@weights.kept(1)
 def _reader() -> dict[str, Tensor]:
     state, metadata = weights.load_state(NAME)
     if metadata.get("vgg") != vgg().fingerprint:

@@ -9,6 +9,8 @@ found, and the rate over those that can is given beside it.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import image, metrics
-from .errors import HRLibError, ShapeError, StoreError
+from .errors import SEED, HRLibError, ShapeError, StoreError, UnknownName, number
 
 THRESHOLD = 1.5  # squared distance above which nobody counts as found, in the authors' evaluation
 FACES = ("whole", "crop")
@@ -36,6 +38,45 @@ def crop_face(x: Tensor) -> Tensor:
     return x[:, :, top:bottom, left:right]
 
 
+def users_own(name: str) -> Network:
+    """The function that "module:function" names: the user's own network. `UnknownName`, now or later, if it fails."""
+
+    def failed(e: Exception) -> UnknownName:
+        return UnknownName(
+            f"network {name!r} ({type(e).__name__}: {e})",
+            expected="a function from pictures [N, 3, H, W] in [-1, 1] to vectors [N, D]",
+            do="write it as module:function, the module in this folder or installed",
+        )
+
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, "")  # a module beside the user, as for `python -m`
+    try:
+        if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+            raise ImportError("no names of a module and a function")
+        found = getattr(importlib.import_module(module), attribute)
+        net = getattr(found, "embed", found)
+        if not callable(net):
+            raise TypeError("no function")
+    except Exception as e:  # whatever the user's module does
+        raise failed(e) from e
+
+    def guarded(x: Tensor) -> Tensor:
+        try:
+            return net(x)
+        except HRLibError:
+            raise
+        except Exception as e:
+            raise failed(e) from e
+
+    return guarded
+
+
+def check_face(face: str) -> None:
+    """`UnknownName` for what is none of `FACES`."""
+    if face not in FACES:
+        raise UnknownName(f"face {face!r}", expected=f"one of {', '.join(FACES)}", do="choose one of them")
+
+
 @torch.inference_mode()
 def embed(net: Network, x: Tensor, face: str = "whole") -> Tensor:
     """Identity vectors [N, D] of unit length, on the CPU, of pictures [N, 3, H, W] in [-1, 1].
@@ -44,13 +85,19 @@ def embed(net: Network, x: Tensor, face: str = "whole") -> Tensor:
         net: has `embed`, or is a callable from pictures to vectors.
         face: "whole" pictures, as in the paper's evaluation, or "crop" (see `crop_face`).
     """
-    if face not in FACES:
-        raise ShapeError(f"face {face!r}", expected=f"one of {', '.join(FACES)}", do="choose one of them")
+    check_face(face)
     vectors = getattr(net, "embed", net)(crop_face(x) if face == "crop" else x)
     if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != len(x):
         raise ShapeError(
             f"{getattr(vectors, 'shape', type(vectors).__name__)} for {len(x)} pictures",
             expected="one vector a picture, [N, D]",
+            do="check the identity network",
+        )
+    if not torch.isfinite(vectors).all():
+        bad = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
+        raise ShapeError(
+            f"non-finite vectors of {len(bad)} of {len(x)} pictures, first of number {bad[0]}",
+            expected="finite numbers",
             do="check the identity network",
         )
     return torch.nn.functional.normalize(vectors.float(), dim=1).cpu()
@@ -196,6 +243,7 @@ class Report:
 
 def cluster_interval(values: np.ndarray, groups: np.ndarray, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean of values [M], resampling whole groups [M]."""
+    draws, seed = number("draws", draws, "whole [1, inf)"), number("seed", seed, SEED)
     names, place = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(place, values, len(names)), np.bincount(place, minlength=len(names))
     picks = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
@@ -222,7 +270,10 @@ def evaluate(
 
     Raises:
         StoreError: see `scan`; or not one content, or not one stylised picture, could be read.
+        InvalidValue: a batch or a threshold out of range. UnknownName: such a face.
     """
+    check_face(face)
+    batch, threshold = number("batch", batch, "whole [1, inf)"), number("threshold", threshold, "[0, inf)")
     folders = scan(content, stylised)
     paths = [*folders.contents.values(), *(path for _, path in folders.stylised)]
     vectors: dict[Path, Tensor] = {}
@@ -282,10 +333,15 @@ def _embed_files(paths: list[Path], net: Network, face: str) -> Iterator[tuple[P
             yield path, f"cannot be read: {e.got}"
             continue
         by_size.setdefault(tuple(x.shape), []).append((path, x))
-    for same in by_size.values():
+    groups = list(by_size.values())
+    while groups:
+        same = groups.pop(0)
         try:
             vectors = embed(net, torch.cat([x for _, x in same]), face)
         except ShapeError as e:
-            yield from ((path, f"cannot be embedded: {e.got}; expected {e.expected}") for path, _ in same)
+            if len(same) == 1:
+                yield same[0][0], f"cannot be embedded: {e.got}; expected {e.expected}"
+            groups += [[one] for one in same] if len(same) > 1 else []  # a bad one costs only itself
             continue
-        yield from zip((path for path, _ in same), vectors, strict=True)
+        for (path, _), vector in zip(same, vectors, strict=True):
+            yield path, vector

@@ -7,6 +7,7 @@ the region. Nothing outside the region enters.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from .errors import ShapeError
+from .errors import ShapeError, number
 
 INSIDE = 0.99  # of a mask in [0, 1]: pixels wholly in the region
 
@@ -37,16 +38,19 @@ class RegionSpectra:
     windows: int
 
     def energy(self, cutoff: float) -> float:
-        """Energy of the reconstruction over that of the target at `cutoff` cycles per pixel and above; 1 is right."""
+        """Energy of the reconstruction over that of the target at `cutoff` cycles per pixel and above; 1 is right.
+
+        NaN for a target without any there.
+        """
         high = self.radius >= cutoff
-        return float(self.recon[high].sum() / self.target[high].sum())
+        return float(_ratio(self.recon[high].sum(), self.target[high].sum()))
 
     def coherence(self, cutoff: float) -> float:
         """Share of the reconstruction's energy at `cutoff` and above that agrees with the target, 0 to 1.
 
         The squared correlation of the two there: r = a t + n with n unlike t gives a^2 |t|^2 / |r|^2. Noise or strands
-        in other places bring energy and no coherence; a faded copy has full coherence. 0 for a reconstruction without
-        energy, and for one that opposes the target.
+        in other places bring energy and no coherence; a faded copy has full coherence. 0 for a reconstruction or a
+        target without energy, and for one that opposes the target.
         """
         high = self.radius >= cutoff
         return _coherence(self.target[high].sum(), self.recon[high].sum(), self.cross[high].sum())
@@ -60,7 +64,7 @@ class RegionSpectra:
         wanted = range(2, round(0.5 / self.step) + 1)
         sums = [[power[ring == k].sum() for power in (self.target, self.recon, self.cross)] for k in wanted]
         frequency = self.step * np.array(wanted)
-        return frequency, np.array([r / t for t, r, _ in sums]), np.array([_coherence(*s) for s in sums])
+        return frequency, np.array([_ratio(r, t) for t, r, _ in sums]), np.array([_coherence(*s) for s in sums])
 
 
 def region(recon: Tensor, target: Tensor, mask: Tensor, *, window: int = 16) -> RegionSpectra:
@@ -81,7 +85,8 @@ def region(recon: Tensor, target: Tensor, mask: Tensor, *, window: int = 16) -> 
             expected="[1, 3, H, W] twice and [1, 1, H, W]",
             do="measure one picture at a time",
         )
-    if window < 8 or window % 2:
+    window = number("window", window, "whole [8, inf)")
+    if window % 2:
         raise ShapeError(f"window={window}", expected="an even number of pixels from 8", do="take 16")
     taper = _taper(window).to(target.device)
     outside = F.conv2d((mask < INSIDE).double(), (taper > 0).double()[None, None], stride=window // 4)[0, 0]
@@ -104,6 +109,7 @@ def detail(x: Tensor, mask: Tensor, sigma: float) -> Tensor:
     The blur is the Gaussian mean of the region's own pixels (x blurred in the mask over the mask blurred), so that the
     region's outline is no detail. x: [N, 3, H, W]; mask: [N, 1, H, W] in [0, 1]; a pixel counts as inside from 0.99.
     """
+    sigma = number("sigma", sigma, "(0, inf)")
     inside, kernel = (mask >= INSIDE).to(x), 2 * int(4 * sigma + 0.5) + 1
     low = gaussian_blur(inside * x, kernel, sigma) / gaussian_blur(inside, kernel, sigma).clamp(min=1e-6)
     return inside * (x - low)
@@ -126,4 +132,8 @@ def _windows(x: Tensor, at: list[list[int]], taper: Tensor) -> Tensor:
 
 
 def _coherence(target: float, recon: float, cross: float) -> float:
-    return float(max(cross, 0.0) ** 2 / (target * recon)) if recon > 0 else 0.0
+    return float(max(cross, 0.0) ** 2 / (target * recon)) if target * recon > 0 else 0.0
+
+
+def _ratio(recon: float, target: float) -> float:
+    return recon / target if target > 0 else math.nan

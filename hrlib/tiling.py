@@ -23,8 +23,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import store
 from .errors import ShapeError, UnknownName, nearest
-from .losses import MSE, Loss, Perceptual, Sum, Target
+from .losses import MSE, Loss, Perceptual, Sum, Target, sides
 from .nets.windows import Window, needed, within
 
 KEEP = ("memory", "file", "recompute", "half")  # where the target's features stay between steps
@@ -32,7 +33,7 @@ KEEP = ("memory", "file", "recompute", "half")  # where the target's features st
 
 def tiles(size: tuple[int, int], tile: tuple[int, int]) -> list[Window]:
     """The windows of a grid over a picture (H, W), in rows from the top left; the last ones may be smaller."""
-    height, width = size
+    (height, width), tile = size, sides("tile", tuple(tile))
     return [
         (slice(y, min(y + tile[0], height)), slice(x, min(x + tile[1], width)))
         for y in range(0, height, tile[0])
@@ -104,13 +105,15 @@ class Shelf:
 
     def __init__(self, keep: str, folder: str | Path | None) -> None:
         self.keep, self.tiles = keep, []
-        self.folder = tempfile.TemporaryDirectory(prefix="hrlib-features-", dir=folder) if keep == "file" else None
+        with store.writing(folder or tempfile.gettempdir()):
+            self.folder = tempfile.TemporaryDirectory(prefix="hrlib-features-", dir=folder) if keep == "file" else None
 
     def put(self, maps: dict[str, Tensor]) -> None:
         """Append the maps of the next tile."""
         if self.keep == "file":
             path = Path(self.folder.name) / f"{len(self.tiles)}.safetensors"
-            save_file({k: v.cpu().contiguous() for k, v in maps.items()}, path)
+            with store.writing(path):
+                save_file({k: v.cpu().contiguous() for k, v in maps.items()}, path)
             self.tiles.append(path)
         elif self.keep != "recompute":
             # clones: a view would keep the halo's features alive
@@ -154,7 +157,7 @@ class TiledLoss(Loss):
             raise UnknownName(f"keep={keep!r}", expected=f"one of {', '.join(KEEP)}", do=nearest(keep, list(KEEP)))
         self.loss, self.keep, self.folder = loss, keep, folder
         self.stride, self.halo = reach_of(loss)
-        self.tile = tuple(-(-n // self.stride) * self.stride for n in tile)
+        self.tile = tuple(-(-n // self.stride) * self.stride for n in sides("tile", tuple(tile)))
 
     def describe(self) -> str:
         """The loss's own description, and whether its target was rounded: a run may go on with other tiles."""
@@ -258,7 +261,7 @@ class TiledGenerator:
                 expected="a Style-INR-GAN, which draws any size (Sec. III-A)",
                 do="use one, or invert without tiles",
             )
-        self.G, self.tile = G, tuple(tile)
+        self.G, self.tile = G, sides("tile", tuple(tile))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.G, name)

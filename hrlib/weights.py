@@ -21,15 +21,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from . import _catalogue, _foreign, _pickles, _rivals, nets, store
-from ._catalogue import Entry, catalogue, entry, fetch, path, status
+from ._catalogue import Entry, catalogue, entry, fetch, is_path, kept, path, status
 from .errors import DamagedFile, HRLibError, LayoutMismatch, UnknownName, WeightsError
 
 __all__ = [
     "Entry",
     "catalogue",
+    "checked_finite",
     "convert",
     "entry",
     "fetch",
+    "is_path",
+    "kept",
     "load_codes",
     "load_discriminator",
     "load_generator",
@@ -44,6 +47,7 @@ __all__ = [
     "save_state",
     "status",
 ]
+SUFFIX = ".safetensors"  # of our own files
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
 
 
@@ -90,11 +94,33 @@ def load_state(name_or_path: str | os.PathLike) -> tuple[dict[str, Tensor], dict
     """(state_dict in float32, metadata) of a safetensors file, or of a torch file that is one plain state_dict.
 
     Floating point tensors saved in half precision come back as float32.
+
+    Raises:
+        WeightsError: a missing, damaged, hostile or misfitting file, or one that holds NaN or infinite numbers.
     """
-    return _read(path(name_or_path))
+    state, metadata = _read(path(name_or_path))
+    return _single(state, str(name_or_path)), metadata
+
+
+def _single(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The same numbers in float32, where they are floating point; all finite."""
+    return checked_finite({k: t.detach().float() if t.is_floating_point() else t for k, t in state.items()}, source)
+
+
+def checked_finite(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """`state`, or a `WeightsError` that names the tensors with NaN or infinite numbers."""
+    if bad := [key for key, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]:
+        shown = f"{', '.join(bad[:6])}{' ...' if len(bad) > 6 else ''}"
+        raise WeightsError(
+            f"{source} holds non-finite numbers (NaN, infinity) in {len(bad)} of {len(state)} tensors: {shown}",
+            expected="finite weights",
+            do="take an earlier snapshot, or copy the file again",
+        )
+    return state
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors as stored, metadata)."""
     if file.suffix.lower() in TORCH_SUFFIXES:
         state = _pickles.read(file, "torch")
         if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
@@ -104,7 +130,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 do="use load_generator or load_discriminator for a StyleGAN2 checkpoint",
             )
         metadata: dict[str, str] = {}
-    elif file.suffix.lower() == ".safetensors":
+    elif file.suffix.lower() == SUFFIX:
         try:
             with safe_open(file, framework="pt") as f:
                 state = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a dict
@@ -116,10 +142,10 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     else:
         raise LayoutMismatch(
             f"{file} has the suffix {file.suffix!r}",
-            expected=f".safetensors, {', '.join(TORCH_SUFFIXES)} (or .pkl for load_generator)",
+            expected=f"{SUFFIX}, {', '.join(TORCH_SUFFIXES)} (or .pkl for load_generator)",
             do="check that this is a weight file",
         )
-    return {key: t.float() if t.is_floating_point() else t for key, t in state.items()}, metadata
+    return state, metadata
 
 
 def load_strictly(net: nn.Module, state: dict[str, Tensor], source: str) -> nn.Module:
@@ -147,7 +173,7 @@ def _network(name_or_path: str | os.PathLike, which: str) -> _foreign.Network:
     file = path(name_or_path)
     if file.suffix.lower() in (".pkl", *TORCH_SUFFIXES):
         return _rivals.read(str(file), which) if which in _rivals.EXPECTED else _foreign.read(file, which)
-    state, metadata = load_state(file)
+    state, metadata = _read(file)
     try:
         return _foreign.Network(metadata["architecture"], json.loads(metadata["config"]), state, metadata["card"])
     except (KeyError, ValueError) as e:
@@ -181,7 +207,7 @@ def _assemble(network: _foreign.Network, source: str, expected: tuple[str, ...])
         raise LayoutMismatch(
             f"{source} holds a {network.architecture}", expected=f"one of {', '.join(expected)}", do="use another file"
         )
-    state = {key: t.detach().float() if t.is_floating_point() else t for key, t in network.state.items()}
+    state = _single(network.state, source)
     try:
         # The constructor's draws are overwritten at once and must not move the caller's random numbers.
         with torch.random.fork_rng(devices=[]), _Budget(sum(t.numel() for t in state.values())):
@@ -264,16 +290,19 @@ def load_codes(name_or_path: str | os.PathLike) -> dict[str, Tensor]:
 
     `DualStyleGAN.extrinsic` maps them to what its `stylise` takes. The file is a pickle and is read by an allow-list.
     """
-    return _rivals.read_codes(str(path(name_or_path)))
+    return checked_finite(_rivals.read_codes(str(path(name_or_path))), str(name_or_path))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def save_network(net: nn.Module, file: str | os.PathLike, *, card: str = "", half: bool = False) -> Path:
+def save_network(
+    net: nn.Module, file: str | os.PathLike, *, card: str = "", half: bool = False, force: bool = False
+) -> Path:
     """Write a network of `nets.ARCHITECTURES` as safetensors, atomically, so that `load_*` can rebuild it.
 
     Args:
+        file, force: as in `save_state`.
         card: one sentence: where the numbers come from.
         half: store floating point numbers in 16 bits (half the size, about 3 digits).
     """
@@ -286,36 +315,60 @@ def save_network(net: nn.Module, file: str | os.PathLike, *, card: str = "", hal
     state = net.state_dict()
     if half:
         state = {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
-    return save_state(state, file, metadata)
+    return save_state(state, file, metadata, force=force)
 
 
-def save_state(state: dict[str, Tensor], file: str | os.PathLike, metadata: dict[str, Any] | None = None) -> Path:
-    """Write tensors and metadata (text) as safetensors, atomically. Non-finite numbers are refused."""
-    bad = [key for key, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-    if bad:
-        raise WeightsError(
-            f"non-finite numbers in {', '.join(bad[:6])}", expected="finite weights", do="keep an earlier snapshot"
-        )
+def save_state(
+    state: dict[str, Tensor],
+    file: str | os.PathLike,
+    metadata: dict[str, Any] | None = None,
+    *,
+    force: bool = False,
+) -> Path:
+    """Write tensors and metadata (text) as safetensors, atomically; returns the file's path.
+
+    Args:
+        file: .safetensors is appended unless it ends in that: under another suffix nobody could read it.
+        force: replace a file that is there, as a run does with its own snapshots.
+
+    Raises:
+        StoreError: something is there and force is not set, or it cannot be written.
+        WeightsError: NaN or infinite numbers.
+    """
+    file = store.new(store.destination(file, SUFFIX), force=force)
+    checked_finite(state, "what is to be saved")
     with store.atomic(file) as temp:
         save_file({key: t.detach().cpu().contiguous().clone() for key, t in state.items()}, temp, metadata)
-    return Path(file)
+    return file
 
 
 def convert(
-    src: str | os.PathLike, dst: str | os.PathLike, *, which: str = "G_ema", half: bool = False, card: str = ""
+    src: str | os.PathLike,
+    dst: str | os.PathLike | None = None,
+    *,
+    which: str = "G_ema",
+    half: bool = False,
+    card: str = "",
+    force: bool = False,
 ) -> Path:
-    """Turn network `which` of a foreign checkpoint into our safetensors file `dst`.
+    """Turn network `which` of a foreign checkpoint into our safetensors file; returns its path.
 
+    dst: gets .safetensors appended unless it ends in that; by default `src` with .safetensors appended. Never `src`.
     which: "G_ema", "G" or "D" of a StyleGAN2; "identity" for IR-SE50; "stylist" for DualStyleGAN or StarGAN v2;
         "generator3d" for CIPS-3D.
+    half: as in `save_network`; a file that holds 16-bit numbers alone is written in 16 bits anyway.
+    force: replace a file that is there.
 
     Nothing that the checkpoint carries is executed. The numbers are copied as they are. When the checkpoint has no
     average code (rosinality's training files), w_avg is measured as the mean of 10,000 mapped codes, seed 0.
     """
     if which not in (known := (*_foreign.WHICH, *_rivals.EXPECTED)):
         raise UnknownName(f"which={which!r}", expected=f"one of {', '.join(known)}", do="choose one of them")
-    network = _network(src, which)
+    source = path(src)
+    target = store.new(store.destination(source if dst is None else dst, SUFFIX), force=force, source=source)
+    network = _network(source, which)
     net = _assemble(network, str(src), tuple(nets.ARCHITECTURES))
     measured = "; w_avg measured from 10,000 codes, seed 0" if network.measure_w_avg else ""
-    card = card or f"{network.note}, converted from {Path(src).name} (SHA-256 {store.sha256(path(src))}){measured}"
-    return save_network(net, dst, card=card, half=half)
+    card = card or f"{network.note}, converted from {source.name} (SHA-256 {store.sha256(source)}){measured}"
+    half = half or all(t.dtype == torch.float16 for t in network.state.values() if t.is_floating_point())
+    return save_network(net, target, card=card, half=half, force=force)

@@ -1,11 +1,13 @@
 """Run notebooks headlessly: in dependency order, in parallel, resumable, and honest about what failed.
 
-A notebook runs in a partial folder. Its results are checked, the folder takes the place of the old one by a rename,
-and the status file is written last. A run that is killed at any moment leaves the old results or the new ones.
+A notebook runs in a folder aside. Its results are checked, the folder takes the place of the old one by a rename, and
+the status file is written last. A run that is killed at any moment leaves the old results or the new ones, a failed one
+changes nothing, and one that finds the same again (but for measured seconds and bytes) changes nothing either.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -18,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import store
-from ..errors import BatchError
-from . import cache, verify
+from ..errors import BatchError, StoreError
+from . import cache, report, verify
 from .execute import kill_tree
-from .lock import alone
-from .notebook import Notebook, catalogue, find, overrides
+from .notebook import Notebook, catalogue, effective, find
 from .place import cpus, figures_folder, root
+from .records import FILE
+
+WORK = ".hrlab"  # in a folder of results: where those of a run at work are, and old ones on their way out
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,7 @@ class Plan:
     profile: str
     known: Mapping[str, Notebook]
     order: tuple[str, ...]
-    values: Mapping[str, dict[str, Any]]  # effective parameters
-    changes: Mapping[str, dict[str, Any]]  # those the profile sets
+    values: Mapping[str, dict[str, Any]]  # all parameters; a cell that somebody has edited decides none of them
     shared: Mapping[str, str] = field(repr=False)
 
     def why(self, name: str) -> str:
@@ -60,7 +63,7 @@ def plan(names: Sequence[str] = (), profile: str = "laptop") -> Plan:
         UnknownName, BatchError: an unknown notebook, profile or parameter, a wrong type, or a circle of needs.
     """
     known = catalogue()
-    changes = overrides(profile, known)
+    values = effective(profile, known)
     order: list[str] = []
 
     def add(name: str, above: tuple[str, ...]) -> None:
@@ -75,10 +78,9 @@ def plan(names: Sequence[str] = (), profile: str = "laptop") -> Plan:
     for name in [find(n, known) for n in names] or known:
         add(name, ())
     hashes = cache.Hashes()
-    shared = cache.surroundings(hashes)
+    shared = cache.surroundings(hashes, profile)
     hashes.save()
-    values = {name: {**known[name].parameters, **changes[name]} for name in known}
-    return Plan(profile, known, tuple(order), values, changes, shared)
+    return Plan(profile, known, tuple(order), values, shared)
 
 
 def run(
@@ -89,7 +91,7 @@ def run(
     timeout: float | None = None,
     tell: Callable[[str], None] = print,
 ) -> list[Outcome]:
-    """Run a plan; returns an outcome for every notebook in it.
+    """Run a plan, and write index and ledger when something is good; returns an outcome for every notebook in it.
 
     Args:
         chosen: see `plan`.
@@ -99,17 +101,19 @@ def run(
         tell: called with a line of text when something happens.
 
     Raises:
-        BatchError: another run of the same profile is working.
+        StoreError: another run of the same profile is working, or results cannot be written.
     """
     figures = figures_folder(chosen.profile)
     lock = root() / "build" / f"run-{chosen.profile}.lock"
     with (
-        alone(lock, f"`hrlab run` of profile {chosen.profile}"),
+        store.alone(lock, f"`hrlab run` of profile {chosen.profile}"),
         tempfile.TemporaryDirectory(prefix="hrlab-") as scratch,
     ):
-        _clean_up(figures)
+        _recover(store.ready(figures))
+        store.sweep_temps(root() / "build", older=86_400)  # others may be at work there, but not for a day on one file
         outcomes: dict[str, Outcome] = {}
         waiting, running = list(chosen.order), {}
+        good = functools.cache(lambda name: name not in fresh and not chosen.why(name))  # it reads all files: once each
         try:
             while waiting or running:
                 for name in list(waiting):
@@ -120,9 +124,8 @@ def run(
                         outcomes[name] = Outcome(name, "blocked", error=error)
                     elif any(n not in outcomes for n in needs):
                         continue
-                    elif name not in fresh and not chosen.why(name):
-                        seconds = (cache.status(name, chosen.profile) or {}).get("seconds", 0.0)
-                        outcomes[name] = Outcome(name, "cached", seconds)
+                    elif good(name):
+                        outcomes[name] = Outcome(name, "cached")
                     elif len(running) < jobs:
                         running[name] = _Task(chosen, name, Path(scratch), jobs, timeout)
                         tell(f"{name}: running")
@@ -140,6 +143,9 @@ def run(
         finally:  # an interrupt, or an error of ours
             for task in running.values():
                 task.kill()
+            _recover(figures)
+            if any(outcome.state in ("done", "cached") for outcome in outcomes.values()):
+                report.write(chosen.profile, chosen.known)
     return [outcomes[name] for name in chosen.order]
 
 
@@ -159,10 +165,10 @@ class _Task:
         self.chosen, self.name, self.timeout = chosen, name, timeout
         self.notebook = chosen.known[name]
         self.folder = figures_folder(chosen.profile) / name
-        self.partial = self.folder.with_name(store.TEMP_PREFIX + name)
-        self.partial.mkdir(parents=True)
-        executed = root() / "build" / "executed" / chosen.profile
-        executed.mkdir(parents=True, exist_ok=True)
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise StoreError(f"{self.folder} is no folder", expected=f"a place for {name}", do="move it away")
+        self.partial = store.ready(self.folder.parent / WORK / "new" / name)
+        executed = store.ready(root() / "build" / "executed" / chosen.profile)
         self.executed, self.failed = executed / f"{name}.ipynb", executed / f"{name}-failed.ipynb"
         self.output, self.result = scratch / f"{name}.ipynb", scratch / f"{name}.result.json"
         self.log = scratch / f"{name}.log"
@@ -171,7 +177,7 @@ class _Task:
         spec = {
             "notebook": str(self.notebook.path),
             "output": str(self.output),
-            "parameters": chosen.changes[name],
+            "parameters": chosen.values[name],  # all: what somebody tried in the notebook's own cell decides nothing
             "result": str(self.result),
             "socket": str(scratch / name[:2]),  # short: a socket's path has 108 bytes at most
         }
@@ -228,18 +234,26 @@ class _Task:
             )
         error = store.read_json(self.result)["error"]
         # The executed notebook never decides: after a dead kernel it says that all is well.
-        if error is None and (problems := verify.problems(self.partial, self.notebook)):
-            error = {"name": "Results", "message": "; ".join(problems), "cell": None, "trace": ""}
+        if error is None:
+            before = _made_before(self.folder, self.chosen.profile)
+            if problems := verify.problems(self.partial, self.notebook) or _clashes(self.partial, self.folder, before):
+                error = {"name": "Results", "message": "; ".join(problems), "cell": None, "trace": ""}
+        if error:
+            shutil.rmtree(self.partial, ignore_errors=True)  # first: a full disk may be what went wrong
         if self.output.exists():
             with store.atomic(self.failed if error else self.executed) as temp:
                 shutil.copyfile(self.output, temp)
         if error:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            cache.forget(self.name, self.chosen.profile)
+            cache.failed(self.name, self.chosen.profile, error=error, seconds=seconds)
             return Outcome(self.name, "failed", seconds, error)
         self.failed.unlink(missing_ok=True)
-        _replace_folder(self.partial, self.folder)
-        cache.commit(self.name, self.chosen.profile, self.wanted, seconds)
+        if verify.repeated(self.partial, self.folder, self.notebook, before):
+            files = cache.files(self.folder, before)
+            shutil.rmtree(self.partial)
+        else:
+            files = cache.files(self.partial)
+            _replace_folder(self.partial, self.folder, before)
+        cache.succeeded(self.name, self.chosen.profile, inputs=self.wanted, files=files, seconds=seconds)
         return Outcome(self.name, "done", seconds)
 
     def _error(self, name: str, message: str, trace: str = "") -> None:
@@ -247,27 +261,68 @@ class _Task:
         store.write_json(self.result, {"error": error})
 
 
-_OLD = ".old-"
+def _made_before(folder: Path, profile: str) -> set[str]:
+    """The files in a notebook's folder that its last run made, by status and sidecars; all others are the user's."""
+    found = set(cache.statuses(profile).get(folder.name, {}).get("files", ()))
+    for name, side in verify.sidecars(folder).items():
+        found |= {f"{name}.json", *side["files"]}
+    return found | {FILE}
 
 
-def _replace_folder(new: Path, final: Path) -> None:
-    """Put `new` in the place of `final`. A kill in between is repaired by `_clean_up`."""
-    old = final.with_name(_OLD + final.name)
+def _theirs(final: Path, before: set[str]) -> list[Path]:
+    """What is in a folder of results and not ours: files, symlinks (whatever they point to) and empty folders."""
+    found = (path for path in final.rglob("*") if path.relative_to(final).as_posix() not in before)
+    return [path for path in found if not _is_folder(path) or not any(path.iterdir())]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _clashes(new: Path, final: Path, before: set[str]) -> list[str]:
+    """What the user has where results would go, and is not the same as they."""
+    problems = []
+    for path in _theirs(final, before):
+        name = path.relative_to(final)
+        above = [new / parent for parent in reversed(name.parents)]
+        met = next(
+            (p for p in above if not _is_folder(p)), new / name
+        )  # a file of ours may be where a folder is theirs
+        if not os.path.lexists(met) or (_is_folder(path) and _is_folder(met)):
+            continue
+        plain = path.is_file() and not path.is_symlink() and met == new / name and met.is_file()
+        if not (plain and store.sha256(path) == store.sha256(met)):
+            problems.append(f"{path} is in the way of a result, and no run is known to have made it: move it away")
+    return problems
+
+
+def _replace_folder(new: Path, final: Path, before: set[str]) -> None:
+    """Put `new` in the place of `final`, and keep what is not ours. A kill in between is repaired by `_recover`."""
+    aside = final.parent / WORK / "old" / final.name
+    aside.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
-        os.rename(final, old)
+        for path in _theirs(final, before):
+            to = new / path.relative_to(final)
+            if _is_folder(path):
+                to.mkdir(parents=True, exist_ok=True)
+            elif not os.path.lexists(to):
+                _copy(path, to)  # until the old folder goes, it is in both
+        os.rename(final, aside)
     os.rename(new, final)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
-def _clean_up(figures: Path) -> None:
-    """Undo what a killed run left: half-done folders go, a folder that was moved aside comes back."""
-    figures.mkdir(parents=True, exist_ok=True)
-    for old in figures.glob(_OLD + "*"):
-        final = old.with_name(old.name.removeprefix(_OLD))
-        if final.exists():
-            shutil.rmtree(old)
-        else:
-            os.rename(old, final)
-    for partial in figures.glob(store.TEMP_PREFIX + "*"):
-        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
-    store.sweep_temps(root() / "build")
+def _copy(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, to, follow_symlinks=False)
+    except OSError:  # a file system without links
+        shutil.copy2(path, to, follow_symlinks=False)
+
+
+def _recover(figures: Path) -> None:
+    """Undo what a killed run left: a folder that was moved aside comes back, half-done ones go."""
+    for aside in (figures / WORK / "old").glob("*"):
+        if not (figures / aside.name).exists():
+            os.rename(aside, figures / aside.name)
+    shutil.rmtree(figures / WORK, ignore_errors=True)

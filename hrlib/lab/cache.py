@@ -1,25 +1,30 @@
 """When a notebook's results are still good: its inputs, and the status file that says what they were.
 
-A status file is written last, after the results are in place, and only for a success. So whatever a killed or failed
-run leaves behind, it is not trusted.
+`status.json` stands among the results of a profile, so the committed ones are known in a fresh clone. It is written
+last, after the results are in place, and only for a success: whatever a killed or failed run leaves behind is not
+trusted. What is of one run alone (when, how long, at which commit, what failed) is in `build/runs`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import store
 from ..errors import StoreError
+from . import records
 from .notebook import Notebook
 from .place import figures_folder, git, root
 
-Status = dict[str, Any]  # {"inputs": {what: sha256}, "files": {relative path: sha256}, "seconds": float}
+STATUS = "status.json"  # {"profile", "notebooks": {name: status}}
+Status = dict[str, dict[str, str]]  # {"inputs": {what: sha256}, "files": {relative path: sha256}}
 
 
 class Hashes:
@@ -27,10 +32,7 @@ class Hashes:
 
     def __init__(self) -> None:
         self.path = root() / "build" / "hashes.json"
-        try:
-            self._known: dict[str, str] = store.read_json(self.path)
-        except (FileNotFoundError, StoreError):  # it is only a memory
-            self._known = {}
+        self._known: dict[str, str] = _memory(self.path)
 
     def of(self, path: Path) -> str:
         """The hash of one file."""
@@ -41,8 +43,9 @@ class Hashes:
         return self._known[key]
 
     def save(self) -> None:
-        """Remember for next time."""
-        store.write_json(self.path, self._known)
+        """Remember for next time, where that can be written."""
+        with contextlib.suppress(StoreError):
+            store.write_json(self.path, self._known)
 
 
 def digest(value: Any) -> str:
@@ -50,34 +53,41 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def surroundings(hashes: Hashes) -> dict[str, str]:
+def surroundings(hashes: Hashes, profile: str) -> dict[str, str]:
     """The inputs that all notebooks share: the library's source, the data, the environment."""
     library, lock = Path(__file__).parents[1], root() / "requirements.lock"
     return {
-        "library": digest({str(p.relative_to(library)): hashes.of(p) for p in sorted(library.rglob("*.py"))}),
-        "data": digest(_data(hashes)),
+        "library": digest({p.relative_to(library).as_posix(): hashes.of(p) for p in sorted(library.rglob("*.py"))}),
+        "data": digest(_data(hashes, shipped_alone=profile in ("smoke", "laptop"))),
         "environment": digest([hashes.of(lock) if lock.exists() else None, sys.version_info[:2]]),
     }
 
 
-def _data(hashes: Hashes) -> dict[str, Any]:
-    """Shipped data go by content; what the user brought (up to 70,000 photographs) by size and time stamp."""
+def _data(hashes: Hashes, *, shipped_alone: bool) -> dict[str, Any]:
+    """Shipped data go by content; what the user brought (up to 70,000 photographs) by size and time stamp.
+
+    The profiles that need nothing else are made of the shipped data alone, so that a fresh clone agrees with the
+    machine that made the committed results, whatever else lies there.
+    """
     own = root() / "data"
-    shipped = git("ls-files", "data")
-    names = None if shipped is None else set(shipped.splitlines())  # no git: all that is there was in the archive
+    shipped = git("ls-files", "-z", "data")
+    names = set(shipped.split("\0")) if shipped else None  # no git: all that is there was in the archive
     found: dict[str, Any] = {}
     for folder in dict.fromkeys([own, Path(os.environ.get("HRLIB_DATA", own))]):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.name.startswith("."):
                 mine = folder == own and (names is None or path.relative_to(root()).as_posix() in names)
                 stat = path.stat()
-                found[str(path.relative_to(folder))] = hashes.of(path) if mine else [stat.st_size, stat.st_mtime_ns]
+                if mine or not shipped_alone:
+                    key = path.relative_to(folder).as_posix()
+                    found[key] = hashes.of(path) if mine else [stat.st_size, stat.st_mtime_ns]
     return found
 
 
 def inputs(notebook: Notebook, values: Mapping[str, Any], shared: Mapping[str, str], profile: str) -> dict[str, str]:
     """Everything a notebook's results depend on, as {what: hash}; `values` are its effective parameters."""
-    upstream = {name: (status(name, profile) or {}).get("files") for name in notebook.needs}
+    known = statuses(profile)
+    upstream = {name: known.get(name, {}).get("files") for name in notebook.needs}
     return {
         "code": digest([notebook.code, notebook.makes]),
         "parameters": digest(dict(values)),
@@ -86,44 +96,65 @@ def inputs(notebook: Notebook, values: Mapping[str, Any], shared: Mapping[str, s
     }
 
 
-def status_path(name: str, profile: str) -> Path:
-    """Where a notebook's status file is."""
-    return root() / "build" / "status" / profile / f"{name}.json"
-
-
-def status(name: str, profile: str) -> Status | None:
-    """The status of the last success, or None."""
-    try:
-        return store.read_json(status_path(name, profile))
-    except (FileNotFoundError, StoreError):
-        return None
+def statuses(profile: str) -> dict[str, Status]:
+    """Notebook -> what its last success was made from and made; what cannot be read is left out."""
+    found = _memory(figures_folder(profile) / STATUS).get("notebooks")
+    entries = found.items() if isinstance(found, dict) else ()
+    whole = lambda entry: isinstance(entry, dict) and all(isinstance(entry.get(k), dict) for k in ("inputs", "files"))
+    return {name: entry for name, entry in entries if whole(entry)}
 
 
 def stale(name: str, wanted: Mapping[str, str], profile: str) -> str:
     """Why the notebook has to run: "" when its results are good."""
-    found = status(name, profile)
-    if found is None:
+    if _memory(_runs(profile)).get(name, {}).get("state") == "failed":
+        return "failed last time"
+    folder, found = figures_folder(profile) / name, statuses(profile).get(name)
+    if found is None and not (folder / records.FILE).exists():
         return "not run yet"
-    if changed := sorted(what for what in wanted if wanted[what] != found["inputs"].get(what)):
-        return "changed: " + ", ".join(changed)
-    if files(figures_folder(profile) / name) != found["files"]:
+    if not (found and found["inputs"]):
+        return "made by an earlier version"
+    if changed := sorted(w for w in wanted.keys() | found["inputs"].keys() if wanted.get(w) != found["inputs"].get(w)):
+        return f"made by an earlier version (changed: {', '.join(changed)})"
+    if files(folder, found["files"]) != found["files"]:
         return "changed: results"
     return ""
 
 
-def files(folder: Path) -> dict[str, str]:
-    """Relative path -> SHA-256 of every file below `folder`."""
-    if not folder.is_dir():
+def files(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file below `folder`, or of those named that are there."""
+    if names is None:
+        names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+    return {name: store.sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def succeeded(name: str, profile: str, *, inputs: Mapping[str, str], files: Mapping[str, str], seconds: float) -> None:
+    """From now on the results in place, these files, count as the results of these inputs."""
+    table = statuses(profile) | {name: {"inputs": dict(inputs), "files": dict(files)}}
+    store.write_json(figures_folder(profile) / STATUS, {"profile": profile, "notebooks": table})
+    _note(name, profile, {"state": "done", "seconds": round(seconds, 1)})
+
+
+def failed(name: str, profile: str, *, error: Mapping[str, Any], seconds: float) -> None:
+    """A failure is never a reason to skip the notebook next time; the results of the last success stay as they are."""
+    _note(name, profile, {"state": "failed", "seconds": round(seconds, 1), "error": dict(error)})
+
+
+def _note(name: str, profile: str, run: dict[str, Any]) -> None:
+    """Keep what is of this run alone."""
+    head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "hrlib", "notebooks")
+    run |= {"commit": head and head + " + changes" * bool(changes)}
+    run |= {"ended": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
+    store.write_json(_runs(profile), _memory(_runs(profile)) | {name: run})
+
+
+def _runs(profile: str) -> Path:
+    return root() / "build" / "runs" / f"{profile}.json"
+
+
+def _memory(path: Path) -> dict[str, Any]:
+    """A JSON object; {} when there is none that can be read."""
+    try:
+        found = store.read_json(path)
+    except (OSError, StoreError):
         return {}
-    return {p.relative_to(folder).as_posix(): store.sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def commit(name: str, profile: str, wanted: Mapping[str, str], seconds: float) -> None:
-    """Write the status file: from now on the results in place count as the results of these inputs."""
-    content = {"inputs": dict(wanted), "files": files(figures_folder(profile) / name), "seconds": round(seconds, 1)}
-    store.write_json(status_path(name, profile), content)
-
-
-def forget(name: str, profile: str) -> None:
-    """Trust the results no longer: the notebook failed, and a failure is never a reason to skip it next time."""
-    status_path(name, profile).unlink(missing_ok=True)
+    return found if isinstance(found, dict) else {}

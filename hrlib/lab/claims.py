@@ -19,8 +19,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import BatchError, UnknownName, nearest
-from . import records
+from ..errors import BatchError, StoreError, UnknownName, nearest
+from . import records, yamls
 from .place import figures_folder, root
 
 FILE = "claims.yaml"
@@ -174,13 +174,10 @@ def load(path: str | Path | None = None) -> list[Claim]:
         UnknownName: a field, notebook or scale that there is not.
         BatchError: no such file or no YAML, a missing field, an id used twice, or an expectation that cannot be read.
     """
-    import yaml
-
     path = Path(path or root() / "notebooks" / FILE)
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as e:
-        raise BatchError(f"{path}: {e}", expected="a YAML file of claims", do="correct it") from e
+    entries = yamls.read(path)
+    if not isinstance(entries, list):
+        raise BatchError(f"{path}: {type(entries).__name__}", expected="a list of claims", do="correct it")
     claims = [_claim(entry) for entry in entries]
     if twice := [name for name, count in Counter(c.id for c in claims).items() if count > 1]:
         raise BatchError(f"{path.name}: {twice} more than once", expected="each id once", do="rename the later ones")
@@ -290,6 +287,8 @@ def ledger(profile: str = "laptop") -> list[Verdict]:
     """The verdict of every claim of notebooks/claims.yaml, from the records of a profile's last runs."""
     found: dict[str, Any] = {}
     for name in NOTEBOOKS:
-        folder = figures_folder(profile) / name
-        found[name] = records.read(folder) if (folder / records.FILE).exists() else None
+        try:
+            found[name] = records.read(figures_folder(profile) / name)
+        except (OSError, StoreError):  # it has not run, or its records are damaged, of which `hrlab figures` speaks
+            found[name] = None
     return [judge(c, found[c.notebook], profile) for c in load()]

@@ -7,7 +7,6 @@ paper's rivals; those of `stylisations.METHODS`, with LSO or without; and `OTHER
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 import zlib
@@ -21,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from .. import fid, image, lso, retrieval, weights
-from ..errors import UnknownName, nearest
+from .. import devices, fid, image, lso, retrieval, weights
+from ..errors import UnknownName, nearest, number
 from . import stylisations
 from .inversions import CACHED, generator_of, png
 from .sweeps import Outcome, Swept, sweep
@@ -44,6 +43,7 @@ DEFAULTS: Mapping[str, Any] = {
     "fid": "vgg16_thin",  # of `fid.NETWORKS`, and the edges at which it looks
     "edges": (128, 64),
 }
+RANGES = stylisations.RANGES | {"structure": "[0, 1]", "colour": "[0, 1]", "batch": "whole [1, inf)"}
 Changes = Mapping[str, Any] | Callable[[str], Mapping[str, Any]]
 VECTORS, STRIP, SECONDS = "vectors.safetensors", "image.png", "seconds.json"
 
@@ -53,6 +53,7 @@ def grid(people: Sequence[str], variants: Sequence[Mapping[str, Any]], **fixed: 
 
     Raises:
         UnknownName: a setting, method, picture or network that there is not. MissingWeights: one that is not here.
+        InvalidValue: a number out of range.
     """
     runs = []
     for variant in variants:
@@ -61,7 +62,9 @@ def grid(people: Sequence[str], variants: Sequence[Mapping[str, Any]], **fixed: 
                 hint = nearest(name, list(DEFAULTS)) or "see it"
                 raise UnknownName(f"setting {name!r}", expected=f"one of {list(DEFAULTS)}", do=hint)
         row = {**DEFAULTS, **changes}
+        row |= {name: number(name, row[name], interval) for name, interval in RANGES.items()}
         row |= {name: list(row[name]) for name in ("references", "edges")}
+        row["edges"] = [number("edge", edge, "whole [1, inf)") for edge in row["edges"]]
         _check(row, people)
         runs += [{**row, "content": content} for content in people]
     return runs
@@ -91,7 +94,7 @@ def perform(**settings: Any) -> Outcome:
         `retrieval.FACES`, and "fid128", "fid64" ... [S, F] for each of the edges that the pictures have.
     """
     s = dict(settings)
-    where = s["device"] = ("cuda" if torch.cuda.is_available() else "cpu") if s["device"] == "auto" else s["device"]
+    where = s["device"] = str(devices.choose(s["device"]))
     if s["method"] not in OTHERS:
         warm = {"num_steps": min(s["num_steps"], 1), "references": s["references"][:1]}
         stylise({**s, **warm})  # networks are loaded, and caches warm
@@ -147,13 +150,13 @@ def stylise(s: Mapping[str, Any]) -> Tensor:
         return start.G.synthesis(found.ws).clamp(-1, 1)
 
 
-@functools.lru_cache(CACHED)
+@weights.kept(CACHED)
 def stylist(name: str, device: str) -> nn.Module:
     """A rival's network, kept by the process that asks for it."""
     return weights.load_stylist(name, device)
 
 
-@functools.lru_cache(2)
+@weights.kept(2)
 def _judge(name: str, device: str) -> nn.Module:
     return weights.load_identity(name, device)
 

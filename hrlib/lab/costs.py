@@ -112,7 +112,7 @@ def _training(generator: str, batch: int, device: str) -> Iterator[None]:
     R = recipe.resolution
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_json(folder / data.STATUS, {"done": 2 * batch})
+        write_json(folder / data.STATUS, {"what": {"cost": generator}, "done": 2 * batch})
         pictures = np.random.default_rng(0).integers(0, 256, (2 * batch, 3, R, R), dtype=np.uint8)
         state = gan.start(recipe, device=device)
         for _ in gan.train(recipe, data.RenderedSet(folder, pictures, None), state):

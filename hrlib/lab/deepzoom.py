@@ -7,6 +7,7 @@ sees the new pictures within seconds.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -17,11 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from .. import store
-from ..errors import ShapeError
+from ..errors import ShapeError, StoreError
 from ..image import to_uint8
 
 TILE, OVERLAP, QUALITY = 254, 1, 90
 VIEWER = Path(__file__).parent / "viewer"
+FILES = ("index.html", "openseadragon.min.js", "openseadragon.LICENSE.txt")  # of the viewer
+STATUS = "status.js"  # what the page shows now; written last
+TILES = re.compile(r"\d+-[0-9a-f]{16}")  # names of the folders of tiles: which picture, and the digest of its pixels
 
 
 def levels(width: int, height: int) -> int:
@@ -46,36 +50,75 @@ def pyramid(x: Tensor, folder: Path) -> Path:
     return folder
 
 
-def write(pictures: Mapping[str, Tensor], folder: str | Path, *, title: str, caption: str = "") -> Path:
+def prepare(folder: str | Path, *, force: bool = False) -> list[str]:
+    """Try a page's folder before any work: the folders of tiles that an earlier page shows there, none for a new one.
+
+    One that is missing is not made yet.
+
+    Raises:
+        StoreError: nobody may write there, it is a link, or it holds files under a page's names that are no page of
+            ours; with `force` these will be replaced.
+    """
+    folder = Path(folder)
+    if folder.is_symlink():  # its files are somebody else's
+        raise StoreError(f"{folder} is a link to {folder.readlink()}", expected="a folder", do="remove the link")
+    if not folder.exists():
+        store.ready(folder.parent)
+        return []
+    shown = _shown(folder / STATUS)
+    for file in (*FILES, STATUS):
+        ours = shown is not None or ((folder / file).is_file() and file in FILES and _is_viewers(folder / file))
+        store.new(folder / file, force=force or ours)
+    return shown or []
+
+
+def _is_viewers(path: Path) -> bool:
+    """Whether a killed run left it here, before its status."""
+    return path.read_bytes() == (VIEWER / path.name).read_bytes()
+
+
+def _shown(status: Path) -> list[str] | None:
+    """The folders of tiles that a page's status names; None for anything that `write` has not written."""
+    try:
+        text = status.read_text(encoding="utf-8")
+        folders = [layer["folder"] for layer in json.loads(text.removeprefix("shown(").removesuffix(");\n"))["layers"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return folders if all(TILES.fullmatch(name) for name in folders) else None
+
+
+def write(
+    pictures: Mapping[str, Tensor], folder: str | Path, *, title: str, caption: str = "", force: bool = False
+) -> Path:
     """Write the page FOLDER/index.html, or write it anew; returns its path.
 
     pictures: name -> [1, 3, H, W] in [-1, 1], of one size; a slider blends each into the next. A picture whose pixels
-    are those of the last time is not written again. Tiles of earlier times are deleted once the new ones are there.
+    are those of the last time is not written again. Tiles that the page showed before are deleted once the new ones are
+    there; nothing else is. force: as in `prepare`, whose errors this raises, too.
     """
     sizes = {tuple(x.shape[2:]) for x in pictures.values()}
     if len(sizes) != 1:
         raise ShapeError(f"pictures of sizes {sorted(sizes)}", expected="one or more of one size", do="resize them")
     (height, width), folder = sizes.pop(), Path(folder)
-    layers = []
+    before, layers = prepare(folder, force=force), []
     for k, (name, x) in enumerate(pictures.items()):
         digest = f"{_digest(x):016x}"
         tiles = store.inside(folder, f"{k}-{digest}")
         if not tiles.exists():
             partial = folder / f"{store.TEMP_PREFIX}{k}-{digest}"
             shutil.rmtree(partial, ignore_errors=True)
-            pyramid(x, partial).rename(tiles)
+            with store.writing(tiles):
+                pyramid(x, partial).rename(tiles)
         layers.append(
             {"name": name, "folder": tiles.name, "width": width, "height": height, "tile": TILE, "overlap": OVERLAP}
         )
-    for file in ("index.html", "openseadragon.min.js", "openseadragon.LICENSE.txt"):
+    for file in FILES:
         store.write_bytes(folder / file, (VIEWER / file).read_bytes())
     version = " ".join(layer["folder"] for layer in layers)
     status = json.dumps({"title": title, "caption": caption, "version": version, "layers": layers})
-    store.write_bytes(folder / "status.js", f"shown({status});\n".encode())
-    kept = {layer["folder"] for layer in layers}
-    for old in folder.iterdir():
-        if old.is_dir() and old.name not in kept:
-            shutil.rmtree(old)
+    store.write_bytes(folder / STATUS, f"shown({status});\n".encode())
+    for old in set(before) - {layer["folder"] for layer in layers}:
+        shutil.rmtree(folder / old, ignore_errors=True)
     return folder / "index.html"
 
 

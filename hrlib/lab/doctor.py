@@ -7,15 +7,21 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
-from .notebook import catalogue, overrides
+from .notebook import effective, profiles, scan
 from .place import root
 
 MEMORY = {"smoke": 2, "laptop": 4, "paper": 16}  # GiB
 DISK = {"smoke": 1, "laptop": 2, "paper": 40}  # GiB
+# Words of parameters that stand for files of the catalogue, beside the files' own names. With `perceptual = "imagenet"`
+# a loss of such a trunk needs that trunk, and every notebook with that word uses a VGG16.
+WORDS = {"imagenet": "vgg16_imagenet", "lpips_vgg": "vgg16_imagenet", "style_vgg": "vgg16_imagenet"}
+WORDS |= {"lpips_alex": "alexnet_imagenet", "lpips_resnet": "resnet50_imagenet", "inception": "inception_fid"}
+TRUNKS = ("resnet50", "deit")
 
 
 @dataclass(frozen=True)
@@ -35,13 +41,15 @@ def examine(profile: str = "laptop") -> Iterator[Finding]:
     Raises:
         UnknownName: there is no such profile.
     """
-    notebooks = catalogue()
-    changes = overrides(profile, notebooks)
+    notebooks, strays = scan()
+    values = effective(profile, notebooks)
+    for name, problem in strays.items():
+        needed = name in profiles()
+        yield Finding(f"notebook {name}", f"left out: {problem.got}", False, needed, do=problem.do)
     yield _python()
     yield from _packages()
     yield from _machine(profile)
-    wanted = {name: {**nb.parameters, **changes[name]} for name, nb in notebooks.items()}
-    yield from _catalogued({text for values in wanted.values() for text in _strings(values)}, profile)
+    yield from _catalogued(values, profile)
 
 
 def _python() -> Finding:
@@ -98,17 +106,39 @@ def _machine(profile: str) -> Iterator[Finding]:
     )
 
 
-def _catalogued(named: set[str], profile: str) -> Iterator[Finding]:
-    """Weight files and data sets: needed when they ship, or when a notebook's parameters name them."""
+def _catalogued(values: Mapping[str, Mapping[str, Any]], profile: str) -> Iterator[Finding]:
+    """Weight files and data sets: needed when they ship, or when a notebook's parameters use them."""
     from .. import weights
 
-    for name, entry in weights.catalogue().items():
-        needed = entry.profile == "laptop" or name in named
+    entries = weights.catalogue()
+    files = {name: entry.file for name, entry in entries.items() if entry.kind == "dataset"}
+    used = set().union(*(_used(of_one, files) for of_one in values.values()))
+    for name, entry in entries.items():
+        needed = entry.profile == "laptop" or name in used
         if needed or profile == "paper":
             state = weights.status(name)
             kind = "data set" if entry.kind == "dataset" else "weights"
             found = {"unverified": f"there ({entry.origin} publishes no hash)"}.get(state, state)
             yield Finding(f"{kind} {name}", found, state in ("ok", "unverified"), needed, entry.by_hand)
+
+
+def _used(values: Mapping[str, Any], files: Mapping[str, str]) -> set[str]:
+    """The catalogue's names that one notebook's parameters use.
+
+    Networks go by their names. Data sets do not, because "anime" is also a domain: they are used by pictures in their
+    folders, "folder:data/..." or "file:data/...". A key of a mapping is no use, but what `{}` in a name stands for.
+
+    files: data set -> its place below data/.
+    """
+    texts, keys = set(_strings(values)), set(_keys(values))
+    texts |= {text.replace("{}", key) for text in texts if "{}" in text for key in keys}
+    names = texts - files.keys() | {WORDS[text] for text in texts & WORDS.keys()}
+    if "imagenet" in texts:
+        names |= {f"{trunk}_imagenet" for trunk in texts.intersection(TRUNKS)}
+    pictures = [
+        PurePath(path) for kind, _, path in (text.partition(":") for text in texts) if kind in ("folder", "file")
+    ]
+    return names | {name for name, file in files.items() if any(p.is_relative_to(f"data/{file}") for p in pictures)}
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -117,3 +147,10 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _keys(item)

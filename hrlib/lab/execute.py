@@ -54,11 +54,18 @@ def _execute(spec: dict[str, Any]) -> dict[str, Any] | None:
             progress_bar=False,
         )
     except PapermillExecutionError as e:
-        trace = _ANSI.sub("", "\n".join(e.traceback))
-        return {"name": e.ename, "message": _ANSI.sub("", e.evalue), "cell": e.cell_index, "trace": trace}
+        trace, cell = _ANSI.sub("", "\n".join(e.traceback)), _in_source(spec, e.cell_index)
+        return {"name": e.ename, "message": _ANSI.sub("", e.evalue), "cell": cell, "trace": trace}
     except Exception as e:  # a dead kernel, a timeout, a damaged file: whatever it is, the batch reports it
         return {"name": type(e).__name__, "message": str(e), "cell": None, "trace": ""}
     return None
+
+
+def _in_source(spec: dict[str, Any], index: int) -> int:
+    """A cell's place in the notebook itself; papermill adds a cell, with the parameters, below the tagged one."""
+    cells = json.loads(Path(spec["notebook"]).read_text(encoding="utf-8"))["cells"]
+    tagged = next(i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ()))
+    return index - (bool(spec["parameters"]) and index > tagged)
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,8 @@
-"""Saving figures and tables: PNG + SVG (or CSV + Markdown) + a sidecar that says how it came about.
+"""Saving figures and tables, each with a sidecar that says how it came about.
 
-On one machine the same figure gives the same bytes: no dates, fixed element names.
+A plot is kept as SVG and a small PNG. A figure that holds pixels is a picture, kept as one WebP: an SVG would frame the
+same pixels at many times the size. A table is kept as CSV and Markdown. On one machine the same figure gives the same
+bytes: no dates, fixed element names.
 """
 
 from __future__ import annotations
@@ -19,20 +21,22 @@ from typing import TYPE_CHECKING, Any
 
 from .. import store
 from ..errors import BatchError
-from .place import git
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
-DPI = 200
-SVG_LIMIT = 1_500_000  # bytes; larger ones make a page or a repository slow
+DPI = 200  # of the drawing that files are made from
+PICTURE_WIDTH, PLOT_WIDTH = 1400, 1000  # pixels at most, of a WebP and of the PNG of a plot
+QUALITY = 85  # of a WebP, of 100; grain and hair at the figures' own scale survive it
+SVG_LIMIT = 1_500_000  # bytes; a plot of so many elements is quicker as a picture
 MIN_ALT = 30  # characters
 
 
 def checked_name(name: str) -> str:
     """`name` if it can be a file name everywhere; raises `BatchError` otherwise."""
-    if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) and name not in ("records", "status"):
+    if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) and name != "records":
         return name
     raise BatchError(f"figure name {name!r}", expected="lower-case letters, digits, _ and -", do="rename it")
 
@@ -56,38 +60,51 @@ def png(fig: Figure, dpi: float = DPI) -> bytes:
     return buffer.getvalue()
 
 
-def svg(fig: Figure, *, title: str, alt: str) -> tuple[bytes, str]:
-    """The figure as SVG bytes of at most `SVG_LIMIT`, and how: "vector", or why it is a picture in an SVG frame."""
+def svg(fig: Figure, *, title: str, alt: str) -> bytes:
+    """The figure as SVG bytes."""
+    buffer = io.BytesIO()
     about = {"Date": None, "Creator": None, "Title": title, "Description": alt}
-    for dpi in (DPI, 140, 100):  # of the images inside; lines and text have none
-        buffer = io.BytesIO()
-        fig.savefig(buffer, format="svg", dpi=dpi, metadata=about)
-        if buffer.tell() <= SVG_LIMIT:
-            return buffer.getvalue(), "vector"
-    note = f"raster, because the vector version has {buffer.tell() / 1e6:.1f} MB"
-    dpi = float(DPI)
-    while len(data := _framed(fig, png(fig, dpi), alt)) > SVG_LIMIT:
-        dpi *= 0.75
-    return data, note
+    fig.savefig(buffer, format="svg", dpi=DPI, metadata=about)
+    return buffer.getvalue()
 
 
-def _framed(fig: Figure, data: bytes, alt: str) -> bytes:
-    w, h = (72 * inches for inches in fig.get_size_inches())
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{w:g}pt" height="{h:g}pt" viewBox="0 0 {w:g} {h:g}">'
-        f"<title>{html.escape(alt)}</title>"
-        f'<image width="{w:g}" height="{h:g}" href="data:image/png;base64,{base64.b64encode(data).decode()}"/></svg>\n'
-    ).encode()
+def files(drawn: bytes, drawing: bytes) -> dict[str, bytes]:
+    """What is kept of a figure, suffix -> bytes; the first is the one to show.
+
+    Args:
+        drawn: the figure as a PNG at `DPI`.
+        drawing: the figure as an SVG, which is kept when it holds no pixels.
+    """
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(drawn)).convert("RGB")
+    if b"<image" in drawing or len(drawing) > SVG_LIMIT:
+        return {".webp": _encoded(_narrowed(picture, PICTURE_WIDTH), "webp", quality=QUALITY, method=6)}
+    few = _narrowed(picture, PLOT_WIDTH).quantize(256)  # lines and letters have few colours
+    return {".png": _encoded(few, "png", optimize=True), ".svg": drawing}
+
+
+def _narrowed(picture: Image, width: int) -> Image:
+    from PIL import Image
+
+    if picture.width <= width:
+        return picture
+    return picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+
+
+def _encoded(picture: Image, kind: str, **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **how)
+    return buffer.getvalue()
 
 
 def save(fig: Figure, path: Path, *, alt: str, caption: str, facts: dict[str, Any]) -> str:
-    """Write PATH.png, PATH.svg and PATH.json (last); returns the HTML that shows the figure."""
+    """Write PATH.webp, or PATH.png and PATH.svg, and PATH.json (last); returns the HTML that shows the figure."""
     alt = checked_alt(alt, caption)
-    picture = png(fig)
-    drawing, how = svg(fig, title=path.name, alt=alt)
-    files = {f"{path.name}.png": picture, f"{path.name}.svg": drawing}
-    _write(path, files, {"kind": "figure", "alt": alt, "caption": caption, "svg": how, **facts})
-    return html_figure(picture, alt=alt, caption=caption, width=120 * fig.get_figwidth())
+    made = files(png(fig), svg(fig, title=path.name, alt=alt))
+    _write(path, made, {"kind": "figure", "alt": alt, "caption": caption, **facts})
+    suffix, shown = next(iter(made.items()))
+    return html_figure(shown, suffix[1:], alt=alt, caption=caption, width=120 * fig.get_figwidth())
 
 
 def save_table(df: pd.DataFrame, path: Path, *, caption: str, digits: int, facts: dict[str, Any]) -> str:
@@ -96,27 +113,27 @@ def save_table(df: pd.DataFrame, path: Path, *, caption: str, digits: int, facts
         raise BatchError(
             f"table {path.name} without " + ("rows" if df.empty else "a caption"), expected="both", do="give it"
         )
-    files = {
-        f"{path.name}.csv": df.to_csv(index=_named(df), lineterminator="\n").encode(),
-        f"{path.name}.md": markdown(df, digits).encode(),
+    made = {
+        ".csv": df.to_csv(index=_named(df), lineterminator="\n").encode(),
+        ".md": markdown(df, digits).encode(),
     }
-    _write(path, files, {"kind": "table", "caption": caption, **facts})
+    _write(path, made, {"kind": "table", "caption": caption, **facts})
     return html_table(df, caption=caption, digits=digits)
 
 
-def _write(path: Path, files: dict[str, bytes], facts: dict[str, Any]) -> None:
-    for name, data in files.items():
-        store.write_bytes(path.parent / name, data)
-    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    store.write_json(path.parent / f"{path.name}.json", {"name": path.name, "files": sums, **facts})
+def _write(path: Path, made: dict[str, bytes], facts: dict[str, Any]) -> None:
+    for suffix, data in made.items():
+        store.write_bytes(path.with_name(path.name + suffix), data)
+    sums = {path.name + suffix: hashlib.sha256(data).hexdigest() for suffix, data in made.items()}
+    store.write_json(path.with_name(f"{path.name}.json"), {"name": path.name, "files": sums, **facts})
 
 
-def html_figure(picture: bytes, *, alt: str, caption: str, width: float) -> str:
-    """A PNG as an HTML figure; exporters keep its alt text, unlike that of a bare image output."""
-    source = base64.b64encode(picture).decode()
+def html_figure(shown: bytes, kind: str, *, alt: str, caption: str, width: float) -> str:
+    """A "webp" or "png" as an HTML figure; exporters keep its alt text, unlike that of a bare image output."""
+    source = base64.b64encode(shown).decode()
     return (
         f'<figure style="margin:0.5em 0"><img alt="{html.escape(alt)}" style="width:min(100%,{width:.0f}px)" '
-        f'src="data:image/png;base64,{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        f'src="data:image/{kind};base64,{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'
     )
 
 
@@ -149,12 +166,3 @@ def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     names = ("hrlib", "torch", "torchvision", "timm", "numpy", "matplotlib")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
-
-
-@functools.cache
-def commit() -> str | None:
-    """The git commit, with " + changes" when code differs from it; None outside a git clone."""
-    head = git("rev-parse", "HEAD")
-    if head is None:
-        return None
-    return head + (" + changes" if git("status", "--porcelain", "--", "hrlib", "notebooks") else "")

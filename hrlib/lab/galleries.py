@@ -12,13 +12,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .. import image, inversion, metrics
+from .. import devices, image, inversion, metrics
 from ..errors import BatchError, ImageError
-from ..gallery import Gallery
+from ..gallery import Gallery, absolute, free
 from .inversions import generator_of, loss_of, png
-from .place import root
 from .sweeps import Outcome, Swept, sweep
-from .targets import picture
+from .targets import listed, picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,25 +56,30 @@ def build(
     device: str = "auto",
     workers: int = 0,
     label: str = "gallery",
+    force: bool = False,
 ) -> Built:
-    """Invert pictures into w+ of a generator, Eq. (5), and write them to `path` as a gallery.
+    """Invert pictures into w+ of a generator, Eq. (5), and write them to `path`[.safetensors].
 
-    The noise maps stay fixed: they are less editable than the codes (Sec. III-C).
+    The noise maps stay fixed: they are less editable than the codes (Sec. III-C). Each inversion is kept as a run of a
+    sweep, so a build that was interrupted goes on where it stopped.
 
     Args:
-        images: names for `lab.picture`.
+        images: names for `lab.listed`: of pictures, ranges and folders.
         generator: catalogue name or file.
         perceptual: of the conv-based loss, Eq. (3).
         num_steps, lr, lam_mse, seed: as in `inversion.invert`.
         fit: crop, resize and flatten pictures that are not of the generator's size or are transparent; without it they
             are errors in the table.
         workers: as in `lab.sweep`.
+        force: replace a file that is at `path`; never one of the pictures.
 
     Raises:
+        StoreError, InvalidValue, UnknownName: before anything is inverted.
         BatchError: not one picture could be inverted; the message has the first error. Others are in the table.
     """
     how = dict(perceptual=perceptual, num_steps=num_steps, lr=lr, lam_mse=lam_mse, seed=seed, fit=fit, device=device)
     runs = requests(images, generator=generator, **how)
+    path = free(path, (run["image"] for run in runs), force=force)
     swept = invert(runs, workers=workers, label=label)
     good = swept.table.index[swept.table["error"] == ""]
     if not len(good):
@@ -85,12 +89,12 @@ def build(
             do="see the message of the first",
         )
     ws = torch.cat([safetensors.torch.load_file(swept.file(i, CODES))["ws"] for i in good])
-    names = tuple(swept.table["image"][good])
+    names = tuple(absolute(name) for name in swept.table["image"][good])
     fingerprint = inversion.fingerprint(generator_of(str(generator), "cpu").state_dict())
     found = Gallery(names, ws, fingerprint, json.dumps({"generator": str(generator), **how}))
     table = swept.table[["image", "psnr", "error"]] if "psnr" in swept.table else swept.table[["image", "error"]]
     pictures = torch.cat([swept.image(i) for i in good])
-    return Built(found, found.save(path), table, swept.performed, pictures, swept.seconds[good])
+    return Built(found, found.save(path, force=force), table, swept.performed, pictures, swept.seconds[good])
 
 
 def requests(
@@ -105,10 +109,14 @@ def requests(
     fit: bool = False,
     device: str = "auto",
 ) -> list[dict[str, Any]]:
-    """The runs that `build` asks for with the same arguments; a generator that is not there is an error here."""
+    """The runs that `build` asks for with the same arguments; a generator that is not there is an error here.
+
+    Bad numbers are, too (`InvalidValue`).
+    """
+    s = inversion.checked_settings(dict(num_steps=num_steps, lr=lr, lam_mse=lam_mse, seed=seed))
     generator_of(str(generator), "cpu")
-    how = dict(generator=str(generator), perceptual=perceptual, num_steps=num_steps, lr=lr, lam_mse=lam_mse)
-    return [{"image": name, **how, "seed": seed, "fit": fit, "device": device} for name in images]
+    how = dict(generator=str(generator), perceptual=perceptual, num_steps=s.num_steps, lr=s.lr, lam_mse=s.lam_mse)
+    return [{"image": name, **how, "seed": s.seed, "fit": fit, "device": device} for name in listed(list(images))]
 
 
 def invert(runs: Sequence[dict[str, Any]], *, workers: int = 0, label: str = "inversions") -> Swept:
@@ -129,7 +137,7 @@ def perform(
     device: str,
 ) -> Outcome:
     """Invert one picture: PSNR in dB, the code as codes.safetensors, the inversion as image.png."""
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    where = str(devices.choose(device))
     G = generator_of(generator, where)
     x = exact(image, G.resolution, fit=fit).to(where)
     loss = loss_of("vgg_conv", perceptual, None, 0, where)
@@ -146,7 +154,7 @@ def exact(name: str, resolution: int, *, fit: bool = False) -> Tensor:
     """
     if fit or not name.startswith("file:"):
         return picture(name, resolution)
-    x = image.read(root() / name.removeprefix("file:"), background=None)
+    x = image.read(name.removeprefix("file:"), background=None)
     if x.shape[2:] != (resolution, resolution):
         raise ImageError(
             f"{name.removeprefix('file:')} has {x.shape[2]}x{x.shape[3]} pixels",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import itertools
 import time
@@ -12,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import inversion, losses, metrics, weights
+from .. import devices, inversion, losses, metrics, weights
+from ..errors import number
 from ..image import to_pil
 from .sweeps import Outcome
-from .targets import picture
+from .targets import listed, picture
 
 CACHED = 16  # networks and losses that a worker keeps
 
@@ -40,7 +40,7 @@ def grid(
     """Every combination of pictures, losses, input sizes, spaces and seeds, as runs for `perform`; all names checked.
 
     Args:
-        images: names for `lab.picture`.
+        images: names for `lab.listed`: of pictures, ranges and folders.
         losses: names for `losses.named`, taps included ("vgg_conv:features_21", "discriminator:b64").
         inputs: edges of the input of the loss, in pixels; `size`, the default, is the picture as it is.
         noise: whether the noise maps are optimised with w+ (optim(w, n)) or not (optim(w)).
@@ -53,10 +53,16 @@ def grid(
         device: "auto" takes the CUDA device of the worker when it has one.
 
     Raises:
-        UnknownName: a loss, tap, column, picture or network that does not exist, before anything is computed.
+        UnknownName, InvalidValue: a loss, tap, column, picture or network that does not exist, a number out of range;
+            before anything is computed.
         MissingWeights: a network that is not on this machine.
     """
     metrics.check_columns(columns)
+    images = listed(list(images))
+    size, *inputs = (number("size", edge, "whole [1, inf)") for edge in (size, *inputs))
+    checked = [inversion.checked_settings(dict(num_steps=num_steps, lr=lr, lam_mse=lam_mse, seed=s)) for s in seeds]
+    num_steps, lr, lam_mse = checked[0].num_steps, checked[0].lr, checked[0].lam_mse
+    seeds = [s.seed for s in checked]
     for name in images:
         picture(name, size)
     generator_of(generator, "cpu")
@@ -121,7 +127,7 @@ def _prepare(
     device: str,
 ) -> tuple[Tensor, dict[str, Any]]:
     """The target [1, 3, H, W] and the other arguments of `inversion.solve`."""
-    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    where = str(devices.choose(device))
     options = {
         "G": generator_of(generator, where),
         "loss": loss_of(loss, _source(loss, perceptual, discriminator), _resize(input, size), seed, where),
@@ -142,13 +148,13 @@ def _resize(edge: int, size: int) -> int | None:
     return None if edge == size else edge
 
 
-@functools.lru_cache(CACHED)
+@weights.kept(CACHED)
 def generator_of(name: str, device: str) -> torch.nn.Module:
     """A generator, kept by the process that asks for it: catalogue name or file."""
     return weights.load_generator(name, device=device)
 
 
-@functools.lru_cache(CACHED)
+@weights.kept(CACHED)
 def loss_of(name: str, source: str, resize: int | None, seed: int, device: str) -> losses.Loss:
     """A loss of `losses.named` with weights `source`, kept by the process that asks for it."""
     return losses.named(name, weights=source, resize=resize, seed=seed).to(device)

@@ -11,9 +11,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import image, store
+from ..errors import StoreError, number
 from ..retrieval import Report
 from . import figures
 from .plots import image_grid, subplots
+
+FILES = ("summary.json", "pictures.csv", "problems.csv", "confusion.png", "strips.png")  # of a report
 
 
 def confusion(ax: Axes, counts: np.ndarray, *, title: str = "", scale: bool = True) -> None:
@@ -57,9 +60,25 @@ def chosen(report: Report, n: int) -> list[int]:
     return picked
 
 
-def write(report: Report, contents: Path, out: Path, *, n: int = 12) -> list[Path]:
-    """Write pictures.csv, problems.csv, summary.json, confusion.png and strips.png into `out`; return the files."""
-    out.mkdir(parents=True, exist_ok=True)
+def apart(out: Path, *pictures: Path) -> None:
+    """`StoreError` for an `out` that is one of the folders of pictures or lies in one: no picture may be replaced."""
+    for folder in pictures:
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise StoreError(
+                f"{out} lies among the pictures in {folder}", expected="another folder", do="give one outside"
+            )
+
+
+def write(report: Report, contents: str | Path, out: str | Path, *, n: int = 12, force: bool = False) -> list[Path]:
+    """Write `FILES` into the folder `out`: the numbers, the tables and two pictures; return the files.
+
+    contents: the folder of content pictures. n: how many strips. force: replace files of these names that are there;
+    without it that is a `StoreError` before anything is written, as is an `out` in `contents`, forced or not.
+    """
+    contents, out = Path(contents), Path(out)
+    apart(out, contents)
+    n = number("n", n, "whole [1, inf)")
+    paths = [store.new(out / name, force=force) for name in FILES]
     of_id = {p.stem: p for p in contents.iterdir() if p.suffix.lower() in image.SUFFIXES}
     low, high = report.interval()
     facts = report.rates() | {"chance": report.chance, "low": low, "high": high, "threshold": report.threshold}
@@ -76,4 +95,4 @@ def write(report: Report, contents: Path, out: Path, *, n: int = 12) -> list[Pat
         words = f"{row.id}: {'found' if row.found else f'taken for {row.nearest}'} at {row.distance:.2f}"
         rows.append((*(image.read(p, 128) for p in (of_id[row.id], row.file, of_id[row.nearest])), words))
     store.write_bytes(out / "strips.png", figures.png(strips(rows)))
-    return [out / name for name in ("summary.json", "pictures.csv", "problems.csv", "confusion.png", "strips.png")]
+    return paths

@@ -7,6 +7,7 @@ What `hrlab invert` and notebook 09 do. A run lives in a folder:
     reconstruction.png    (or .jpg, .tif), when it has ended, with
     codes.safetensors     ws and noise maps, and
     facts.json, regions.csv   how it was made, and what was measured
+    .hrlab.json               whose run it is, and whether it is finished
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import budget, descent, image, inversion, losses, metrics, store, weights
+from ..errors import StoreError, number
 from ..tiling import tiles
 from . import deepzoom
 from .loops import progress
 from .targets import picture
 
+STATE, CODES, FACTS, REGIONS = "state.safetensors", "codes.safetensors", "facts.json", "regions.csv"
+FILES = (STATE, CODES, FACTS, REGIONS, *(f"reconstruction{suffix}" for suffix in image.SUFFIXES))  # of a run
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a large picture is inverted; what is not said here is `inversion.Settings`.
+    """How a large picture is inverted; what is not said here is `inversion.Settings`. `InvalidValue` for bad numbers.
 
     mse: weight of the squared pixel error, *summed* over pixels and channels: Eq. (3) is a sum over positions, and a
     lambda_mse on a mean would weigh less the larger the picture is. The rest is for few steps. The published projector
@@ -51,6 +56,12 @@ class Recipe:
     beta1: float = 0.8
     beta2: float = 0.9
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        checked = inversion.checked_settings(self.settings())
+        plain = {name: getattr(checked, name) for name in self.settings()}
+        for name, value in (plain | {"mse": number("mse", self.mse, "[0, inf)")}).items():
+            object.__setattr__(self, name, value)
 
     def loss(self, size: tuple[int, int]) -> losses.Loss:
         """d of Eq. (3) and the pixel error, for a picture (H, W)."""
@@ -91,28 +102,73 @@ def invert(
     memory: str | float | None = None,
     every: int = 10,
     suffix: str = ".png",
+    source: str | Path | None = None,
+    force: bool = False,
     **decided: Any,
 ) -> dict[str, Any]:
     """Invert x [1, 3, H, W] in [-1, 1] in a folder, going on where a run that was interrupted there stopped.
 
     Args:
+        folder: a new or an empty one, or that of the interrupted run: the same recipe, networks and picture.
         title: of the zooming page.
         memory, decided: as in `plan`.
         every: steps between two checkpoints, at which the page is written anew, too.
         suffix: format of the reconstruction: .png, .jpg, .tif or another of `image.SUFFIXES`.
+        source: the file that x was read from, which is never replaced.
+        force: take the folder whatever is in it, and start afresh; files of a run's own names are then replaced.
 
     Returns:
         The facts, as in facts.json.
 
     Raises:
-        BudgetError: it does not fit. StoreError: the folder holds a checkpoint of another run.
-        ImageError: a suffix that cannot hold the picture; all before the first step.
+        BudgetError: it does not fit. StoreError: the folder cannot be written, holds anything else or another or a
+        finished run, or another process works in it; or the source lies in it under a name of the run's.
+        ImageError: a suffix that cannot hold the picture. InvalidValue: `every`; all before the first step.
     """
-    folder, size = Path(folder), tuple(x.shape[2:])
+    folder, size, suffix = Path(folder), tuple(x.shape[2:]), suffix.lower()
+    every = number("every", every, "whole [1, inf)")
     image.writable(f"reconstruction{suffix}", size)
     planned = plan(recipe, size, memory=memory, **decided)
-    print(planned, flush=True)
-    store.sweep_temps(folder)
+    G = weights.load_generator(recipe.generator)
+    identity = recipe.settings() | {
+        "mse": recipe.mse,
+        "size": size,
+        "picture": inversion.fingerprint({"x": x}),
+        "generator": inversion.fingerprint(G.state_dict()),
+        "loss": planned.apply(G, recipe.loss(size))["loss"].describe(),
+    }
+    if source is not None:
+        _spare(Path(source), folder)
+    page = lambda: deepzoom.prepare(folder / "zoom", force=force)
+    with store.claimed(folder, "run of `hrlab invert`", identity, files=FILES, force=force, check=page) as resumed:
+        if resumed:
+            store.sweep_temps(folder)
+        print(planned, flush=True)
+        how = dict(title=title, every=every, suffix=suffix, force=force)
+        return _inverted(x, folder, recipe, planned, **how)
+
+
+def _spare(source: Path, folder: Path) -> None:
+    """Refuse a source picture that lies in the run's folder where a result will be, forced or not.
+
+    In whatever case its name is written: not every disk tells reconstruction.PNG from reconstruction.png.
+    """
+    named = [p for p in folder.glob("*") if p.name.lower() in FILES and p.exists()]
+    if any(p.samefile(source) for p in named) or source.resolve().is_relative_to((folder / "zoom").resolve()):
+        raise StoreError(
+            f"the picture {source} lies in {folder} under a name that the run's own files have",
+            expected="a picture that the run does not replace",
+            do="give another folder, or move the picture",
+        )
+
+
+def _inverted(
+    x: Tensor, folder: Path, recipe: Recipe, planned: budget.Plan, *, title: str, every: int, suffix: str, force: bool
+) -> dict[str, Any]:
+    """`invert` in a folder that is claimed."""
+    show = lambda pictures, caption: deepzoom.write(
+        pictures, folder / "zoom", title=title, caption=caption, force=force
+    )
 
     def watch(iterates: Iterator[descent.Iterate]) -> Iterator[descent.Iterate]:
         said = lambda it: f"loss {it.total:.4g}"
@@ -120,18 +176,18 @@ def invert(
             yield it
             if (it.step + 1) % every == 0:
                 shown = {"original": x, f"after step {it.step + 1}": it.image}
-                deepzoom.write(shown, folder / "zoom", title=title, caption=f"step {it.step + 1}, {said(it)}")
+                show(shown, f"step {it.step + 1}, {said(it)}")
 
-    result = solve(x, recipe, planned, checkpoint=folder / "state.safetensors", every=every, watch=watch)
+    result = solve(x, recipe, planned, checkpoint=folder / STATE, every=every, watch=watch)
     image.write(result.image, folder / f"reconstruction{suffix}")
-    with store.atomic(folder / "codes.safetensors") as temp:
+    with store.atomic(folder / CODES) as temp:
         save_file({"ws": result.ws} | {inversion.NOISE + k: v.contiguous() for k, v in result.noise.items()}, temp)
     regions = by_region(result.image, x)
-    store.write_bytes(folder / "regions.csv", regions.to_csv(index=False, float_format="%.5g").encode())
+    store.write_bytes(folder / REGIONS, regions.to_csv(index=False, float_format="%.5g").encode())
     steps = [row["seconds"] for row in result.history]
     facts = {
         "recipe": asdict(recipe),
-        "size": size,
+        "size": planned.size,
         "plan": str(planned),
         "predicted_peak": planned.peak,
         "peak": result.peak_bytes,
@@ -141,9 +197,9 @@ def invert(
         "whole": whole(regions),
         "torch": torch.__version__,
     }
-    store.write_json(folder / "facts.json", facts)
+    store.write_json(folder / FACTS, facts)
     caption = ", ".join(f"{name} {value:.3g}" for name, value in facts["whole"].items())
-    deepzoom.write({"original": x, "reconstruction": result.image}, folder / "zoom", title=title, caption=caption)
+    show({"original": x, "reconstruction": result.image}, caption)
     return facts
 
 
@@ -166,7 +222,7 @@ def by_region(recon: Tensor, target: Tensor, edge: int = 256, columns: dict[str,
     columns: name -> measure of `metrics.METRICS`; PSNR, LPIPS and colour shift unless told. Squares at the right and
     lower edge are smaller; slivers below 32 pixels, which LPIPS cannot take, are joined to their neighbours.
     """
-    columns = columns or MEASURES
+    columns, edge = columns or MEASURES, number("edge", edge, "whole [1, inf)")
     metrics.check_columns(list(columns.values()))
     rows = []
     for window in tiles(tuple(recon.shape[2:]), _even(tuple(recon.shape[2:]), edge)):

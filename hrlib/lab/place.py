@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -22,18 +23,31 @@ def root() -> Path:
     return path
 
 
-def figures_folder(profile: str) -> Path:
-    """Where the outputs of a profile go.
+def enter() -> None:
+    """Make the root the current directory, to which the relative paths of a notebook's parameters are relative."""
+    here = str(root())
+    os.environ["HRLAB_ROOT"] = here  # it may have been relative, too
+    os.chdir(here)
 
-    Only `laptop`, the committed scale, writes to `figures/`; trying something out never overwrites what readers see.
-    """
+
+def figures_folder(profile: str) -> Path:
+    """Where `hrlab run` puts the results of a profile: those of `laptop`, the committed scale, in `figures/`."""
     return root() / "figures" if profile == "laptop" else root() / "build" / f"figures-{profile}"
 
 
+def live_folder() -> Path:
+    """Where notebooks that are run by hand write: trying something out never changes what readers see."""
+    return root() / "build" / "live"
+
+
 def cpus() -> int:
-    """How many threads this process may keep busy: $OMP_NUM_THREADS, or the CPUs it may run on."""
-    if given := os.environ.get("OMP_NUM_THREADS"):
-        return int(given)
+    """How many threads this process may keep busy: $OMP_NUM_THREADS, or the CPUs it may run on.
+
+    "4,2" asks for 4 threads at the outer level, as OpenMP reads it; what is no number, and 0, it ignores.
+    """
+    given = re.match(r"\s*(\d+)", os.environ.get("OMP_NUM_THREADS", ""))
+    if given and int(given[1]):
+        return int(given[1])
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import store
-from ..errors import BatchError
+from ..errors import BatchError, InvalidValue, StoreError, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,7 @@ class Records:
         n: int = 1,
         spread: float | None = None,
         interval: tuple[float, float] | None = None,
+        volatile: bool = False,
     ) -> None:
         """Record a number.
 
@@ -47,9 +48,11 @@ class Records:
             n: over how many images or runs `value` is a mean.
             spread: standard deviation over those n.
             interval: the 95 % interval of that mean.
+            volatile: it was measured on the machine and differs from run to run: seconds, peak memory.
 
         Raises:
             BatchError: a malformed key, or a value that is not finite.
+            InvalidValue: n, spread or interval are no such numbers.
         """
         if not KEY.fullmatch(key):
             raise BatchError(
@@ -57,16 +60,17 @@ class Records:
                 expected='lower-case letters, digits and _ . + -, in parts separated by "/"',
                 do='use a key such as "psnr/conv/full/portrait0"',
             )
-        if n < 1:
-            raise BatchError(f"record {key!r}: n = {n}", expected="n >= 1", do="pass the number of images")
         self._rows[key] = {
             "key": key,
             "value": _plain(key, "value", value),
             "unit": unit,
-            "n": int(n),
-            "spread": None if spread is None else _plain(key, "spread", spread),
-            "interval": None if interval is None else [_plain(key, "interval", end) for end in interval],
+            "n": number(f"{key}: n", n, "whole [1, inf)"),
+            "spread": None if spread is None else number(f"{key}: spread", spread, "[0, inf)"),
+            "interval": None
+            if interval is None
+            else [number(f"{key}: interval", end, "(-inf, inf)") for end in interval],
             "paper": None if paper is None else _plain(key, "paper", paper),
+            "volatile": volatile,
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -103,8 +107,20 @@ class Records:
 
 
 def read(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """The records that a run left in `folder`: key -> record; those of older runs had no interval."""
-    return {row["key"]: {"interval": None, **row} for row in store.read_json(Path(folder) / FILE)}
+    """The records that a run left in `folder`, by key; those of older runs had no interval.
+
+    Raises:
+        StoreError: the file is damaged, or not a list of records.
+    """
+    path, found = Path(folder) / FILE, Records()
+    try:
+        for row in store.read_json(path):
+            found.add(**row)
+    except (TypeError, BatchError, InvalidValue) as e:
+        raise StoreError(
+            f"{path} holds no records ({e})", expected="a list of them", do="run the notebook again"
+        ) from e
+    return {row["key"]: row for row in found.rows()}
 
 
 def _plain(key: str, what: str, value: Any) -> float | int | bool | str:

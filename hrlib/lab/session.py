@@ -1,4 +1,8 @@
-"""One notebook's run: its parameters, seeds, device, and the folder its results go to."""
+"""One notebook's run: its parameters, seeds, device, and the folder its results go to.
+
+What readers see in `figures/` is written by `hrlab run` alone. A notebook that is run by hand, whatever its parameters,
+writes to `build/live/`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .. import store
+from .. import devices, store
 from ..errors import BatchError, StoreError, UnknownName, nearest
 from . import figures, plots, records
 from .evidence import ENOUGH, summary
 from .notebook import Notebook, profile_of, read, validated
-from .place import figures_folder, root
+from .place import enter, figures_folder, live_folder, root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +41,8 @@ def is_live() -> bool:
 
 def begin(notebook: str, parameters: Mapping[str, Any]) -> Run:
     """Start a notebook's run: seed everything, apply the plot style, say where things go.
+
+    The repository's root becomes the current directory: all relative paths in a notebook are relative to it.
 
     Args:
         notebook: the notebook's file name without `.ipynb`.
@@ -62,7 +68,9 @@ def begin(notebook: str, parameters: Mapping[str, Any]) -> Run:
             do="run the cells from the top",
         )
     values = validated(source, {name: parameters[name] for name in source.parameters})
-    return Run(source, values)
+    run = Run(source, values)
+    enter()
+    return run
 
 
 class Run:
@@ -82,12 +90,11 @@ class Run:
         self.source, self.parameters = source, parameters
         self.name = source.name
         self.seed = int(parameters.get("seed", 0))
-        self.device = _device(parameters.get("device", "auto"))
+        self.device = devices.choose(parameters.get("device", "auto"))
         self.live = is_live()
         self.profile = os.environ.get("HRLAB_PROFILE") or profile_of(source, parameters)
         given = os.environ.get("HRLAB_OUT")
-        self.out = Path(given).resolve() if given else figures_folder(self.profile) / self.name
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.out = store.ready(Path(given).resolve() if given else live_folder() / self.name)
         self.records = records.Records()
         self._made: set[str] = set()
         random.seed(self.seed)
@@ -96,25 +103,30 @@ class Run:
         plots.apply_style()
         print(f"{self.name}: profile {self.profile} · {_describe(self.device)} · seed {self.seed}")
 
-    def figure(self, fig: Figure, name: str, *, alt: str, caption: str) -> None:
-        """Save a figure as NAME.png, NAME.svg and NAME.json and show it.
+    def figure(self, fig: Figure, name: str, *, alt: str, caption: str, volatile: bool = False) -> None:
+        """Save a figure as NAME.webp, or NAME.png and NAME.svg if it holds no pixels, and NAME.json; and show it.
 
         Args:
             fig: a matplotlib figure (of `lab.subplots`, `lab.image_grid`).
             name: file name without extension; listed in the notebook's metadata under `makes`.
             alt: what a reader who cannot see the picture needs, 30 characters or more.
             caption: the text under the picture.
+            volatile: it shows what was measured on the machine and differs from run to run: seconds, peak memory. When
+                nothing else in the notebook's results changed, the batch keeps the earlier measurements.
 
         Raises:
             BatchError: the alt text is missing, too short, or only repeats the caption.
         """
-        shown = figures.save(fig, self._path(name), alt=alt, caption=caption, facts=self._facts())
+        shown = figures.save(fig, self._path(name), alt=alt, caption=caption, facts=self._facts(volatile))
         self._made.add(name)
         _display(shown)
 
-    def table(self, df: pd.DataFrame, name: str, *, caption: str, digits: int = 2) -> None:
-        """Save a table as NAME.csv (full precision), NAME.md and NAME.json and show it (`digits` decimals)."""
-        shown = figures.save_table(df, self._path(name), caption=caption, digits=digits, facts=self._facts())
+    def table(self, df: pd.DataFrame, name: str, *, caption: str, digits: int = 2, volatile: bool = False) -> None:
+        """Save a table as NAME.csv (full precision), NAME.md and NAME.json and show it (`digits` decimals).
+
+        volatile: see `figure`.
+        """
+        shown = figures.save_table(df, self._path(name), caption=caption, digits=digits, facts=self._facts(volatile))
         self._made.add(name)
         _display(shown)
 
@@ -128,12 +140,20 @@ class Run:
         n: int = 1,
         spread: float | None = None,
         interval: tuple[float, float] | None = None,
+        volatile: bool = False,
     ) -> None:
         """Record one number under a key such as "psnr/conv/full/portrait0"; see `records.Records.add`."""
-        self.records.add(key, value, unit=unit, paper=paper, n=n, spread=spread, interval=interval)
+        how = dict(unit=unit, paper=paper, n=n, spread=spread, interval=interval, volatile=volatile)
+        self.records.add(key, value, **how)
 
     def record_mean(
-        self, key: str, values: Sequence[float], *, unit: str = "", paper: float | str | None = None
+        self,
+        key: str,
+        values: Sequence[float],
+        *,
+        unit: str = "",
+        paper: float | str | None = None,
+        volatile: bool = False,
     ) -> None:
         """Record the mean of one number an image (or of one paired difference an image), its spread and interval.
 
@@ -142,7 +162,8 @@ class Run:
         found = summary(values)
         spread = found.spread if found.n > 1 else None
         sure = (found.low, found.high) if found.n >= ENOUGH else None
-        self.record(key, found.mean, unit=unit, paper=paper, n=found.n, spread=spread, interval=sure)
+        how = dict(unit=unit, paper=paper, n=found.n, spread=spread, interval=sure, volatile=volatile)
+        self.record(key, found.mean, **how)
 
     def compare(self, prefix: str = "") -> pd.DataFrame:
         """Show the records whose key starts with `prefix` beside the paper's numbers; returns the table."""
@@ -157,6 +178,8 @@ class Run:
     def upstream(self, notebook: str, name: str) -> Path:
         """A file that another notebook's run left; that notebook must be listed in `needs`.
 
+        Run by hand, this takes what the other one left when run by hand, else what the batch left.
+
         Raises:
             UnknownName: the notebook is not listed.
             StoreError: it has not made that file yet.
@@ -167,13 +190,15 @@ class Run:
                 expected=f"one of its metadata's `needs`: {list(self.source.needs)}",
                 do=f"add {notebook!r} to `needs`, so that the batch runs it first",
             )
-        folder = Path(os.environ.get("HRLAB_UPSTREAM") or figures_folder(self.profile))
-        path = store.inside(folder, notebook, name)
-        if not path.exists():
-            raise StoreError(
-                f"{path} does not exist", expected=f"a file made by {notebook}", do=f"run {notebook} first"
-            )
-        return path
+        given = os.environ.get("HRLAB_UPSTREAM")
+        folders = [Path(given)] if given else [live_folder(), figures_folder("laptop")]
+        paths = [store.inside(folder, notebook, name) for folder in folders]
+        for path in paths:
+            if path.exists():
+                return path
+        raise StoreError(
+            f"{paths[-1]} does not exist", expected=f"a file made by {notebook}", do=f"run {notebook} first"
+        )
 
     def finish(self) -> None:
         """Write records.json, say what was made, and name what the metadata promises and this run did not make."""
@@ -188,25 +213,17 @@ class Run:
     def _path(self, name: str) -> Path:
         return store.inside(self.out, figures.checked_name(name))
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, volatile: bool) -> dict[str, Any]:
         return {
             "notebook": self.name,
             "profile": self.profile,
             "parameters": self.parameters,
             "seed": self.seed,
             "device": str(self.device),
+            "threads": torch.get_num_threads(),  # sums of floats depend on how they are shared out
             "versions": figures.versions(),
-            "commit": figures.commit(),
+            "volatile": volatile,
         }
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UnknownName("device = 'cuda', and torch sees no GPU", expected="'auto' or 'cpu'", do="see `hrlab doctor`")
-    return device
 
 
 def _describe(device: torch.device) -> str:

@@ -58,7 +58,7 @@ class Stage:
     def fixed(self, domain: str) -> dict[str, Any]:
         """The settings for `stylisations.grid` that all syntheses in a domain share."""
         files = {"contents": self.contents.path, "styles": self.styles[domain].path}
-        paths = {name: f"file:{path.relative_to(root()).as_posix()}" for name, path in files.items()}
+        paths = {name: f"file:{path}" for name, path in files.items()}
         networks = {"source": self.source, "target": self.generators[domain], "perceptual": self.perceptual}
         return paths | networks
 
@@ -177,7 +177,7 @@ def prepare(
     for name, (images, generator) in wanted.items():
         what = cache.digest([images, generator, perceptual, how])
         path = root() / "build" / "galleries" / f"{name}-{what[:12]}.safetensors"
-        more = {"perceptual": perceptual, "label": f"gallery of {name}", **how}
+        more = {"perceptual": perceptual, "label": f"gallery of {name}", "force": True, **how}  # a file of our own
         built[name] = galleries.build(images, generator=generator, path=path, **more)
         for bad in built[name].table.query("error != ''").itertuples():
             print(f"left out: {bad.image}: {bad.error}")

@@ -18,7 +18,6 @@ import functools
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import directions, gallery, lso, metrics, mixing, pose
-from ..errors import UnknownName, nearest
+from .. import devices, directions, gallery, lso, metrics, mixing, pose, weights
+from ..errors import UnknownName, nearest, number
 from ..worlds import portraits
 from .inversions import CACHED, generator_of, loss_of, png
-from .place import root
 from .sweeps import Outcome
 from .targets import DRAWN, drawn, picture
 
@@ -64,6 +62,11 @@ DEFAULTS: Mapping[str, Any] = {
     "device": "auto",
 }
 
+RANGES = {name: lso.RANGES[name] for name in ("lam_reg", "lr", "seed")} | {  # lambdas are checked by `mixing`
+    "num_steps": "whole [0, inf)",
+    "directions": "whole [0, inf)",
+}
+
 
 def grid(pairs: Sequence[tuple[str, str]], variants: Sequence[Mapping[str, Any]], **fixed: Any) -> list[dict[str, Any]]:
     """Every variant of every pair (content, style) as runs for `perform`, variant by variant; all names are checked.
@@ -72,6 +75,7 @@ def grid(pairs: Sequence[tuple[str, str]], variants: Sequence[Mapping[str, Any]]
 
     Raises:
         UnknownName: a setting, method, column, loss, tap, layer, picture or generator that there is not.
+        InvalidValue: a number out of range.
         LayoutMismatch: generators that cannot be mixed, or a gallery of another generator.
     """
     runs = []
@@ -84,6 +88,7 @@ def grid(pairs: Sequence[tuple[str, str]], variants: Sequence[Mapping[str, Any]]
                     do=nearest(name, list(DEFAULTS)) or "see it",
                 )
         row = {**DEFAULTS, **changes}
+        row |= {name: number(name, row[name], interval) for name, interval in RANGES.items()}
         row["columns"] = list(row["columns"])
         _check(row, pairs)
         runs += [{**row, "content": content, "style": style} for content, style in pairs]
@@ -104,6 +109,7 @@ def _check(row: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> None:
             )
         metrics.check_columns([metric])
     G_m = _mixed(*_mixing(row), "cpu")
+    number("directions", row["directions"], f"whole [0, {G_m.w_dim}]")
     loss_of(row["loss"], row["perceptual"], None, 0, "cpu")
     lso.checked_layers(_layers(row["layers"], G_m.num_ws), G_m.num_ws)
     for which, generator, names in (
@@ -154,9 +160,7 @@ class Start:
     """
 
     def __init__(self, s: Mapping[str, Any]) -> None:
-        mix, where = _mixing(s), s["device"]
-        if where == "auto":
-            where = "cuda" if torch.cuda.is_available() else "cpu"
+        mix, where = _mixing(s), str(devices.choose(s["device"]))
         self.device = where
         self.G = _mixed(*mix, where)
         w_s = codes(s["contents"], s["source"])[s["content"]].to(where)
@@ -214,13 +218,13 @@ def _lambdas(method: str, low: float, high: float, from_block: str, resolution: 
     return known[method]
 
 
-@functools.lru_cache(CACHED)
+@weights.kept(CACHED)
 def _mixed(source: str, target: str, method: str, low: float, high: float, from_block: str, device: str) -> nn.Module:
     G_s, G_t = generator_of(source, device), generator_of(target, device)
     return mixing.lerp_generators(G_s, G_t, _lambdas(method, low, high, from_block, G_s.resolution)[0])  # Eq. (6)
 
 
-@functools.lru_cache(64)
+@weights.kept(64)
 def content_picture(name: str, resolution: int) -> Tensor:
     """`lab.picture`, kept by the process that asks for it."""
     return picture(name, resolution)
@@ -228,12 +232,11 @@ def content_picture(name: str, resolution: int) -> Tensor:
 
 def codes(file: str, generator: str) -> gallery.Gallery:
     """The gallery in a file named as in the settings, checked to be the generator's; read again when it changes."""
-    path = root() / file.removeprefix("file:")
-    return _read(path, path.stat().st_mtime_ns if path.exists() else 0, generator)
+    return _read(file.removeprefix("file:"), generator)
 
 
-@functools.lru_cache(CACHED)
-def _read(path: Path, _changed: int, generator: str) -> gallery.Gallery:
+@weights.kept(CACHED)
+def _read(path: str, generator: str) -> gallery.Gallery:
     return gallery.load(path, generator_of(generator, "cpu"))
 
 

@@ -11,9 +11,10 @@ Each finished run is written at once and atomically, its description last; only 
 is killed and started again repeats at most the runs that were in flight, and ends with the same table. A failed run
 stays in the table with its error, and is tried again the next time.
 
-A run is recognised by its settings, by the content of the files they name, and by what else decides its numbers: the
-sources of the task and of all in this library that it imports, the catalogue of weights, the versions of torch, timm
-and NumPy. Old results stay in build/sweeps; delete the folder to free the disk.
+A run is recognised by its settings, by the content of the files they name (as "file:PATH" or as a path with a suffix,
+in lists, too; relative to the current directory), and by what else decides its numbers: the sources of the task and of
+all in this library that it imports, the catalogue of weights, the versions of torch, timm and NumPy. Old results stay
+in build/sweeps; delete the folder to free the disk.
 
 Where runs are performed::
 
@@ -47,7 +48,6 @@ from typing import TYPE_CHECKING, Any
 from .. import image, store
 from ..errors import BatchError, StoreError, UnknownName
 from . import cache
-from .lock import alone
 from .loops import progress
 from .place import cpus, root
 
@@ -140,27 +140,35 @@ def sweep(
             expected="a function of a module, which workers can import and whose source says what was done",
             do="move it to a module, such as hrlib.lab.inversions",
         )
-    runs = [dict(run) for run in runs]
+    asked = [dict(run) for run in runs]
+    runs = [_absolute(run) for run in asked]
+    hashes = cache.Hashes()
+    files = [_named_files(run, hashes) for run in runs]
+    hashes.save()
     version = _version(task)
-    places = _places(task, runs, version, root() / "build" / "sweeps" / name)
+    places = _places(task, runs, files, version, root() / "build" / "sweeps" / name)
     todo = [i for i, place in enumerate(places) if (_finished(place) or {"error": True})["error"]]
     if todo:
         folder, address = places[0].parent, os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler
-        with alone(folder / "sweep.lock", f"sweep named {name}"), _client(workers, address) as client:
+        with store.alone(folder / "sweep.lock", f"sweep named {name}"), _client(workers, address) as client:
             store.sweep_temps(folder)
             if estimate is not None:
                 _predict(client, estimate, [runs[i] for i in todo], within)
             for i, done in progress(
                 _performed(client, task, version, runs, todo), len(todo), label or name, unit="run"
             ):
+                if _named_files(runs[i], hashes) != files[i]:
+                    done = (None, f"BatchError: {', '.join(files[i])} changed during this run", "", done[-1])
                 _write(places[i], runs[i], *done)
-    return _collect(runs, places, len(todo))
+    return _collect(asked, places, len(todo))
 
 
 # --- what is finished -------------------------------------------------------------------------------------------------
 
 
-def _places(task: Callable, runs: Sequence[dict[str, Any]], version: str, folder: Path) -> list[Path]:
+def _places(
+    task: Callable, runs: Sequence[dict[str, Any]], files: Sequence[dict[str, str]], version: str, folder: Path
+) -> list[Path]:
     """Where the description of each run is, or will be."""
     if not runs or any(list(run) != list(runs[0]) for run in runs):
         raise BatchError(
@@ -168,15 +176,13 @@ def _places(task: Callable, runs: Sequence[dict[str, Any]], version: str, folder
             expected="at least one run, and the same settings in the same order for all",
             do="give every run a value for every setting",
         )
-    hashes = cache.Hashes()
     shared = {"task": f"{task.__module__}.{task.__qualname__}", "version": version}
     try:
-        keys = [cache.digest({**shared, "run": run, "files": _named_files(run, hashes)}) for run in runs]
+        keys = [cache.digest({**shared, "run": r, "files": f}) for r, f in zip(runs, files, strict=True)]
     except TypeError as e:
         raise BatchError(
             f"settings that JSON cannot hold: {e}", expected="JSON values", do="use names, not objects"
         ) from e
-    hashes.save()
     if len(set(keys)) < len(keys):
         twice = next(run for run, key in zip(runs, keys, strict=True) if keys.count(key) > 1)
         raise BatchError(f"the run {twice} twice", expected="every run once", do="remove one, or give it another seed")
@@ -197,6 +203,15 @@ def _sources(path: Path, found: set[Path]) -> set[Path]:
     if path in found or path == Path(__file__):
         return found
     found.add(path)
+    for file in _imported(path, path.stat().st_mtime_ns):
+        _sources(file, found)
+    return found
+
+
+@functools.lru_cache(maxsize=1000)
+def _imported(path: Path, changed: int) -> tuple[Path, ...]:
+    """The files of this library that one file names in its imports; read once, and again when it was `changed`."""
+    found: list[Path] = []
     inside = path.is_relative_to(LIBRARY)
     package = ".".join(path.relative_to(LIBRARY.parent).parts[:-1]) if inside else ""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -209,17 +224,37 @@ def _sources(path: Path, found: set[Path]) -> set[Path]:
             continue
         for name in names:
             place = LIBRARY.parent.joinpath(*name.split("."))
-            for file in (place.with_suffix(".py"), place / "__init__.py"):
-                if file.is_relative_to(LIBRARY) and file.is_file():
-                    _sources(file, found)
-    return found
+            files = (place.with_suffix(".py"), place / "__init__.py")
+            found += [file for file in files if file.is_relative_to(LIBRARY) and file.is_file()]
+    return tuple(found)
 
 
-def _named_files(run: Mapping[str, Any], hashes: cache.Hashes) -> dict[str, str]:
-    """Hashes of the files that settings name, as "file:PATH" or as a path with a suffix."""
-    texts = {key: value.removeprefix("file:") for key, value in run.items() if isinstance(value, str)}
-    files = {key: root() / text for key, text in texts.items() if Path(text).suffix}
-    return {key: hashes.of(path) for key, path in files.items() if path.is_file()}
+def _absolute(value: Any) -> Any:
+    """A setting with the files that it names by their absolute paths: a worker's current directory may be another."""
+    if isinstance(value, dict):
+        return {k: _absolute(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_absolute(v) for v in value]
+    path = _file(value)
+    return value if path is None else f"{'file:' * value.startswith('file:')}{path.absolute()}"
+
+
+def _named_files(value: Any, hashes: cache.Hashes) -> dict[str, str]:
+    """Path -> hash of the files that settings name."""
+    if isinstance(value, (dict, list, tuple)):
+        parts = value.values() if isinstance(value, dict) else value
+        return {k: v for part in parts for k, v in _named_files(part, hashes).items()}
+    path = _file(value)
+    return {} if path is None else {str(path): hashes.of(path)}
+
+
+def _file(value: Any) -> Path | None:
+    """The file that a setting names, as "file:PATH" or as a path with a suffix; None for one that nobody can read."""
+    if not isinstance(value, str):
+        return None
+    path = Path(value.removeprefix("file:"))
+    named = path.suffix or value.startswith("file:")
+    return path if named and os.path.isfile(path) and os.access(path, os.R_OK) else None
 
 
 def _finished(place: Path) -> dict[str, Any] | None:

@@ -1,11 +1,14 @@
-"""Are a notebook's results complete and undamaged?"""
+"""Are a notebook's results complete and undamaged, and are they the same as before?"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from .. import store
-from ..errors import HRLibError
+from ..errors import HRLibError, StoreError
+from . import records
 from .figures import checked_alt
 from .notebook import Notebook
 from .records import FILE
@@ -23,26 +26,53 @@ def problems(folder: Path, notebook: Notebook) -> list[str]:
             found += _damage(folder, name)
         except FileNotFoundError:
             found.append(f"{name} was not made")
-        except (HRLibError, KeyError, TypeError) as e:
+        except (HRLibError, OSError, KeyError, TypeError, AttributeError) as e:
             found.append(f"{name}.json is damaged ({e})")
     for name in sorted(set(sidecars(folder)) - set(notebook.makes)):
         found.append(f"{name} was made, but `makes` in the notebook's metadata does not list it")
     try:
-        store.read_json(folder / FILE)
+        records.read(folder)
     except FileNotFoundError:
         found.append(f"{FILE} was not written (the last cell calls run.finish())")
-    except HRLibError as e:
+    except (HRLibError, OSError) as e:
         found.append(str(e))
     return found
 
 
-def sidecars(folder: Path) -> dict[str, dict]:
-    """The sidecars of the figures and tables in `folder`, by name."""
+def sidecars(folder: Path) -> dict[str, dict[str, Any]]:
+    """The sidecars of the figures and tables in `folder`, by name; other files, whatever they are, are passed over."""
     found = {}
     for path in sorted(folder.glob("*.json")):
-        content = store.read_json(path)
+        try:
+            content = store.read_json(path)
+        except (OSError, StoreError):
+            continue
         if isinstance(content, dict) and content.get("kind") in ("figure", "table"):
-            found[path.stem] = content
+            whole = content.get("name") == path.stem and isinstance(content.get("files"), dict)
+            if whole and all(isinstance(content.get(k, ""), str) for k in ("caption", "alt")):
+                found[path.stem] = {"caption": "", "alt": "", **content}
+    return found
+
+
+def repeated(new: Path, old: Path, notebook: Notebook, made: Iterable[str]) -> bool:
+    """Whether the results in `new` are those in `old`, but for what is declared volatile (seconds, peak memory).
+
+    made: the files in `old` that the run before made. Old results that are not whole are never the same.
+    """
+    if problems(old, notebook):
+        return False
+    return _lasting(new, (p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())) == _lasting(old, made)
+
+
+def _lasting(folder: Path, made: Iterable[str]) -> dict[str, Any]:
+    """What the same run gives again: file -> hash, and of a volatile result all but its content."""
+    found: dict[str, Any] = {name: store.sha256(folder / name) for name in made if (folder / name).is_file()}
+    for name, side in sidecars(folder).items():
+        if side.get("volatile"):
+            found |= dict.fromkeys(side["files"]) | {f"{name}.json": side | {"files": sorted(side["files"])}}
+    rows = records.read(folder).values()
+    measured = dict.fromkeys(("value", "spread", "interval"))
+    found[FILE] = [row | measured if row["volatile"] else row for row in rows]
     return found
 
 

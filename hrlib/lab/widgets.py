@@ -124,7 +124,7 @@ class Live:
         note = f"Static picture after {count} steps ({said}); run the notebook in JupyterLab for the controls."
         shown = self.render(last)
         width = 120 * shown.get_figwidth() if isinstance(shown, Figure) else max(256, shown.shape[-1])
-        return figures.html_figure(picture(shown), alt=self.alt, caption=note, width=width)
+        return figures.html_figure(picture(shown), "png", alt=self.alt, caption=note, width=width)
 
     def start(self) -> None:
         """Ask for a run with the controls' present values; returns at once. The latest request wins."""
@@ -163,7 +163,7 @@ class Live:
                 self._stop.clear()
             try:
                 self._loop(values)
-            except Exception as e:  # shown where the reader looks; the worker lives on for the next request
+            except BaseException as e:  # shown where the reader looks; the worker outlives a SystemExit, too
                 self._say(f"{type(e).__name__}: {e}", error=traceback.format_exc())
 
     def _loop(self, values: dict[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 A set is a folder of images.npy (uint8 [n, 3, R, R]), status.json (what it is, and how much of it is done) and, for
 rendered sets, latents.npy (float32 [n, z_dim]). Making one is deterministic, so the folder is a cache and can be
-deleted at any time. An interrupted making goes on where it stopped.
+deleted at any time; sets.py says what becomes of one that is there already.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ import torch
 from torch import Tensor
 
 from .. import image
-from ..errors import ImageError, StoreError, UnknownName, nearest
-from ..store import atomic, read_json, write_json
+from ..errors import SEED, ImageError, StoreError, UnknownName, nearest, number
+from ..store import LOCK, atomic, claimed, sweep_temps, write_json
 from ..worlds import portraits
+from . import sets
+from .recipe import MOST, WIDTH
+from .sets import STATUS
 
 CHUNK = 64
-IMAGES, LATENTS, STATUS = "images.npy", "latents.npy", "status.json"
+IMAGES, LATENTS = "images.npy", "latents.npy"
 WORLDS = (*(f"portraits/{domain}" for domain in portraits.DOMAINS), "scenes")
 
 
@@ -47,10 +51,22 @@ class RenderedSet:
         """Side of the pictures in pixels."""
         return self.images.shape[-1]
 
+    @property
+    def what(self) -> dict[str, Any]:
+        """What is in the set, as JSON: world and draws, or a folder's name and the hash of its pictures as packed."""
+        return sets.status(self.folder)["what"]
+
     def wait_for(self, count: int) -> None:
-        """Return once the first `count` pictures are there."""
-        while read_json(self.folder / STATUS)["done"] < count:
-            time.sleep(2)
+        """Return once the first `count` pictures are there; `StoreError` if nobody is rendering them."""
+        while sets.status(self.folder)["done"] < count:
+            busy = _at_work(self.folder)  # asked first: who has just ended has counted his last pictures before
+            if not busy and (done := sets.status(self.folder)["done"]) < count:
+                raise StoreError(
+                    f"{done} pictures in {self.folder}, and nobody is rendering",
+                    expected=f"{count} pictures",
+                    do="finish it with `hrlab train render`",
+                )
+            time.sleep(2 * busy)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Images [B, 3, R, R] in [-1, 1] and latents [B, z_dim] (or None) of the given items."""
@@ -58,9 +74,28 @@ class RenderedSet:
         return x, None if self.z is None else self.z[index]
 
 
+def _at_work(folder: Path) -> bool:
+    """Whether somebody holds the lock of a set."""
+    from filelock import FileLock
+
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except OSError:  # held (Timeout is one, too), or not ours to try: then another user may hold it
+        return True
+
+
 def explained(people: portraits.Portraits) -> Tensor:
     """The parameters that explain a portrait, one row a person: [N, P]. The detail seed explains nothing, by design."""
     return torch.cat([getattr(people, group) for group in portraits.GROUPS], dim=1)
+
+
+def check_latents(z_dim: int, parameters: int) -> None:
+    """`StoreError` unless latents of z_dim numbers have a place for so many parameters."""
+    if z_dim < parameters:
+        raise StoreError(
+            f"z_dim {z_dim}", expected=f"at least {parameters}, one for each parameter", do="give a larger z_dim"
+        )
 
 
 def gaussianise(values: Tensor, z_dim: int, *, seed: int) -> Tensor:
@@ -73,8 +108,7 @@ def gaussianise(values: Tensor, z_dim: int, *, seed: int) -> Tensor:
     with plain z.
     """
     n, p = values.shape
-    if z_dim < p:
-        raise StoreError(f"z_dim {z_dim}", expected=f"at least {p}, one for each parameter", do="give a larger z_dim")
+    check_latents(z_dim, p)
     g = torch.Generator().manual_seed(seed)
     jitter = torch.rand(n, p, generator=g)
     order = np.lexsort((jitter.numpy(), values.numpy()), axis=0)  # by value, then by chance
@@ -94,25 +128,37 @@ def render_set(
     z_dim: int,
     seed: int = 0,
     count: int | None = None,
+    force: bool = False,
 ) -> Iterator[int]:
     """Render a world into `folder`; yields how many pictures are done after each chunk. Picture i does not depend on n.
 
+    An interrupted rendering of the same set goes on where it stopped; of a finished one nothing is left to do.
+
     Args:
+        folder: of the set, and of nothing else.
         n: how many people (or scenes) the latents are made for: ranks are taken among n.
         world: one of `WORLDS`.
         z_dim: length of a latent, at least the number of parameters of the world.
         count: render the first `count` of the n only. So row i of a cartoon set of 6,000 of 16,000 people has the
             latent, and is the person, of row i of the photo set of 16,000.
+        resolution: side of the pictures in pixels, 8 or more.
+        seed: of the draws.
+        force: make the set anew whatever is in the folder (see `sets.making`).
+
+    Raises:
+        InvalidValue, UnknownName: a number out of range; no such world.
+        StoreError: the folder holds something else, or cannot be written.
     """
+    resolution, z_dim = number("resolution", resolution, "whole [8, inf)"), number("z_dim", z_dim, WIDTH)
+    n, seed = number("n", n, f"whole [1, {MOST}]"), number("seed", seed, SEED)
     if world not in WORLDS:
-        raise UnknownName(f"world {world!r}", expected=f"one of {', '.join(WORLDS)}", do=nearest(world, list(WORLDS)))
-    count = n if count is None else count
+        raise UnknownName(
+            f"world {world!r}", expected=f"one of {', '.join(WORLDS)}", do=nearest(world, list(WORLDS)) or "pick one"
+        )
+    count = n if count is None else number("count", count, "whole (-inf, inf)")
     if not 0 < count <= n:
         raise StoreError(f"count={count} of n={n}", expected="1 to n", do="render fewer pictures, or of more people")
     what = {"world": world, "seed": seed, "resolution": resolution, "n": n, "count": count, "z_dim": z_dim}
-    done = _begun(folder, what)
-    if done == count:
-        return
     if world == "scenes":
         from ..worlds import scenes
 
@@ -122,70 +168,74 @@ def render_set(
         domain = world.removeprefix("portraits/")
         items, draw = portraits.sample(n, seed=seed), lambda part, size: portraits.render(part, size, domain=domain)
         parameters = explained
-    if done:
-        images = np.lib.format.open_memmap(folder / IMAGES, mode="r+")
-    else:
-        with atomic(folder / LATENTS) as temp, open(temp, "wb") as f:
-            np.save(f, gaussianise(parameters(items), z_dim, seed=seed)[:count].numpy())
-        images = _create(folder, count, resolution)
-    with torch.inference_mode():
-        for start in range(done, count, CHUNK):
-            stop = min(start + CHUNK, count)
-            images[start:stop] = image.to_uint8(draw(items[start:stop], resolution)).transpose(0, 3, 1, 2)
-            images.flush()
-            write_json(folder / STATUS, {"what": what, "done": stop})
-            yield stop
+    check_latents(z_dim, parameters(items[:1]).shape[1])
+    arrays = {"images": ((count, 3, resolution, resolution), np.uint8)}
+    with sets.making(folder, what, arrays, force=force) as made:
+        if not made.done:
+            with atomic(made.folder / LATENTS) as temp, open(temp, "wb") as f:
+                np.save(f, gaussianise(parameters(items), z_dim, seed=seed)[:count].numpy())
+        while made.done < count:
+            with torch.inference_mode():  # not across the yield: it would hold for the caller, too
+                drawn = draw(items[made.done : min(made.done + CHUNK, count)], resolution)
+            yield made.add(images=image.to_uint8(drawn).transpose(0, 3, 1, 2))
 
 
-def pack_folder(source: Path, folder: Path, resolution: int) -> Iterator[int]:
+def pack_folder(source: Path, folder: Path, resolution: int, *, force: bool = False) -> Iterator[int]:
     """Pack all pictures below `source` into the set `folder`; yields how many are done, and raises at the end if any
     was damaged.
 
     Each picture is cropped to its largest centred square and resampled with LANCZOS (antialiased). They are sorted by
-    path. Nothing is trained on a part of what was meant: damaged files are all named in one `ImageError`, and the set
-    remains unusable until they are repaired or removed.
+    path. Nothing is trained on a part of what was meant: damaged files are all named in one `ImageError`, and there is
+    no set until they are repaired or removed.
+
+    Args:
+        source: a folder of pictures, and its subfolders.
+        folder: of the set, and of nothing else.
+        resolution: side of the packed pictures in pixels.
+        force: pack anew whatever is in the folder (see `sets.making`).
+
+    Raises:
+        ImageError: damaged pictures.
+        InvalidValue: a resolution out of range.
+        StoreError: no pictures; the folder holds something else or a finished set, or cannot be written.
     """
     source, folder = Path(source), Path(folder)
+    resolution = number("resolution", resolution, "whole [1, inf)")
+    if source.resolve() == folder.resolve():
+        raise StoreError(f"{folder} is the source itself", expected="a folder of its own", do="give another folder")
     files = sorted(f for f in source.rglob("*") if f.suffix.lower() in image.SUFFIXES and f.is_file())
     if not files:
         raise StoreError(
             f"no pictures below {source}", expected=f"files {' '.join(image.SUFFIXES)}", do="check the path"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in (STATUS, LATENTS):
-        (folder / stale).unlink(missing_ok=True)
-    images, damaged = _create(folder, len(files), resolution), []
-    for i, file in enumerate(files):
-        try:
-            images[i] = image.to_uint8(image.read(file, resolution))[0].transpose(2, 0, 1)
-        except ImageError as e:
-            damaged.append(f"{file.relative_to(source)} ({e.got})")
-        yield i + 1
-    if damaged:
-        raise ImageError(
-            f"{len(damaged)} of {len(files)} pictures cannot be read:\n    " + "\n    ".join(damaged),
-            expected="whole pictures",
-            do="repair or remove these files, then pack the folder again",
-        )
-    images.flush()
-    what = {"folder": source.name, "resolution": resolution, "n": len(files)}
-    write_json(folder / STATUS, {"what": what, "done": len(files)})
-
-
-def _begun(folder: Path, what: dict[str, Any]) -> int:
-    """How many pictures of exactly this set are in the folder."""
-    status = folder / STATUS
-    old = read_json(status) if status.exists() and (folder / IMAGES).exists() else {}
-    return old["done"] if old.get("what") == what else 0
-
-
-def _create(folder: Path, n: int, resolution: int) -> np.ndarray:
-    folder.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(folder / IMAGES, mode="w+", dtype=np.uint8, shape=(n, 3, resolution, resolution))
+    origin, damaged, digest = {"pictures of": str(source.resolve()), "resolution": resolution}, [], hashlib.sha256()
+    shape = (len(files), 3, resolution, resolution)
+    sets.check_room(folder, {"images": (shape, np.uint8)})
+    with claimed(folder, sets.KIND, origin, files=sets.FILES, force=force):
+        sweep_temps(folder)  # of a packing that was killed: it begins anew
+        with atomic(folder / IMAGES) as temp:
+            sets.create(temp, shape, np.uint8)
+            for i, file in enumerate(files):
+                try:
+                    packed = image.to_uint8(image.read(file, resolution)).transpose(0, 3, 1, 2)
+                    sets.write(temp, i, packed)
+                    digest.update(packed.tobytes())
+                except ImageError as e:
+                    damaged.append(f"{file.relative_to(source)} ({e.got})")
+                yield i + 1
+            if damaged:
+                raise ImageError(
+                    f"{len(damaged)} of {len(files)} pictures cannot be read:\n    " + "\n    ".join(damaged),
+                    expected="whole pictures",
+                    do="repair or remove these files, then pack the folder again",
+                )
+        what = {"folder": source.resolve().name, "pictures": digest.hexdigest()[:16]}
+        what |= {"resolution": resolution, "n": len(files)}
+        write_json(folder / STATUS, {"what": what, "done": len(files)})
 
 
 def load_set(folder: Path) -> RenderedSet:
-    """The set in `folder`, images memory-mapped."""
+    """The set in `folder`, images memory-mapped; `StoreError` where there is none, or a damaged one."""
     folder = Path(folder)
     if not (folder / STATUS).exists():
         raise StoreError(
@@ -193,6 +243,7 @@ def load_set(folder: Path) -> RenderedSet:
             expected=STATUS,
             do="run `hrlab train render` or `hrlab train pack` first",
         )
-    images = np.load(folder / IMAGES, mmap_mode="r")
-    z = torch.from_numpy(np.load(folder / LATENTS)) if (folder / LATENTS).exists() else None
+    sets.status(folder)
+    images, latents = sets.array(folder / IMAGES), folder / LATENTS
+    z = torch.from_numpy(np.array(sets.array(latents))) if latents.exists() else None
     return RenderedSet(folder, images, z)

@@ -1,6 +1,6 @@
 """Train a small DualStyleGAN (Yang et al. 2022) on the shipped world, by the article's progressive fine-tuning.
 
-    hrlab train dualstylegan cartoon      # stages "structure" and "style", then enters data/weights
+    hrlab train dualstylegan cartoon      # stages "structure" and "style", then enters data/weights (with --force)
 
 The face generator is `portraits_sg128`, frozen; the extrinsic path and a discriminator are trained. Stage I of the
 article is how the network begins: residual blocks near zero, colour maps the identity. Stage II ("structure") learns on
@@ -18,6 +18,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +26,12 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from .. import features, weights
+from ..errors import SEED
 from ..nets.dualstylegan import DualStyleGAN
 from .checkpoints import follow
 from .data import RenderedSet
 from .gan import channels_last, pair
+from .recipe import Checked
 from .steps import average, descend, fallen, gradient_penalty
 
 SOURCE = "portraits_sg128"
@@ -38,7 +41,7 @@ JITTER_FROM = 8  # paired pictures take intrinsic codes from this one on at rand
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """What decides a stage beside its pictures; lengths are in generated pictures."""
 
     stage: str = "style"  # or "structure"
@@ -57,6 +60,14 @@ class Recipe:
     lam_reg: float = 0.01
     ema_images: int = 600
     seed: int = 0
+
+    INTERVALS: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("total_images", "batch", "r1_every", "ema_images"), "whole [1, inf)"),
+        **dict.fromkeys(("lr_fall", "mixing_prob"), "[0, 1]"),
+        **dict.fromkeys(("r1_gamma", "jitter", "lam_perc", "lam_cx", "lam_fm", "lam_id", "lam_reg"), "[0, inf)"),
+        "lr": "(0, inf)",
+        "seed": SEED,
+    }
 
 
 class State:
@@ -220,6 +231,7 @@ def run(
     begin: State | None = None,
     every: int = 1_600,
     device: str | torch.device = "cpu",
+    force: bool = False,
     tell: Callable[[str], None] = print,
 ) -> State:
     """One stage in a folder, going on from its checkpoint; see `checkpoints.follow`.
@@ -227,6 +239,8 @@ def run(
     begin: the state that the stage before ended with.
     """
     state = State(recipe, begin, device)
-    show = lambda: sheet(state.ema, data)
-    follow(Path(folder), asdict(recipe), state, train(recipe, data, state), every=every, sheet=show, tell=tell)
+    begun = state.net if begin else state.net.generator  # what else there is begins at random, as the seed says
+    start = f"{SOURCE} ({features.fingerprint(begun)[:8]}, {features.fingerprint(state.D)[:8]})"
+    how = dict(data=data.what, start=start, every=every, sheet=lambda: sheet(state.ema, data), force=force, tell=tell)
+    follow(Path(folder), "DualStyleGAN", asdict(recipe), state, train(recipe, data, state), **how)
     return state

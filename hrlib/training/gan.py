@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import nets, weights
+from .. import features, nets, weights
 from ..errors import LayoutMismatch, ShapeError, UnknownName, nearest
 from ..nets import Discriminator
 from . import augment, checkpoints
@@ -59,7 +59,7 @@ class State:
     opt_D: torch.optim.Adam
     ada: Tensor = field(default_factory=lambda: torch.zeros(3))  # see augment.adjust
     step: int = 0
-    origin: str = "random weights"  # where the networks began, in words
+    origin: str = "random weights"  # where the networks began, in words, with a hash
 
     @property
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
@@ -153,6 +153,7 @@ def _begin(recipe: Recipe, G: nn.Module, D: Discriminator) -> str:
     if not name:
         return "random weights"
     source, critic = pair(name)
+    named = f"{name} ({features.fingerprint(source)[:8]}, {features.fingerprint(critic)[:8]})"
     weights.load_strictly(D, critic.state_dict(), f"the discriminator of {name}")
     if recipe.source:
         if type(source) is not type(G):
@@ -162,7 +163,7 @@ def _begin(recipe: Recipe, G: nn.Module, D: Discriminator) -> str:
                 do=f"set network to {_architecture(source)}, or use backbone_from for the layers that both share",
             )
         weights.load_strictly(G, source.state_dict(), name)
-        return f"all layers from {name}"
+        return f"all layers from {named}"
     own, theirs = G.state_dict(), source.state_dict()
     heads = lambda keys: {k for k in keys if _is_head(k)}
     shared = {k: v for k, v in theirs.items() if k not in heads(theirs)}
@@ -171,7 +172,7 @@ def _begin(recipe: Recipe, G: nn.Module, D: Discriminator) -> str:
         for key, tensor in G.synthesis.named_parameters():
             if key.endswith("torgb.weight"):  # at random, every block would add its colours, and Adam unlearns slowly
                 tensor.zero_()
-    return f"{len(shared)} tensors and the discriminator from {name}; {len(heads(own))} tensors of the RGB head anew"
+    return f"{len(shared)} tensors and the discriminator from {named}; {len(heads(own))} tensors of the RGB head anew"
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------

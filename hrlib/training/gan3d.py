@@ -1,6 +1,6 @@
 """Train a small 3D-aware GAN, CIPS-3D, on the shipped portraits (Sec. IV-F-b); cheap enough for one core.
 
-    hrlab train gan3d             # renders heads, trains, enters data/weights
+    hrlab train gan3d             # renders heads, trains, enters data/weights (with --force)
 
 Poses are known in distribution only: no step is given a picture's true pose. The authors train adversarially for days
 on eight GPUs. Here most of the way is regression, as for the other shipped generators (gan.py), in three stages:
@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +32,13 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from .. import losses
+from ..errors import SEED
 from ..nets import cameras
 from ..nets.cips3d import CIPS3D
 from ..nets.stylegan2_discriminator import Discriminator
 from .checkpoints import follow
 from .heads import EDGE, Heads
+from .recipe import Checked
 from .steps import average, descend, fallen, gradient_penalty
 
 NAME = "portraits_3d64"
@@ -44,7 +47,7 @@ FOV = 2 * math.degrees(math.atan(1 / 5.65))  # of the portraits' camera, whose p
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """What decides a run beside its pictures; lengths are in pictures seen."""
 
     config: dict = field(
@@ -97,6 +100,17 @@ class Recipe:
     r1_every: int = 4  # steps of the discriminator
     ema_images: int = 1_000  # half-life of the moving average
     seed: int = 0
+
+    INTERVALS: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("total_images", "batch", "rays"), "whole [1, inf)"),
+        **dict.fromkeys(("adversarial_every", "r1_every", "ema_images"), "whole [1, inf)"),
+        **dict.fromkeys(("ray_images", "whole_images"), "whole [0, inf)"),
+        **dict.fromkeys(("lr", "lr_adversarial", "frequency", "sharpen"), "(0, inf)"),
+        **dict.fromkeys(("mapping_gain", "film_gain", "density_gain"), "[0, inf)"),
+        **dict.fromkeys(("lam_mask", "lam_vgg", "lam_adversarial", "r1_gamma"), "[0, inf)"),
+        **dict.fromkeys(("lr_fall", "fresh"), "[0, 1]"),
+        "seed": SEED,
+    }
 
 
 class State:
@@ -241,17 +255,12 @@ def run(
     recipe: Recipe | None = None,
     every: int = 2_000,
     device: str | torch.device = "cpu",
+    force: bool = False,
     tell: Callable[[str], None] = print,
 ) -> State:
     """Train in a folder, going on from its checkpoint; see `checkpoints.follow`."""
     recipe = recipe or Recipe()
     state = State(recipe, device)
-    steps = train(recipe, data, state)
-    show = lambda: sheet(state.ema, data)
-    follow(Path(folder), _plain(recipe), state, steps, every=every, sheet=show, tell=tell)
+    how = dict(data=data.what, every=every, sheet=lambda: sheet(state.ema, data), force=force, tell=tell)
+    follow(Path(folder), "CIPS-3D", asdict(recipe), state, train(recipe, data, state), **how)
     return state
-
-
-def _plain(recipe: Recipe) -> dict:
-    """The recipe as JSON would give it back."""
-    return asdict(recipe) | {"critic": {str(k): v for k, v in recipe.critic.items()}}

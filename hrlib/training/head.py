@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,20 +32,23 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from .. import features, image, metrics, weights
-from .._catalogue import DATA
-from ..errors import LayoutMismatch, ShapeError, StoreError
+from ..errors import SEED, LayoutMismatch, ShapeError, StoreError, number
 from ..nets import Generator, StyleINR
 from ..nets.style_inr import pixel_grid
 from ..nets.stylegan2 import SQRT2
-from ..store import atomic, write_bytes
+from ..store import atomic, destination, write_bytes
+from . import checkpoints, shipping
+from .checkpoints import FILE as CHECKPOINT
+from .checkpoints import LOG, SHEET
 from .data import RenderedSet
 from .measure import pooled_features
+from .recipe import MOST, Checked
 
 PAIR_GAIN = 1.2  # lrelu(a) - lrelu(-a) = (1 + 0.2) a
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """Everything that decides the training of a head.
 
     steps, batch: each step draws a batch of pictures.
@@ -68,6 +72,14 @@ class Recipe:
     psi_min: float = 0.5
     canvas_prob: float = 0.25
     seed: int = 0
+
+    INTERVALS: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("steps", "batch", "points", "updates"), "whole [1, inf)"),
+        **dict.fromkeys(("mixing_prob", "psi_min", "canvas_prob"), "[0, 1]"),
+        "lr": "(0, inf)",
+        "hidden": "whole [6, 4096]",  # see `attach`
+        "seed": SEED,
+    }
 
 
 def attach(G: Generator, *, hidden: int = 64) -> StyleINR:
@@ -267,8 +279,6 @@ def measure(
 
 # --- from a checkpoint to a file --------------------------------------------------------------------------------------
 
-CHECKPOINT, LOG, SHEET = "checkpoint.safetensors", "log.csv", "samples.png"
-
 
 def run(
     source: str,
@@ -280,28 +290,63 @@ def run(
     n: int = 256,
     data: RenderedSet | None = None,
     every: int = 50,
+    force: bool = False,
     tell: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Train a head for `source` (catalogue name, our file, .pkl or .pt), save the network as `out`, measure it.
 
-    folder: checkpoint, log.csv (step, mse, lr, seconds) and samples.png (G's pictures over the head's); an interrupted
-    run goes on from its checkpoint, which is written every `every` steps. Beside `out` lies its card, out.md; a file in
-    data/weights enters the catalogue. Returns `measure`'s numbers.
+    Args:
+        source: a StyleGAN2.
+        out: the file, to which .safetensors is appended where it is missing. Beside it lies its card, .md; a file in
+            data/weights enters the catalogue.
+        folder: of this run alone: checkpoint, log.csv (step, mse, lr, seconds) and samples.png (G's pictures over the
+            head's). An interrupted run goes on from its checkpoint, which is written every `every` steps.
+        recipe: of the training.
+        device: "cpu" or "cuda".
+        n: pictures that `measure` compares, 2 or more.
+        data: see `measure`.
+        every: steps between two checkpoints.
+        force: replace `out` and its card, and another run in the folder.
+        tell: is given a line for each row of the log.
+
+    Returns:
+        `measure`'s numbers.
+
+    Raises:
+        InvalidValue: a number out of range.
+        StoreError: `out` or its card is there, the folder holds something else, or they cannot be written.
     """
+    n, every = number("n", n, f"whole [2, {MOST}]"), number("every", every, "whole [1, inf)")
+    out, folder = destination(out, ".safetensors"), Path(folder)
+    shipping.free(out, force=force, source=weights.path(source))
     G = weights.load_generator(source, device=device)
-    state, seconds = start(recipe, G), 0.0
-    checkpoint, log = Path(folder) / CHECKPOINT, Path(folder) / LOG
-    rows = []
+    state = start(recipe, G)
+    begun_with = dict(data={}, start=state.source[:16], force=force)
+    with checkpoints.training(folder, "head", asdict(recipe), **begun_with):
+        seconds = _finish(G, state, folder, every, tell)
+        found = measure(G, state.S, n=n, data=data)
+        with torch.no_grad():
+            x, w, picture = drawn(G, 8, torch.Generator().manual_seed(1))
+            sheet = torch.cat([picture, state.S.synthesis.inr(x, w, None)]).clamp(-1, 1).cpu()
+        image.write(make_grid(sheet, nrow=8, padding=2)[None].clamp(-1, 1), folder / SHEET)
+    weights.save_network(state.S, out, card=f"INR head trained on the samples of {Path(source).name}", force=True)
+    shipping.enter(out, card(out, source, state, found, n=n, seconds=seconds))
+    return found
+
+
+def _finish(G: Generator, state: State, folder: Path, every: int, tell: Callable[[str], None]) -> float:
+    """Train from the folder's checkpoint, if there is one, to the end; return the seconds it has taken in all."""
+    checkpoint, log, rows, seconds = folder / CHECKPOINT, folder / LOG, [], 0.0
     if checkpoint.exists():
         state.load(checkpoint)
         with open(log, newline="") as f:  # rows that no checkpoint kept will come again
             rows = [row for row in csv.DictReader(f) if int(row["step"]) <= state.step]
         seconds = float(rows[-1]["seconds"])
-        tell(f"{source}: going on from step {state.step}")
+        tell(f"going on from step {state.step}")
     begun, sums = time.perf_counter() - seconds, []
     for row in train(G, state):
         sums.append(row["mse"])
-        if state.step % every and state.step < recipe.steps:
+        if state.step % every and state.step < state.recipe.steps:
             continue
         rows.append(row | {"mse": sum(sums) / len(sums), "seconds": round(time.perf_counter() - begun, 1)})
         sums.clear()
@@ -309,26 +354,15 @@ def run(
         write_bytes(log, f"{text}\n".encode())
         state.save(checkpoint)
         tell("  ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()))
-    found = measure(G, state.S, n=n, data=data)
-    with torch.no_grad():
-        x, w, picture = drawn(G, 8, torch.Generator().manual_seed(1))
-        sheet = torch.cat([picture, state.S.synthesis.inr(x, w, None)]).clamp(-1, 1).cpu()
-    image.write(make_grid(sheet, nrow=8, padding=2)[None].clamp(-1, 1), Path(folder) / SHEET)
-    weights.save_network(state.S, out, card=f"INR head trained on the samples of {Path(source).name}")
-    text = card(out, source, state, found, n=n, seconds=float(rows[-1]["seconds"]))
-    if out.resolve().parent == DATA / "weights":
-        weights.register(out.stem, out, card=text)
-    else:
-        write_bytes(out.with_suffix(".md"), text.encode())
-    return found
+    return float(rows[-1]["seconds"])
 
 
 def card(out: Path, source: str, state: State, found: dict[str, float], *, n: int, seconds: float) -> str:
     """The model card of the file `out`: Markdown with the recipe and what was lost."""
     r = state.recipe
     where = "a CUDA GPU" if next(state.S.parameters()).is_cuda else f"one process on a {platform.machine()} CPU"
-    shared, file = Path(source).name, out.name if out.is_absolute() else out.as_posix()
-    command = f"hrlab train style-inr --from {shared} --out {file} --steps {r.steps} --hidden {r.hidden}"
+    shared = Path(source).name  # and a name for the result that is nobody's yet: no command replaces a finished file
+    command = f"hrlab train style-inr --from {shared} --out {out.name} --steps {r.steps} --hidden {r.hidden}"
     to_data = ""
     if "frechet_data" in found:
         ours, theirs = found["frechet_data"], found["frechet_data_generator"]

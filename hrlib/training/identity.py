@@ -1,6 +1,6 @@
 """The shipped identity network: ArcFace (Deng et al. 2019) on people of the portrait world, photo domain.
 
-    hrlab train identity          # renders build/training/identity, trains, measures, enters data/weights
+    hrlab train identity --force  # renders build/training/identity, trains, measures, replaces data/weights' network
 
 Half of the people come in families of look-alikes, who share skin, hair, beard, glasses and age and differ in their
 proportions alone, and hue and saturation are varied strongly: so that the embedding cannot live on colours. Pictures
@@ -15,21 +15,25 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import indent
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import _catalogue as catalogue
 from .. import metrics, store, weights
+from ..errors import SEED, InvalidValue, number
 from ..nets.identity import Identity
 from ..worlds import portraits
+from . import checkpoints, shipping
 from .people import CHUNK, FAMILY, half_lookalikes, load_views, lookalikes, render_views, view
 from .perceptual import Progress
+from .recipe import Checked
+from .steps import one_cycle
 
 LOOK_EVERY, CHECKPOINT_EVERY = 100, 500  # steps
 AIM = 0.98  # top-1 among 200 unseen people, photograph to photograph
@@ -37,7 +41,7 @@ TEST_SEED = 52_000  # of the people that only `measure` sees
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """How the network is trained; AdamW with a one-cycle learning rate, cycle after cycle."""
 
     config: dict = field(default_factory=dict)  # of `nets.identity.Identity`
@@ -53,6 +57,24 @@ class Recipe:
     explain: float = 10.0  # weight of the regression of the people's parameters
     data_seed: int = 41_000
 
+    INTERVALS: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("identities", "views", "batch"), "whole [1, inf)"),
+        **dict.fromkeys(("weight_decay", "explain"), "[0, inf)"),
+        "resolution": "whole [8, inf)",
+        "scale": "(0, inf)",
+        "margin": "[0, 3.14]",
+        "data_seed": SEED,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for steps, lr in self.cycles:
+            number("steps of a cycle", steps, "whole [2, inf)")
+            number("lr of a cycle", lr, "(0, inf)")
+        for name in ("identities", "batch"):
+            if (value := getattr(self, name)) % (2 * FAMILY):
+                raise InvalidValue(f"{name} = {value}", expected=f"a multiple of {2 * FAMILY}", do="give one")
+
     @property
     def steps(self) -> int:
         """Of all cycles."""
@@ -67,7 +89,7 @@ class Recipe:
         """The schedule, at its beginning, of the cycle that `step` is in (after the last: of the last)."""
         cycle = min(sum(step >= end for end in self.beginnings[1:]), len(self.cycles) - 1)
         steps, lr = self.cycles[cycle]
-        return torch.optim.lr_scheduler.OneCycleLR(adam, lr, total_steps=steps, pct_start=0.1)
+        return one_cycle(adam, lr, steps)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -161,9 +183,11 @@ def train(recipe: Recipe, folder: Path, *, seed: int = 0, checkpoint: str | Path
         checkpoint: file for the state of the run, written every 500 steps; an existing one is resumed from, exactly.
 
     Raises:
-        StoreError: the set is not there, or not whole.
+        StoreError: the set is not there, or not whole; the checkpoint is something else, or of another training.
     """
-    images = load_views(folder)
+    images, seed = load_views(folder), number("seed", seed, SEED)
+    identity = {"network": "identity", "recipe": asdict(recipe), "seed": seed}
+    state = checkpoints.load_torch(checkpoint, identity)
     torch.manual_seed(seed)
     net = Identity(**recipe.config).to(memory_format=torch.channels_last).train()
     head, known = ArcFace(recipe.identities, net.dim, scale=recipe.scale), explanation(recipe)
@@ -176,9 +200,8 @@ def train(recipe: Recipe, folder: Path, *, seed: int = 0, checkpoint: str | Path
         [{"params": decay}, {"params": plain, "weight_decay": 0.0}], weight_decay=recipe.weight_decay
     )
     parts = {"net": net, "head": head, "explain": explain, "adam": adam}
-    first, before, losses, hits, state = 0, 0.0, [], [], {}
-    if checkpoint and Path(checkpoint).exists():
-        state = torch.load(checkpoint, weights_only=True)
+    first, before, losses, hits = 0, 0.0, [], []
+    if state:
         first, before, losses, hits = state["step"], state["seconds"], [state["loss"]], [state["accuracy"]]
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -216,8 +239,7 @@ def train(recipe: Recipe, folder: Path, *, seed: int = 0, checkpoint: str | Path
         if checkpoint and look and (done % CHECKPOINT_EVERY == 0 or done == recipe.steps):
             facts = {"step": done, "seconds": look.seconds, "loss": look.loss, "accuracy": look.accuracy}
             saved = parts | {"schedule": schedule}
-            with store.atomic(checkpoint) as temp:
-                torch.save({name: part.state_dict() for name, part in saved.items()} | facts, temp)
+            checkpoints.save_torch(checkpoint, {k: part.state_dict() for k, part in saved.items()} | facts, identity)
 
 
 # --- measures and shipping --------------------------------------------------------------------------------------------
@@ -280,50 +302,68 @@ def run(
     recipe: Recipe | None = None,
     seed: int = 0,
     threads: int = 1,
+    force: bool = False,
 ) -> dict[str, list[float]]:
     """Render, train, save in half precision, measure, and enter in the catalogue what lies in the data folder.
 
     Args:
-        folder: the rendered set, checkpoint.pt and log.csv; an interrupted run goes on from them.
-        out: the .safetensors file to write; None is the shipped one, data/weights/identity_thin.safetensors.
+        folder: of this training alone: views/ (the rendered set), checkpoint.pt and log.csv; an interrupted run goes
+            on from them.
+        out: the .safetensors file to write, with its card beside it; None is the shipped one,
+            data/weights/identity_thin.safetensors.
         recipe: None is the shipped network's.
         seed: see `train`.
         threads: of PyTorch. The numbers depend on it in the last digits.
+        force: replace `out` and its card.
 
     Returns:
         The rates of `measure`, of the network as it is in the file.
+
+    Raises:
+        InvalidValue: a number out of range.
+        StoreError: `out` is there; the folder holds something else or another training; they cannot be written.
     """
-    torch.set_num_threads(threads)
-    folder, recipe = Path(folder), recipe or Recipe()
+    torch.set_num_threads(number("threads", threads, "whole [1, 1024]"))
+    folder, recipe, seed = Path(folder), recipe or Recipe(), number("seed", seed, SEED)
+    out = shipping.free(_file(out), force=force)
     set_ = {"identities": recipe.identities, "views": recipe.views, "resolution": recipe.resolution}
-    for done in render_views(folder, **set_, seed=recipe.data_seed):
-        if done % 1200 == 0:
-            print(f"{done} portraits", flush=True)
-    rows = ["step,seconds,loss,accuracy"]
-    if (folder / "log.csv").exists() and (folder / "checkpoint.pt").exists():
-        rows = (folder / "log.csv").read_text().splitlines()
-    for p in train(recipe, folder, seed=seed, checkpoint=folder / "checkpoint.pt"):
-        rows = [rows[0], *(row for row in rows[1:] if int(row.split(",")[0]) < p.step)]
-        rows.append(f"{p.step},{p.seconds:.1f},{p.loss:.4f},{p.accuracy:.4f}")
-        store.write_bytes(folder / "log.csv", ("\n".join(rows) + "\n").encode())
-        print(rows[-1], flush=True)
-    return ship(p, recipe, out, seed=seed, threads=threads)
+    with checkpoints.training(folder, "identity network", asdict(recipe) | {"seed": seed}, data=set_):
+        for done in render_views(folder / "views", **set_, seed=recipe.data_seed):
+            if done % 1200 == 0:
+                print(f"{done} portraits", flush=True)
+        rows = ["step,seconds,loss,accuracy"]
+        if (folder / "log.csv").exists() and (folder / "checkpoint.pt").exists():
+            rows = checkpoints.log_lines(folder / "log.csv", math.inf)
+        for p in train(recipe, folder / "views", seed=seed, checkpoint=folder / "checkpoint.pt"):
+            rows = [rows[0], *(row for row in rows[1:] if int(row.split(",")[0]) < p.step)]
+            rows.append(f"{p.step},{p.seconds:.1f},{p.loss:.4f},{p.accuracy:.4f}")
+            store.write_bytes(folder / "log.csv", ("\n".join(rows) + "\n").encode())
+            print(rows[-1], flush=True)
+    return ship(p, recipe, out, seed=seed, threads=threads, force=force)
+
+
+def _file(out: str | Path | None) -> Path:
+    return store.destination(out, ".safetensors") if out else shipping.shipped() / "identity_thin.safetensors"
 
 
 def ship(
-    p: Progress, recipe: Recipe, out: str | Path | None = None, *, seed: int = 0, threads: int = 1
+    p: Progress,
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    force: bool = False,
 ) -> dict[str, list[float]]:
-    """Save the network of a finished run, measure the file, and register it with its card; see `run`."""
-    file = Path(out) if out else catalogue.DATA / "weights" / "identity_thin.safetensors"
+    """Save the network of a finished run, measure the file, and write or register its card; see `run`."""
+    file = shipping.free(_file(out), force=force)
     note = f"thin IR-SE, trained with ArcFace on {recipe.identities} people of the portrait world, seed {seed}"
     net, people_tested, seeds = Identity(**p.net.config).eval(), 200, range(5)
     stored = {k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in p.net.state_dict().items()}
     weights.load_strictly(net, stored, "the trained network")  # what is measured is what the file will hold
     rates = measure(net, n=people_tested, seeds=seeds)
-    weights.save_network(p.net, file, card=note, half=True)
-    if file.resolve().parent == (catalogue.DATA / "weights").resolve():
-        text = card(p, recipe, rates, people_tested, seed=seed, threads=threads)
-        weights.register(file.stem, file, card=text)
+    weights.save_network(p.net, file, card=note, half=True, force=True)
+    shipping.enter(file, card(p, recipe, rates, people_tested, seed=seed, threads=threads))
     return rates
 
 

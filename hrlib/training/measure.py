@@ -21,9 +21,10 @@ from torchvision.transforms.functional import gaussian_blur
 from .. import metrics
 from ..errors import ShapeError
 from ..pose import CHUNK, POOL_TAPS, grid_features, vgg
-from ..store import atomic, read_json
+from ..store import atomic
 from ..worlds import portraits
-from .data import STATUS, RenderedSet, load_set, render_set
+from . import sets
+from .data import RenderedSet, load_set, render_set
 
 CACHE = Path("build/measure")
 BLURS = (0.5, 1.0, 2.0)  # rungs of the ladder: sigma of a Gaussian, in pixels
@@ -83,7 +84,7 @@ def render_features(data: RenderedSet, n: int, *, cells: int = 1, sigma: float =
         found = torch.cat([grid_features(blur(x, sigma), cells) for x in chunks])
         with atomic(file) as temp, open(temp, "wb") as f:
             np.save(f, found.numpy())
-    return torch.from_numpy(np.load(file))
+    return torch.from_numpy(np.array(sets.array(file)))
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
@@ -175,7 +176,7 @@ def pose_correlation(
     "renders", the same correlation for the held-out people, rendered in both worlds, which bounds what can be read;
     "r2_source", "r2_target", of the readings on these renders.
     """
-    seeds = [read_json(data.folder / STATUS)["what"]["seed"] for data in (source, target)]
+    seeds = [data.what["seed"] for data in (source, target)]
     if seeds[0] != seeds[1]:
         raise ShapeError(f"renders of seeds {seeds}", expected="one seed: the same people", do="render one set anew")
     people = portraits.sample(fit + held_out, seed=seeds[0])

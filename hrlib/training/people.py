@@ -1,7 +1,7 @@
 """People seen more than once: the training and test sets of the identity network.
 
-A set on disk is a cache (rendering is deterministic): images.npy, uint8 [views * identities, 3, R, R], whose row i
-shows person i % identities, and status.json. An interrupted rendering goes on where it stopped.
+A set on disk is a cache (see sets.py): images.npy, uint8 [views * identities, 3, R, R], whose row i shows person
+i % identities, and status.json.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import image, store
-from ..errors import StoreError
+from .. import image
+from ..errors import SEED, StoreError, number
 from ..worlds import portraits
+from . import sets
+from .sets import STATUS
 
 SHAPE_NAMES = (  # what tells look-alikes apart
     "head_width", "head_height", "jaw_width", "chin", "cheeks", "fullness", "eye_size", "eye_spacing", "eye_tilt",
@@ -49,28 +51,24 @@ def render_views(folder: Path, *, identities: int, views: int, resolution: int, 
     """Render `views` pictures of each of `half_lookalikes(identities)`; yields how many are done, at least once.
 
     The first view has 2x2 rays a pixel; the others have one, which is twice as fast.
+
+    Raises:
+        InvalidValue: a number out of range.
+        StoreError: the folder holds something else, or cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path, status, total = folder / "images.npy", folder / "status.json", views * identities
-    what = {"identities": identities, "views": views, "resolution": resolution, "seed": seed}
-    old = store.read_json(status) if status.exists() and path.exists() else {}
-    if old.get("what") == what:
-        images, done = np.lib.format.open_memmap(path, mode="r+"), old["done"]
-    else:
-        shape = (total, 3, resolution, resolution)
-        images, done = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape), 0
-    who = half_lookalikes(identities, seed=seed)
-    with torch.inference_mode():
-        while done < total:
-            v, first = divmod(done, identities)
+    what = {"identities": number("identities", identities, "whole [2, inf)")}
+    what |= {"views": number("views", views, "whole [1, inf)")}
+    what |= {"resolution": number("resolution", resolution, "whole [8, inf)"), "seed": number("seed", seed, SEED)}
+    total, who = views * identities, half_lookalikes(identities, seed=seed)
+    arrays = {"images": ((total, 3, resolution, resolution), np.uint8)}
+    with sets.making(folder, what, arrays) as made:
+        while made.done < total:
+            v, first = divmod(made.done, identities)
             some = view(who, seed=seed + 3 + v)[first : min(first + CHUNK, identities)]
-            drawn = image.to_uint8(portraits.render(some, resolution, 2 if v == 0 else 1)).transpose(0, 3, 1, 2)
-            images[done : done + len(some)] = drawn
-            done += len(some)
-            images.flush()
-            store.write_json(status, {"what": what, "done": done})
-            yield done
-    yield done
+            with torch.inference_mode():
+                drawn = portraits.render(some, resolution, 2 if v == 0 else 1)
+            yield made.add(images=image.to_uint8(drawn).transpose(0, 3, 1, 2))
+    yield total
 
 
 def load_views(folder: Path) -> np.ndarray:
@@ -79,12 +77,11 @@ def load_views(folder: Path) -> np.ndarray:
     Raises:
         StoreError: it is not there, or not whole.
     """
-    status = folder / "status.json"
-    facts = store.read_json(status) if status.exists() else {"done": 0}
+    facts = sets.status(folder) if (folder / STATUS).exists() else {"done": 0}
     if not facts["done"] or facts["done"] < facts["what"]["views"] * facts["what"]["identities"]:
         raise StoreError(
             f"{facts['done']} rendered views in {folder}",
             expected="all views of all people",
             do="run `hrlab train identity`, which renders them first",
         )
-    return np.load(folder / "images.npy", mmap_mode="r")
+    return sets.array(folder / "images.npy")

@@ -9,7 +9,7 @@ The paper's networks saw ImageNet at 224x224 and are used at 1024x1024 (Sec. III
 48 pixels and are used at 128x128 and more, so their scale inconsistency is as real as the paper's. One CPU thread
 trains each in eight to fifteen minutes::
 
-    python -m hrlib.training.perceptual --which vgg16 --out data/weights/vgg16_thin.safetensors
+    python -m hrlib.training.perceptual --which vgg16 --out my_vgg16.safetensors    # the shipped one without --out
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ import argparse
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import _catalogue as catalogue
 from .. import features, store, weights
-from ..errors import UnknownName, nearest
+from ..errors import SEED, HRLibError, UnknownName, nearest, number
 from ..nets import perceptual as nets
 from ..worlds import textures
+from . import checkpoints, shipping
+from .steps import one_cycle
 
 HOME_SIZES = (32, 40, 48)  # input edges seen in training
 RENDER_SIZE = 48
 HELD_OUT = 50  # images a class
 TEST_SIZES = (32, 40, 48, 64, 128)
-SHIPPED = catalogue.DATA / "weights"
 LOOK_EVERY, CHECKPOINT_EVERY = 100, 500  # steps
 
 LEVELS = 4  # of each colour channel in the second label
@@ -106,7 +108,9 @@ def recipe(which: str) -> Recipe:
     """The recipe of "vgg16", "resnet50" or "deit"; any other name raises `UnknownName`."""
     if which not in RECIPES:
         raise UnknownName(
-            f"perceptual network {which!r}", expected=f"one of {', '.join(RECIPES)}", do=nearest(which, list(RECIPES))
+            f"perceptual network {which!r}",
+            expected=f"one of {', '.join(RECIPES)}",
+            do=nearest(which, list(RECIPES)) or "pick one",
         )
     return RECIPES[which]
 
@@ -176,9 +180,16 @@ def train(
         per_class: training images a class; None takes the recipe's.
         seed: of the initial weights, the images and the batches.
         checkpoint: file for the state of the run, written every 500 steps; an existing one is resumed from.
+
+    Raises:
+        InvalidValue: a number out of range.
+        StoreError: the checkpoint is something else, or of another training.
     """
-    r = recipe(which)
-    steps = steps or r.steps
+    r, seed = recipe(which), number("seed", seed, SEED)
+    steps = number("steps", r.steps if steps is None else steps, "whole [2, inf)")
+    per_class = number("per_class", r.per_class if per_class is None else per_class, "whole [1, inf)")
+    identity = {"network": which, "recipe": asdict(r) | {"steps": steps, "per_class": per_class}, "seed": seed}
+    state = checkpoints.load_torch(checkpoint, identity)
     torch.manual_seed(seed)
     net = build(which).to(memory_format=torch.channels_last).train()
     decay = [p for p in net.parameters() if p.ndim > 1]
@@ -186,11 +197,10 @@ def train(
     adam = torch.optim.AdamW(
         [{"params": decay}, {"params": plain, "weight_decay": 0.0}], r.lr, weight_decay=r.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, r.lr, total_steps=steps, pct_start=0.1)
+    schedule = one_cycle(adam, r.lr, steps)
     parts = {"net": net, "adam": adam, "schedule": schedule}
     first, before, look = 0, 0.0, {"loss": math.nan, "accuracy": math.nan}
-    if checkpoint and Path(checkpoint).exists():
-        state = torch.load(checkpoint, weights_only=True)
+    if state:
         first, before, look = state["step"], state["seconds"], state["look"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -198,7 +208,7 @@ def train(
         yield Progress(first, before, **look, net=net)
         return
     start = time.perf_counter() - before
-    images, labels = textures.dataset(per_class or r.per_class, size=RENDER_SIZE, seed=seed)
+    images, labels = textures.dataset(per_class, size=RENDER_SIZE, seed=seed)
     losses, hits = [], []
     for step in range(first, steps):
         x, y = batch_of(images, labels, n=r.batch, seed=seed, step=step)
@@ -223,9 +233,8 @@ def train(
             losses, hits = [], []
             yield Progress(done, seconds, **look, net=net)
         if checkpoint and (done % CHECKPOINT_EVERY == 0 or done == steps):
-            state = {name: part.state_dict() for name, part in parts.items()}
-            with store.atomic(checkpoint) as temp:
-                torch.save(state | {"step": done, "seconds": seconds, "look": look}, temp)
+            facts = {"step": done, "seconds": seconds, "look": look}
+            checkpoints.save_torch(checkpoint, {k: part.state_dict() for k, part in parts.items()} | facts, identity)
 
 
 @torch.no_grad()
@@ -277,7 +286,9 @@ def save(which: str, net: nn.Module, path: str | Path, *, card: str, seed: int =
         match_activation_scale(net, features.imagenet_normalise(images.float() / 127.5 - 1))
     head = "fc." if which == "resnet50" else "head."
     state = {k: v for k, v in net.state_dict().items() if not k.startswith(head)}
-    return weights.save_state(state, path, {"architecture": which, "config": json.dumps(config), "card": card})
+    return weights.save_state(
+        state, path, {"architecture": which, "config": json.dumps(config), "card": card}, force=True
+    )
 
 
 def run(
@@ -288,8 +299,9 @@ def run(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     threads: int = 1,
+    force: bool = False,
 ) -> dict[str, float]:
-    """Train one network, measure it, save it, and enter it in the catalogue when it lies in the data folder.
+    """Train one network, measure it, save it with its card; one in data/weights enters the catalogue.
 
     Args:
         which: "vgg16", "resnet50" or "deit".
@@ -298,20 +310,28 @@ def run(
         seed: see `train`.
         checkpoint: see `train`.
         threads: of PyTorch. The numbers depend on it in the last digits.
+        force: replace `out` and its card.
 
     Returns:
         steps, seconds, top-1 accuracy in training and on held-out images of several sizes.
+
+    Raises:
+        InvalidValue, UnknownName: a number out of range; no such network.
+        StoreError: `out` is there or cannot be written; the checkpoint is of another training or in use.
     """
-    torch.set_num_threads(threads)
-    for p in train(which, steps=steps, seed=seed, checkpoint=checkpoint):
-        print(f"step {p.step} {p.seconds:.0f}s loss {p.loss:.4f} top-1 {p.accuracy:.4f}", flush=True)
+    torch.set_num_threads(number("threads", threads, "whole [1, 1024]"))
+    recipe(which)  # a wrong name is found first
+    file = store.destination(out, ".safetensors") if out else shipping.shipped() / f"{which}_thin.safetensors"
+    shipping.free(file, force=force)
+    lock = store.alone(Path(f"{checkpoint}.lock"), f"training of {checkpoint}") if checkpoint else nullcontext()
+    with lock:
+        for p in train(which, steps=steps, seed=seed, checkpoint=checkpoint):
+            print(f"step {p.step} {p.seconds:.0f}s loss {p.loss:.4f} top-1 {p.accuracy:.4f}", flush=True)
     report = {"steps": p.step, "seconds": round(p.seconds), "train_top1": round(p.accuracy, 4)}
     report["heldout_images"] = HELD_OUT * len(textures.CLASSES)
     report |= {f"heldout_top1_at_{e}px": round(accuracy(p.net, edge=e, seed=seed), 4) for e in TEST_SIZES}
-    file = Path(out) if out else SHIPPED / f"{which}_thin.safetensors"
     save(which, p.net, file, card=f"thin {which}, trained by classifying procedural images, seed {seed}", seed=seed)
-    if file.resolve().parent == SHIPPED:
-        weights.register(file.stem, file, card=card(which, report, seed=seed, threads=threads))
+    shipping.enter(file, card(which, report, seed=seed, threads=threads))
     return report
 
 
@@ -358,7 +378,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", help="file to save the run to and resume it from")
     parser.add_argument("--threads", type=int, default=1)
-    print(json.dumps(run(**vars(parser.parse_args(argv))), indent=2))
+    parser.add_argument("--force", action="store_true", help="replace the file, and its card, if it is there")
+    try:
+        print(json.dumps(run(**vars(parser.parse_args(argv))), indent=2))
+    except HRLibError as e:  # a message, not a traceback
+        sys.exit(f"{type(e).__name__}: {e}")
 
 
 if __name__ == "__main__":

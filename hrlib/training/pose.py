@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .. import _catalogue as catalogue
-from .. import pose, store, weights
+from .. import errors, pose, store, weights
 from ..worlds import portraits
+from . import shipping
 from .measure import Ridge, blur
 
 SEED = 61_000  # training sets and the identity network's people have others
@@ -34,7 +34,7 @@ def feature_sets(folder: Path, people: portraits.Portraits) -> dict[str, Tensor]
             drawn = {d: portraits.render(some, pose.EDGE, domain=d) for d in portraits.DOMAINS}
             drawn |= {f"photo + {d}": (drawn["photo"] + drawn[d]) / 2 for d in portraits.DOMAINS[1:]}
             drawn |= {f"{kind}, blurred": blur(x, SIGMA) for kind, x in drawn.items()}
-            weights.save_state({kind: pose.grid_features(x) for kind, x in drawn.items()}, file)
+            weights.save_state({kind: pose.grid_features(x) for kind, x in drawn.items()}, file, force=True)
         for kind, value in weights.load_state(file)[0].items():
             found.setdefault(kind, []).append(value)
     return {kind: torch.cat(parts) for kind, parts in found.items()}
@@ -47,20 +47,34 @@ def run(
     fit: int = FIT,
     held: int = HELD,
     seed: int = SEED,
+    force: bool = False,
 ) -> pd.DataFrame:
     """Render, fit, save, measure on held-out people, and enter in the catalogue what lies in the data folder.
 
     Args:
-        folder: of the cached features; delete it after a change of the renderer or of the VGG16.
-        out: the .safetensors file to write; None is the shipped one, data/weights/pose_thin.safetensors.
-        fit, held: how many people are fitted on and measured on. seed: of the people.
+        folder: of folders of cached features; delete it after a change of the renderer.
+        out: the .safetensors file to write, with its card beside it; None is the shipped one,
+            data/weights/pose_thin.safetensors.
+        fit, held: how many people are fitted on and measured on, 2 or more each. seed: of the people.
+        force: replace `out` and its card.
 
     Returns:
         One row a kind of picture: R^2 and mean absolute error in degrees of yaw and of pitch, on held-out people.
+
+    Raises:
+        InvalidValue: a number out of range.
+        StoreError: `out` is there, the folder holds something else, or they cannot be written.
     """
+    fit, held = (errors.number(name, n, "whole [2, inf)") for name, n in {"fit": fit, "held": held}.items())
+    seed = errors.number("seed", seed, errors.SEED)
+    file = store.destination(out, ".safetensors") if out else shipping.shipped() / f"{pose.NAME}.safetensors"
+    shipping.free(file, force=force)
     people = portraits.sample(fit + held, seed=seed)
     folder = Path(folder) / f"{seed}_{fit + held}_{pose.vgg().fingerprint[:12]}"
-    found, truth = feature_sets(folder, people), people.pose.double()
+    what = {"seed": seed, "people": fit + held, "vgg": pose.vgg().fingerprint}
+    with store.claimed(folder, "cache of features", what, again=True):
+        found = feature_sets(folder, people)
+    truth = people.pose.double()
     model = Ridge(torch.cat([x[:fit] for x in found.values()]), truth[:fit].repeat(len(found), 1))
     state = {"mean": model.mean, "weight": model.scale[:, None] * model.weight, "offset": model.offset}
     state = {name: t.float() for name, t in state.items()}
@@ -72,12 +86,10 @@ def run(
         degrees = apart.abs().mean(0).rad2deg()
         rows.append((kind, *r2.tolist(), *degrees.tolist()))
     table = pd.DataFrame(rows, columns=["pictures", "R2 yaw", "R2 pitch", "yaw error", "pitch error"])
-    file = Path(out) if out else catalogue.DATA / "weights" / f"{pose.NAME}.safetensors"
     about = {"card": f"ridge regression on renders of {fit} people, seed {seed}", "vgg": pose.vgg().fingerprint}
-    weights.save_state(state, file, about)
+    weights.save_state(state, file, about, force=True)
     pose._reader.cache_clear()
-    if file.resolve().parent == (catalogue.DATA / "weights").resolve():
-        weights.register(file.stem, file, card=card(table, fit=fit, held=held, seed=seed))
+    shipping.enter(file, card(table, fit=fit, held=held, seed=seed))
     store.write_bytes(folder / "table.csv", table.to_csv(index=False).encode())
     return table
 

@@ -1,15 +1,38 @@
-"""What decides a training run, as one frozen record (and without torch, so that the command's help comes at once)."""
+"""What decides a training run, as one frozen record (and without torch, so that the command's help comes at once).
+
+`Checked` is the base of this recipe and of those of the other trainings: no recipe with senseless numbers is ever made.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
-from ..errors import StoreError
+from ..errors import SEED, StoreError, number
+
+# What decides the memory or the hours of one step is bounded, generously: beyond, a number was mistyped.
+WIDTH = "whole [1, 4096]"  # of a layer or a latent
+MOST = 1_000_000  # pictures that are held, drawn or measured at once
+
+
+class Checked:
+    """A frozen dataclass whose numbers are checked, and made plain, as it is made; None stays where it is the default.
+
+    Raises:
+        InvalidValue: a field of `INTERVALS` outside its interval (see `errors.number`).
+    """
+
+    INTERVALS: ClassVar[dict[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        for name, interval in self.INTERVALS.items():
+            value = getattr(self, name)
+            if value is not None or getattr(type(self), name) is not None:
+                object.__setattr__(self, name, number(name, value, interval))
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """Everything that decides a training run beside its data. Lengths are in images seen by the generator.
 
     The defaults are StyleGAN2-ADA's as far as Sec. IV-A names them; batch, widths and rates suit one CPU or a small
@@ -53,6 +76,24 @@ class Recipe:
     # Numerics
     bf16: bool = True
     seed: int = 0
+
+    INTERVALS: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("resolution", "z_dim", "w_dim", "inr_hidden"), WIDTH),
+        "mapping_layers": "whole [1, 100]",
+        "batch": f"whole [1, {MOST}]",
+        **dict.fromkeys(("total_images", "warm_set", "r1_every", "ema_images", "ada_images"), "whole [1, inf)"),
+        **dict.fromkeys(("teach_images", "warm_images"), "whole [0, inf)"),
+        **dict.fromkeys(("conv_clamp", "lr"), "(0, inf)"),
+        **dict.fromkeys(("warm_mapping_gain", "r1_gamma", "anchor", "noise_strength_gain"), "[0, inf)"),
+        **dict.fromkeys(("lr_fall", "mixing_prob", "fresh_prob", "ada_target"), "[0, 1]"),
+        "noise_strength": "(-inf, inf)",
+        "seed": SEED,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for size, width in self.channels.items():
+            number(f"channels of {size} px", width, WIDTH)
 
     def summary(self) -> dict[str, Any]:
         """The recipe as JSON-able data; `Recipe.read` takes it back."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,39 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from .. import weights
-from .._catalogue import DATA
 from ..errors import StoreError, UnknownName
-from ..store import read_json, write_json
-from . import cards, family, measure, run
+from ..store import read_json, write_bytes, write_json
+from . import cards, family, measure, run, shipping
 from .data import RenderedSet
 from .recipe import Recipe
 
 HALF_DB = 50.0  # PSNR of pictures by 16-bit weights against 32-bit ones from which the files are stored in 16 bits
 
 
-def ship(folder: Path, *, name: str, out: Path = DATA / "weights") -> Path:
-    """Enter G_ema and D of a training folder in the catalogue, with log, facts and cards; return the facts' file.
+def free(name: str, *, out: Path | None = None, force: bool = False) -> Path:
+    """The folder `out` (None: data/weights), if all files of the pair may be written there; see `shipping.free`."""
+    family.member(name)  # a wrong name is found first
+    out = Path(out or shipping.shipped())
+    shipping.free(out / f"{name}.safetensors", ".json", ".log.csv", force=force)
+    shipping.free(out / f"{name}_discriminator.safetensors", force=force)
+    return out
+
+
+def ship(folder: Path, *, name: str, out: Path | None = None, force: bool = False) -> Path:
+    """Write G_ema and D of a training folder, with log, facts and cards, to a folder; return the facts' file.
 
     Earlier measures are forgotten: they belong to other weights.
+
+    Args:
+        folder: of the training.
+        name: of the shipped pair.
+        out: None is data/weights, whose catalogue the pair then enters.
+        force: replace a pair of that name that is there.
+
+    Raises:
+        StoreError: no training is in `folder`; files of the pair are in `out`, or cannot be written there.
     """
-    member, folder = family.member(name), Path(folder)
+    out, member, folder = free(name, out=out, force=force), family.member(name), Path(folder)
     recipe, _, step, seconds = run.load(folder)
     with safe_open(folder / run.CHECKPOINT, framework="pt") as f:
         hardware = f.metadata()["hardware"]
@@ -64,16 +80,16 @@ def ship(folder: Path, *, name: str, out: Path = DATA / "weights") -> Path:
         "half_psnr": decibel if math.isfinite(decibel) else None,
         "measures": {},
     }
-    shutil.copyfile(folder / run.LOG, out / f"{name}.log.csv")
+    write_bytes(out / f"{name}.log.csv", (folder / run.LOG).read_bytes())
     for net, key, what in ((G, name, "generator"), (D, f"{name}_discriminator", "discriminator")):
         sentence = f"{what} of {member.world}, trained by hrlib: {facts['images']:,} images"
-        weights.save_network(net, out / f"{key}.safetensors", card=sentence, half=half)
+        weights.save_network(net, out / f"{key}.safetensors", card=sentence, half=half, force=True)
     write_json(out / f"{name}.json", facts)
     write_cards(name, out=out)
     return out / f"{name}.json"
 
 
-def record(name: str, measured: str, value: Mapping[str, Any], *, out: Path = DATA / "weights") -> None:
+def record(name: str, measured: str, value: Mapping[str, Any], *, out: Path | None = None) -> None:
     """Enter a measure of the shipped weights ("ladder", "layout" or "inversion") in the facts, and renew the cards."""
     if measured not in cards.SECTIONS:
         raise UnknownName(
@@ -81,24 +97,22 @@ def record(name: str, measured: str, value: Mapping[str, Any], *, out: Path = DA
         )
     facts = _facts(name, out)
     facts["measures"][measured] = dict(value)
-    write_json(out / f"{name}.json", facts)
+    write_json(_facts_file(name, out), facts)
     write_cards(name, out=out)
 
 
-def ladder(
-    name: str, *, n: int = 10_000, other: RenderedSet | None = None, out: Path = DATA / "weights"
-) -> pd.DataFrame:
+def ladder(name: str, *, n: int = 10_000, other: RenderedSet | None = None, out: Path | None = None) -> pd.DataFrame:
     """`measure.ladder` of a shipped generator, recorded."""
     world = _facts(name, out)["world"]
-    table = measure.ladder(weights.load_generator(out / f"{name}.safetensors"), world, n=n, other=other)
+    table = measure.ladder(_generator(name, out), world, n=n, other=other)
     record(name, "ladder", {"n": n, "training_set": other is not None, "rows": rows(table)}, out=out)
     return table
 
 
 def layout(
-    name: str, *, n: int = 500, sets: tuple[RenderedSet, RenderedSet] | None = None, out: Path = DATA / "weights"
+    name: str, *, n: int = 500, sets: tuple[RenderedSet, RenderedSet] | None = None, out: Path | None = None
 ) -> pd.DataFrame:
-    """`measure.pose_correlation` of a shipped generator with its source, recorded.
+    """`measure.pose_correlation` of a shipped generator with its source, which is the catalogue's, recorded.
 
     sets: renders of the source's and of its own world, on which the readings are fitted; by default they are made now.
     """
@@ -108,9 +122,9 @@ def layout(
             f"the layout of {name}", expected="a generator of another portrait domain", do="see training/family.py"
         )
     source = facts["recipe"]["source"]
-    generators = [weights.load_generator(out / f"{key}.safetensors") for key in (source, name)]
+    generators = weights.load_generator(source), _generator(name, out)
     if sets is None:
-        worlds = (_facts(source, out)["world"], facts["world"])
+        worlds = (family.member(source).world, facts["world"])
         size = dict(resolution=facts["recipe"]["resolution"], seed=measure.SEEDS[0])
         sets = tuple(measure.renders(world, 2500, **size) for world in worlds)
     table = measure.pose_correlation(*generators, *sets, n=n)
@@ -118,7 +132,7 @@ def layout(
     return table
 
 
-def measures(name: str, *, n: int, out: Path = DATA / "weights") -> Iterator[tuple[str, pd.DataFrame]]:
+def measures(name: str, *, n: int, out: Path | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
     """Measure all that concerns this kind of generator; yields (what, table) one after the other."""
     yield "ladder", ladder(name, n=n, out=out)
     if cards.shares_layout(_facts(name, out)):
@@ -130,15 +144,23 @@ def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{k: None if v != v else v for k, v in row.items()} for row in table.to_dict("records")]
 
 
-def write_cards(name: str, *, out: Path = DATA / "weights") -> None:
-    """Write both model cards from the facts and measures in `<name>.json`, and renew their catalogue entries."""
-    facts = _facts(name, out)
+def write_cards(name: str, *, out: Path | None = None) -> None:
+    """Write both model cards from the facts and measures in `<name>.json`, and renew the catalogue's entries."""
+    facts, folder = _facts(name, out), Path(out or shipping.shipped())
     for key, text in ((name, cards.generator), (f"{name}_discriminator", cards.discriminator)):
-        weights.register(key, out / f"{key}.safetensors", card=text(name, facts))
+        shipping.enter(folder / f"{key}.safetensors", text(name, facts))
 
 
-def _facts(name: str, out: Path) -> dict[str, Any]:
-    file = out / f"{name}.json"
+def _generator(name: str, out: Path | None) -> nn.Module:
+    return weights.load_generator(Path(out or shipping.shipped()) / f"{name}.safetensors")
+
+
+def _facts_file(name: str, out: Path | None) -> Path:
+    return Path(out or shipping.shipped()) / f"{name}.json"
+
+
+def _facts(name: str, out: Path | None) -> dict[str, Any]:
+    file = _facts_file(name, out)
     if not file.exists():
         raise StoreError(f"no {file}", expected="a shipped generator", do=f"run `hrlab train ship {name}` first")
     return read_json(file)

@@ -6,29 +6,51 @@ Only here is anything held against true poses and depths: the training knows nei
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import _catalogue as catalogue
 from .. import fid, metrics, weights
+from ..errors import number
 from ..nets import cameras, volume
 from ..nets.cips3d import CIPS3D, View
+from ..store import write_bytes
 from ..worlds import heads as world
 from ..worlds import portraits
-from . import checkpoints, gan3d, heads
+from . import checkpoints, gan3d, heads, shipping
+from .recipe import MOST
 
 N, SEED = 200, 71_000  # people measured, and the seed of those whom no training has seen
 YAWS = (-0.52, -0.26, 0.0, 0.26, 0.52)  # radians: 0, 15 and 30 degrees
 CHUNK = 20
 
 
-def ship(folder: Path, data: heads.Heads, out: Path | None = None, *, n: int = N) -> dict[str, float]:
-    """Save the average of a training and its critic, measure what the files hold, register them; {what: number}."""
-    out = out or catalogue.DATA / "weights"
+def free(out: Path | None = None, *, force: bool = False) -> Path:
+    """The folder `out` (None: data/weights), if all files of the pair may be written there; see `shipping.free`."""
+    out = Path(out or shipping.shipped())
+    shipping.free(out / f"{gan3d.NAME}.safetensors", ".log.csv", force=force)
+    shipping.free(out / f"{gan3d.NAME}_discriminator.safetensors", force=force)
+    return out
+
+
+def ship(
+    folder: Path, data: heads.Heads, out: Path | None = None, *, n: int = N, force: bool = False
+) -> dict[str, float]:
+    """Save the average of a training and its critic to a folder, measure what the files hold; {what: number}.
+
+    Args:
+        folder: of the training.
+        data: what it was trained on.
+        out: None is data/weights, whose catalogue the pair then enters.
+        n: people measured, 2 or more.
+        force: replace files of the pair that are there.
+
+    Raises:
+        StoreError: no training is in `folder`; files of the pair are in `out`, or cannot be written there.
+    """
+    out, n = free(out, force=force), number("n", n, f"whole [2, {MOST}]")
     tensors, facts = checkpoints.load(folder / checkpoints.FILE, "step", "seconds", "recipe", "hardware")
     recipe = json.loads(facts["recipe"])
     state = gan3d.State(gan3d.Recipe(**recipe | {"critic": {int(k): v for k, v in recipe["critic"].items()}}))
@@ -41,13 +63,12 @@ def ship(folder: Path, data: heads.Heads, out: Path | None = None, *, n: int = N
     where = f"{facts['hardware']}, {float(facts['seconds']) / 60:.0f} minutes on a shared machine"
     facts = {"recipe": recipe, "images": images, "where": where, "history": told, "people": len(data)}
     name = gan3d.NAME
-    shutil.copyfile(folder / checkpoints.LOG, out / f"{name}.log.csv")
+    write_bytes(out / f"{name}.log.csv", (folder / checkpoints.LOG).read_bytes())
     sentence = f"CIPS-3D of the shipped portraits' heads: {images:,} pictures"
     both = {name: (G, _card(facts, G, found)), f"{name}_discriminator": (D, _critic_card(facts, D))}
     for key, (net, card) in both.items():
-        file = weights.save_network(net, out / f"{key}.safetensors", card=sentence, half=True)
-        if out.resolve() == (catalogue.DATA / "weights").resolve():
-            weights.register(key, file, card=card)
+        file = weights.save_network(net, out / f"{key}.safetensors", card=sentence, half=True, force=True)
+        shipping.enter(file, card)
     return found
 
 

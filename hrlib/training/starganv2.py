@@ -1,6 +1,6 @@
 """Train a small StarGAN v2 (Choi et al. 2020) on the shipped world: one network for all four domains.
 
-    hrlab train starganv2         # trains on the four rendered sets, enters data/weights
+    hrlab train starganv2         # trains on the four rendered sets, enters data/weights (with --force)
 
 The article's losses with its weights: adversarial, R1, style reconstruction, style diversification (its weight falls to
 zero), cycle consistency. Three things are cheaper than in the authors' code: styles come from the mapping network and
@@ -14,23 +14,26 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from ..errors import SEED
 from ..nets.starganv2 import Discriminator, StarGANv2
 from ..worlds import portraits
 from .checkpoints import follow
 from .data import RenderedSet
+from .recipe import Checked
 from .steps import average, descend, fallen, gradient_penalty
 
 NAME = "starganv2_portraits64"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """What decides a run beside its pictures; lengths are in content pictures seen."""
 
     config: dict = field(
@@ -59,6 +62,14 @@ class Recipe:
     r1_every: int = 4  # steps
     ema_images: int = 4_000  # half-life of the moving average
     seed: int = 0
+
+    INTERVALS: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("total_images", "batch", "r1_every", "ema_images"), "whole [1, inf)"),
+        **dict.fromkeys(("mapping_gain", "weight_decay", "lam_sty", "lam_ds", "lam_cyc", "lam_reg"), "[0, inf)"),
+        "lr": "(0, inf)",
+        "lr_fall": "[0, 1]",
+        "seed": SEED,
+    }
 
 
 class State:
@@ -187,6 +198,7 @@ def run(
     recipe: Recipe | None = None,
     every: int = 4_000,
     device: str | torch.device = "cpu",
+    force: bool = False,
     tell: Callable[[str], None] = print,
 ) -> State:
     """Train in a folder, going on from its checkpoint; see `checkpoints.follow`.
@@ -195,6 +207,8 @@ def run(
     """
     recipe = recipe or Recipe()
     pictures, state = reduced(data, recipe.config["img_size"]), State(recipe, device)
-    sheet_ = lambda: sheet(state.ema, pictures)
-    follow(Path(folder), asdict(recipe), state, train(recipe, pictures, state), every=every, sheet=sheet_, tell=tell)
+    show, named = lambda: sheet(state.ema, pictures), zip(recipe.config["domains"], data, strict=True)
+    what = {f"{domain}.{k}": v for domain, one in named for k, v in one.what.items()}
+    how = dict(data=what, every=every, sheet=show, force=force, tell=tell)
+    follow(Path(folder), "StarGAN v2", asdict(recipe), state, train(recipe, pictures, state), **how)
     return state

@@ -13,6 +13,12 @@ def fallen(left: float, share: float) -> float:
     return 1.0 if left >= share else 0.1 + 0.9 * left / share
 
 
+def one_cycle(adam: torch.optim.Optimizer, lr: float, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    """Rates that rise to `lr` over the first tenth of 2 or more steps, and fall to almost nothing."""
+    rise = max(0.1, 1.1 / steps)  # PyTorch divides by the length of the rise less one step
+    return torch.optim.lr_scheduler.OneCycleLR(adam, lr, total_steps=steps, pct_start=rise)
+
+
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
     """One step down the gradient of `loss`."""
     optimiser.zero_grad(set_to_none=True)

@@ -7,7 +7,6 @@ weights) and what is measured here of the file as it ships.
 from __future__ import annotations
 
 import json
-import shutil
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .. import _catalogue as catalogue
 from .. import fid, weights
 from ..nets.dualstylegan import COLOUR, STRUCTURE
+from ..store import write_bytes
 from ..worlds import portraits
-from . import checkpoints, dualstylegan, measure, starganv2
+from . import checkpoints, dualstylegan, measure, shipping, starganv2
 from .data import RenderedSet
 
 AUTHORS = 800_000  # pictures of the authors' StarGAN v2: 100,000 steps of 8
@@ -32,9 +31,19 @@ def name_of(domain: str) -> str:
     return f"dualstylegan_{domain}128"
 
 
-def ship_starganv2(folder: Path, data: Sequence[RenderedSet], out: Path | None = None) -> dict[str, float]:
-    """Save the average of a finished training, measure what the file holds, register it; {domain: distance}."""
-    recipe = starganv2.Recipe()
+def free(name: str, out: Path | None = None, *, force: bool = False) -> Path:
+    """The file of a network in the folder `out` (None: data/weights), if it may be written; see `shipping.free`."""
+    return shipping.free(Path(out or shipping.shipped()) / f"{name}.safetensors", ".log.csv", force=force)
+
+
+def ship_starganv2(
+    folder: Path, data: Sequence[RenderedSet], out: Path | None = None, *, force: bool = False
+) -> dict[str, float]:
+    """Save the average of a finished training to a folder, measure what the file holds; {domain: distance}.
+
+    out: None is data/weights, whose catalogue the network then enters. force: replace files of its name there.
+    """
+    recipe, file = starganv2.Recipe(), free(starganv2.NAME, out, force=force)
     state = starganv2.State(recipe)
     facts = _restored(folder, state)
     net, edge = _as_stored(state.ema), recipe.config["img_size"]
@@ -49,13 +58,18 @@ def ship_starganv2(folder: Path, data: Sequence[RenderedSet], out: Path | None =
             )
         found[domain] = _distance(x, domain, edge)
     sentence = f"StarGAN v2 of the shipped portraits: {facts['images']:,} pictures"
-    _ship(net, starganv2.NAME, folder, out, sentence, _starganv2_card(facts, net, found, len(data[0])))
+    _ship(net, file, folder, sentence, _starganv2_card(facts, net, found, len(data[0])))
     return found
 
 
-def ship_dualstylegan(domain: str, folder: Path, data: RenderedSet, out: Path | None = None) -> dict[str, float]:
-    """Save the average of a finished training, measure what the file holds, register it; {weights: distance}."""
-    state = dualstylegan.State(dualstylegan.Recipe())
+def ship_dualstylegan(
+    domain: str, folder: Path, data: RenderedSet, out: Path | None = None, *, force: bool = False
+) -> dict[str, float]:
+    """Save the average of a finished training to a folder, measure what the file holds; {weights: distance}.
+
+    out: None is data/weights, whose catalogue the network then enters. force: replace files of its name there.
+    """
+    state, file = dualstylegan.State(dualstylegan.Recipe()), free(name_of(domain), out, force=force)
     facts = _restored(folder, state)
     net = _as_stored(state.ema)
     G, g = net.generator, torch.Generator().manual_seed(SEED)
@@ -70,7 +84,7 @@ def ship_dualstylegan(domain: str, folder: Path, data: RenderedSet, out: Path | 
             x = torch.cat([net.stylise(a, b, structure=structure, colour=colour) for a, b in pairs])
         found[f"structure {structure:g}, colours {colour:g}"] = _distance(x, domain, net.resolution)
     sentence = f"DualStyleGAN of the shipped portraits, {domain}: {facts['images']:,} pictures of stage III"
-    _ship(net, name_of(domain), folder, out, sentence, _dualstylegan_card(domain, facts, net, found, len(data)))
+    _ship(net, file, folder, sentence, _dualstylegan_card(domain, facts, net, found, len(data)))
     return found
 
 
@@ -94,13 +108,10 @@ def _as_stored(net: nn.Module) -> nn.Module:
     return weights.load_strictly(net, state, "the trained network").eval()
 
 
-def _ship(net: nn.Module, name: str, folder: Path, out: Path | None, sentence: str, card: str) -> None:
-    """Write weights and log, and enter them in the catalogue when they lie in the data folder."""
-    out = out or catalogue.DATA / "weights"
-    shutil.copyfile(folder / checkpoints.LOG, out / f"{name}.log.csv")
-    file = weights.save_network(net, out / f"{name}.safetensors", card=sentence, half=True)
-    if out.resolve() == (catalogue.DATA / "weights").resolve():
-        weights.register(name, file, card=card)
+def _ship(net: nn.Module, file: Path, folder: Path, sentence: str, card: str) -> None:
+    write_bytes(file.with_name(f"{file.stem}.log.csv"), (folder / checkpoints.LOG).read_bytes())
+    weights.save_network(net, file, card=sentence, half=True, force=True)
+    shipping.enter(file, card)
 
 
 @torch.inference_mode()

@@ -308,31 +308,40 @@ def _explained(scenes: Scenes) -> Tensor:
     return torch.cat(((scenes.values - low) / (high - low) * 2 - 1, lines.flatten(1), kind, top * 2), 1)
 
 
-def write_panorama(scene: Scenes, size: tuple[int, int], path: str | os.PathLike, *, supersample: int = 2) -> Path:
-    """Draw one scene into a tiled TIFF (8 bits, deflate), never holding more than a tile of it.
+def write_panorama(
+    scene: Scenes, size: tuple[int, int], path: str | os.PathLike, *, supersample: int = 2, force: bool = False
+) -> Path:
+    """Draw one scene into a tiled TIFF (8 bits, deflate), never holding more than a tile of it; return its path.
 
     Args:
         scene: a set of one.
         size: (height, width); more than 4 GB of pixels become a BigTIFF.
-        path: a file name; it appears when the picture is complete.
+        path: a file name, to which .tif is appended where it is missing; the file appears when it is complete.
         supersample: as in `render`.
+        force: replace a file that is there.
+
+    Raises:
+        ShapeError: a size or supersample out of range, or not one scene.
+        StoreError: the file is there already, or nobody may write there; nothing is drawn then.
     """
     import tifffile
 
-    from ..store import atomic
+    from ..store import atomic, destination, new
 
-    tile = 512
+    tile, (height, width) = 512, _size(size)
+    drawn = tiles(scene, size, tile, supersample)
+    path = Path(path) if Path(path).suffix.lower() == ".tiff" else destination(path, ".tif")
+    path = new(path, force=force)
 
     def encoded() -> Iterator:
-        for _, _, image in tiles(scene, size, tile, supersample):
+        for _, _, image in drawn:
             full = torch.zeros(tile, tile, 3, dtype=torch.uint8)
             full[: image.shape[1], : image.shape[2]] = (
                 (image.permute(1, 2, 0) * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
             )
             yield full.numpy()
 
-    height, width = _size(size)
-    with atomic(Path(path)) as temporary:
+    with atomic(path) as temporary:
         tifffile.imwrite(
             temporary,
             encoded(),
@@ -345,7 +354,7 @@ def write_panorama(scene: Scenes, size: tuple[int, int], path: str | os.PathLike
             predictor=True,
             bigtiff=height * width * 3 > 2**32 - 2**25,
         )
-    return Path(path)
+    return path
 
 
 __all__ = [

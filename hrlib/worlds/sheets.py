@@ -1,10 +1,14 @@
-"""The pictures in data/sheets, which show what the worlds draw; `python -m hrlib.worlds.sheets` makes them again.
+"""The pictures in data/sheets, which show what the worlds draw.
+
+    python -m hrlib.worlds.sheets --force       # makes them again
+    python -m hrlib.worlds.sheets FOLDER        # in another folder
 
 Each sheet is a function of a size (the side of one portrait in pixels) and returns one picture [1, 3, H, W].
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +19,8 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from .. import image
+from ..errors import HRLibError, number
+from ..store import new
 from . import portraits, scenes
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "sheets"
@@ -73,12 +79,33 @@ SHEETS: dict[str, Callable[[int], Tensor]] = {
 }
 
 
-def make(folder: Path = FOLDER, *, size: int = 128) -> list[Path]:
-    """Write every sheet as FOLDER/NAME.jpg; return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return [image.write(draw(size), folder / f"{name}.jpg") for name, draw in SHEETS.items()]
+def make(folder: Path = FOLDER, *, size: int = 128, force: bool = False) -> list[Path]:
+    """Write every sheet as FOLDER/NAME.jpg; return the files.
+
+    Args:
+        folder: made if it is missing.
+        size: side of a portrait in pixels, 8 or more.
+        force: replace files of these names.
+
+    Raises:
+        InvalidValue: a size out of range.
+        StoreError: a sheet is there already, or nobody may write there; nothing is drawn then.
+    """
+    size = number("size", size, "whole [8, inf)")
+    files = {name: new(Path(folder) / f"{name}.jpg", force=force) for name in SHEETS}
+    return [image.write(draw(size), files[name]) for name, draw in SHEETS.items()]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line: `make` with its arguments; prints the files."""
+    parser = argparse.ArgumentParser(prog="python -m hrlib.worlds.sheets", description="Draw the sheets of the worlds.")
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="default: data/sheets")
+    parser.add_argument("--force", action="store_true", help="replace sheets that are there")
+    try:
+        print("\n".join(map(str, make(**vars(parser.parse_args(argv))))))
+    except HRLibError as e:  # a message, not a traceback
+        sys.exit(f"{type(e).__name__}: {e}")
 
 
 if __name__ == "__main__":
-    for file in make(*map(Path, sys.argv[1:2])):
-        print(file)
+    main()
