@@ -37,12 +37,16 @@ figures: $(READY) ## run every notebook and rewrite every figure and table (PROF
 test: $(READY) ## lint, check the format, run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks
 
+# Figures that are up to date in a fresh clone come without the executed notebooks, whose pages the site consists of.
 site: figures ## build the static site of the executed notebooks in build/site
+	@missing=; for nb in notebooks/*.ipynb; do \
+	  [ -e build/executed/$(PROFILE)/$${nb##*/} ] || missing+=" $${nb##*/}"; done; \
+	[ -z "$$missing" ] || $(BIN)/hrlab run $$missing --fresh --profile $(PROFILE) --jobs $(JOBS)
 	rm -rf build/site-source && mkdir -p build/site-source
 	cp docs/conf.py docs/index.md build/site-source
 	cp $(if $(filter laptop,$(PROFILE)),figures,build/figures-$(PROFILE))/claims.md build/site-source

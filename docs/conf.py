@@ -15,18 +15,21 @@ html_title = project
 html_copy_source = False
 
 
-def _fold_solutions(app, docname: str, source: list[str]) -> None:
-    """Show the solutions of the exercises folded, as JupyterLab does."""
+FOLDED = {"solution", "injected-parameters"}  # the latter: the values of the run, which the cell above has, too
+
+
+def _fold(app, docname: str, source: list[str]) -> None:
+    """Show the solutions of the exercises, and the cell that the batch run has added, folded."""
     if not str(app.env.doc2path(docname)).endswith(".ipynb"):
         return
     notebook = json.loads(source[0])
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags", [])
-        if "solution" in tags:
+        if FOLDED.intersection(tags):
             cell["metadata"]["tags"] = [*tags, "hide-cell"]
     source[0] = json.dumps(notebook)
 
 
 def setup(app) -> None:
     """Called by Sphinx."""
-    app.connect("source-read", _fold_solutions)
+    app.connect("source-read", _fold)
