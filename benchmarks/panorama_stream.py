@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = options.out or Path(folder) / "panorama.tif"
         start, cpu = time.perf_counter(), time.process_time()
-        scenes.write_panorama(view, size, path)
+        path = scenes.write_panorama(view, size, path)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         print(
             f"{size[1]}x{size[0]} = {pixels / 1e6:.1f} megapixels: {seconds:.1f} s ({cpu:.1f} s of CPU), "

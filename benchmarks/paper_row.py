@@ -35,9 +35,9 @@ def networks(folder: Path) -> dict[str, str]:
     torch.manual_seed(0)
     channels = {2**k: min(2**15 // 2**k, 512) for k in range(2, 11)}  # config F of StyleGAN2
     G = Generator(z_dim=512, w_dim=512, resolution=SIZE, channels=channels)
-    generator = weights.save_network(G, folder / "generator.safetensors", card="random")
+    generator = weights.save_network(G, folder / "generator.safetensors", card="random", force=True)
     state = vgg16("random").net.state_dict()
-    perceptual = weights.save_state(state, folder / "vgg16.safetensors")
+    perceptual = weights.save_state(state, folder / "vgg16.safetensors", force=True)
     return {"generator": str(generator), "perceptual": str(perceptual)}
 
 

@@ -2,25 +2,47 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: several test processes share the machine's cores
 
 import pytest
+import warm
+
+SLOW = ("test_notebooks", "test_readme", "test_sweeps", "test_tiling", "test_gan", "test_stylists", "test_lab_batch")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no process waits for another at the end."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
 @pytest.fixture
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty repository of notebooks that the lab takes for its own."""
+    """An empty repository of notebooks that the lab takes for its own, and the current directory."""
     for name in ("notebooks", "data"):
         (tmp_path / name).mkdir()
     (tmp_path / "requirements.lock").write_text("numpy==0\n")
     monkeypatch.setenv("HRLAB_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     for name in ("HRLAB_OUT", "HRLAB_PROFILE", "HRLAB_LIVE", "HRLAB_UPSTREAM", "JPY_SESSION_NAME"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def fork() -> Iterator[Callable[[pytest.MonkeyPatch], None]]:
+    """Makes this process fork `python -m hrlib...` and the kernels of notebooks from a warm one (see warm.py)."""
+    with warm.server() as use:
+        yield use
+
+
+@pytest.fixture
+def forked(fork: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`fork` for one test."""
+    fork(monkeypatch)
 
 
 @pytest.fixture
@@ -56,11 +78,11 @@ def write_notebook(repo: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Callable[..., str]:
-    """Write a Style-INR-GAN of 32 pixels with random weights: (seed, changes of its configuration) -> its file."""
+@pytest.fixture(scope="session")
+def tiny_in() -> Callable[..., str]:
+    """Write a Style-INR-GAN of 32 pixels with random weights: (folder, seed, changes of its config) -> its file."""
 
-    def write(seed: int, **changes: Any) -> str:
+    def write(folder: Path, seed: int, **changes: Any) -> str:
         import torch
 
         from hrlib import nets, weights
@@ -69,6 +91,32 @@ def tiny(tmp_path: Path) -> Callable[..., str]:
         config = dict(
             z_dim=8, w_dim=8, resolution=32, channels={4: 8, 8: 8, 16: 8, 32: 8}, mapping_layers=2, inr_hidden=8
         )
-        return str(weights.save_network(nets.StyleINR(**{**config, **changes}), tmp_path / f"tiny{seed}.safetensors"))
+        net = nets.StyleINR(**{**config, **changes})
+        return str(weights.save_network(net, folder / f"tiny{seed}.safetensors", force=True))
 
     return write
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, tiny_in: Callable[..., str]) -> Callable[..., str]:
+    """`tiny_in` the test's own folder: (seed, changes of its configuration) -> its file."""
+    return lambda seed, **changes: tiny_in(tmp_path, seed, **changes)
+
+
+@pytest.fixture(scope="session")
+def stage_of(tmp_path_factory: pytest.TempPathFactory, tiny_in: Callable[..., str]) -> Callable[..., Any]:
+    """Invert contents and styles in tiny networks, for tests that only read them: (contents, styles) -> a stage."""
+
+    def prepare(contents: list[str], styles: list[str]) -> Any:
+        from hrlib.lab import stage
+
+        with pytest.MonkeyPatch.context() as patch:
+            folder = tmp_path_factory.mktemp("stage")
+            (folder / "notebooks").mkdir()
+            patch.setenv("HRLAB_ROOT", str(folder))
+            patch.chdir(folder)
+            targets = {"cartoon": {"generator": tiny_in(folder, 2), "styles": styles}}
+            source = tiny_in(folder, 1)
+            return stage.prepare(contents, targets, source=source, perceptual="shipped", num_steps=2)
+
+    return prepare

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from hrlib.cli import app
-from hrlib.errors import BatchError, HRLibError, UnknownName
+from hrlib.errors import BatchError, HRLibError, InvalidValue, UnknownName
 from hrlib.lab import batch, claims, ledger, report
 from hrlib.lab.claims import NOT_REPRODUCED, NOT_YET, PAPER_ONLY, PARTLY, REPRODUCED, Claim, Condition, judge
 from hrlib.lab.records import Records, read
@@ -315,7 +315,7 @@ def test_the_command(small, repo):
 def test_a_batch_run_writes_the_ledger_beside_the_index(small, repo, write_notebook):
     write_notebook("02_loss_diagnostics", "seed = 0", [])
     small(**GOOD)
-    report.write(batch.plan(), [])
+    report.write("laptop", batch.plan().known)
     assert "[The ledger of claims](claims.md): 1 claims: 1 reproduced" in (repo / "figures/index.md").read_text()
     (entry,) = json.loads((repo / "figures/claims.json").read_text())
     assert (entry["verdict"], entry["effect"], entry["n"]) == ("reproduced", 5.0, 16)
@@ -335,5 +335,13 @@ def test_records_keep_intervals_and_read_old_ones(tmp_path):
     old = {"key": "k0", "value": 5.0, "unit": "dB", "n": 16, "spread": 2.0, "paper": None}
     (tmp_path / "records.json").write_text(json.dumps([old]))
     assert judge(claim("> 0"), read(tmp_path)).verdict == REPRODUCED
-    with pytest.raises(BatchError, match="interval = inf"):
+    with pytest.raises(InvalidValue, match="interval = inf"):
         records.add("c", 1.0, interval=(0.0, math.inf))
+
+
+@pytest.mark.parametrize("text", ["{", "5", '[{"key": "a"}]', '[{"key": "a", "value": 1.0, "n": 0}]', "\ud800"])
+def test_records_that_are_none_break_no_command(small, repo, text):
+    small(**GOOD)
+    (repo / "figures/02_loss_diagnostics/records.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    (verdict,) = claims.ledger("laptop")
+    assert verdict.verdict == NOT_YET and not verdict.problems

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from hrlib import fid, image, lso, retrieval, weights
-from hrlib.errors import MissingWeights, UnknownName
+from hrlib.errors import InvalidValue, MissingWeights, UnknownName
 from hrlib.lab import comparisons, stylisations
-from hrlib.lab import stage as stages
 from hrlib.lab.targets import picture
 from hrlib.nets.dualstylegan import DualStyleGAN
 from hrlib.nets.starganv2 import StarGANv2
@@ -17,10 +16,15 @@ from hrlib.nets.starganv2 import StarGANv2
 CONTENTS, STYLES = ["portrait:1", "portrait:2"], ["cartoon:1", "cartoon:2", "cartoon:3"]
 
 
+@pytest.fixture(scope="module")
+def prepared(stage_of):
+    return stage_of(CONTENTS, STYLES)
+
+
 @pytest.fixture
-def stage(repo, tiny):
-    targets = {"cartoon": {"generator": tiny(2), "styles": STYLES}}
-    return stages.prepare(CONTENTS, targets, source=tiny(1), perceptual="shipped", num_steps=2)
+def stage(repo, prepared):
+    """Inverted once; what is made of it is each test's own."""
+    return prepared
 
 
 @pytest.fixture
@@ -131,6 +135,12 @@ def test_a_failure_is_named_and_left_out(stage, rivals, capsys):
 def test_misspelt_settings_are_refused_before_anything_runs(stage, changes, name):
     with pytest.raises(UnknownName, match=name):
         comparisons.grid(CONTENTS, [changes], **{k: v for k, v in common(stage).items() if k not in changes})
+
+
+def test_numbers_out_of_range_are_refused_before_anything_runs(stage):
+    for name, bad in {"structure": 1.5, "colour": -1, "batch": 0, "edges": [0], "lr": 0.0}.items():
+        with pytest.raises(InvalidValue, match=name.removesuffix("s")):
+            comparisons.grid(CONTENTS, [{name: bad}], **{k: v for k, v in common(stage).items() if k != name})
 
 
 def test_a_rival_that_is_not_here_is_an_error(stage):

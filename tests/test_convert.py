@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrlib import _foreign, _pickles, nets, weights
-from hrlib.errors import DamagedFile, HostileCheckpoint, LayoutMismatch, UnknownName, WeightsError
+from hrlib.errors import DamagedFile, HostileCheckpoint, LayoutMismatch, StoreError, UnknownName, WeightsError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NVLABS = FIXTURES / "01_stylegan2_ada" / "network-snapshot-res32.pkl"
@@ -205,6 +205,62 @@ def test_convert_round_trips_bit_for_bit(tmp_path, source, which):
     assert all(torch.equal(x, b.state_dict()[k]) for k, x in a.state_dict().items())
     metadata = weights.load_state(file)[1]
     assert source.name in metadata["card"] and "SHA-256" in metadata["card"]
+
+
+def test_nothing_is_converted_onto_its_source_or_another_file(tmp_path, monkeypatch):
+    source, link = tmp_path / "net.pkl", tmp_path / "link.safetensors"
+    source.write_bytes(NVLABS.read_bytes())
+    ours = weights.convert(source)
+    assert ours.name == "net.pkl.safetensors", "net.pkl and net.pt in one folder do not collide"
+    link.symlink_to(ours)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def too_early(*_):
+        raise AssertionError("the checkpoint was read before the destination was tried")
+
+    monkeypatch.setattr(weights, "_network", too_early)
+    for dst in (ours, None, link, tmp_path / "../" / tmp_path.name / ours.name):
+        with pytest.raises(StoreError, match="source itself"):
+            weights.convert(ours, dst, force=True)
+        with pytest.raises(StoreError, match="there already"):
+            weights.convert(source, dst)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    assert weights.convert(source, which="D", force=True) == ours and ours.read_bytes() != before[ours.name]
+
+
+@pytest.mark.parametrize("name", ["net.pkl", "out.pt", "noext", "v1.5"])
+def test_what_is_converted_can_be_read_under_its_name(tmp_path, name):
+    (tmp_path / "net.pkl").write_bytes(NVLABS.read_bytes())
+    file = weights.convert(tmp_path / "net.pkl", tmp_path / name)
+    assert file.name == f"{name}.safetensors" and (tmp_path / "net.pkl").read_bytes() == NVLABS.read_bytes()
+    assert weights.load_generator(file).config == weights.load_generator(NVLABS).config
+
+
+def test_16_bits_stay_16_bits(tmp_path):
+    half = weights.convert(NVLABS, tmp_path / "half.safetensors", half=True)
+    again = weights.convert(half, tmp_path / "again.safetensors")
+    assert abs(again.stat().st_size - half.stat().st_size) < 1000  # the cards differ
+    assert weights.convert(NVLABS, tmp_path / "whole.safetensors").stat().st_size > 1.9 * half.stat().st_size
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    content = torch.load(ROSINALITY, weights_only=True)
+    key = next(k for k in content["g_ema"] if k.endswith("conv.weight"))
+    content["g_ema"][key].view(-1)[0] = float("nan")
+    torch.save(content, tmp_path / "nan.pt")
+    with pytest.raises(WeightsError, match=r"nan\.pt holds non-finite .* 1 of \d+ tensors: synthesis"):
+        weights.load_generator(tmp_path / "nan.pt")
+    with pytest.raises(WeightsError, match="non-finite"):
+        weights.convert(tmp_path / "nan.pt", tmp_path / "nan.safetensors")
+    assert not (tmp_path / "nan.safetensors").exists()
+    torch.save({"a": torch.ones(2), "b": torch.tensor([1.0, float("inf")])}, tmp_path / "flat.pt")
+    with pytest.raises(WeightsError, match="in 1 of 2 tensors: b"):
+        weights.load_state(tmp_path / "flat.pt")
+    codes = {"a.jpg": np.zeros((1, 18, 4), np.float32), "b.jpg": np.full((1, 18, 4), np.nan, np.float32)}
+    np.save(tmp_path / "codes.npy", codes)
+    with pytest.raises(WeightsError, match="tensors: b"):
+        weights.load_codes(tmp_path / "codes.npy")
 
 
 def test_convert_refuses_unknown_networks(tmp_path):

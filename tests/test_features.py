@@ -17,7 +17,7 @@ from hrlib.nets import perceptual as nets
 from hrlib.nets.stylegan2_discriminator import Discriminator
 from hrlib.worlds import textures
 
-VGG_FILE = Path(__file__).parent / "fixtures" / "03_vgg_loss" / "vgg16_div8.safetensors"
+VGG_FILE = Path(__file__).parent / "fixtures" / "03_vgg_loss" / "vgg16_div16.safetensors"
 
 
 def images(n: int = 1, h: int = 64, w: int = 64) -> torch.Tensor:
@@ -50,10 +50,10 @@ def test_vgg_taps_are_what_their_names_say():
         torch.testing.assert_close(after[tap], before[tap].relu(), rtol=0, atol=0)
     shapes = {t: tuple(before[t].shape[1:]) for t in ("features_2", "features_7", "features_14", "features_28")}
     assert shapes == {  # the plan was read from the file
-        "features_2": (8, 64, 64),
-        "features_7": (16, 32, 32),
-        "features_14": (32, 16, 16),
-        "features_28": (64, 4, 4),
+        "features_2": (4, 64, 64),
+        "features_7": (8, 32, 32),
+        "features_14": (16, 16, 16),
+        "features_28": (32, 4, 4),
     }
 
 

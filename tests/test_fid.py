@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from hrlib import fid, image, weights
-from hrlib.errors import MissingWeights, ShapeError, UnknownName
+from hrlib.cli import app
+from hrlib.errors import InvalidValue, MissingWeights, ShapeError, UnknownName
 
 FIXTURE = Path(__file__).parent / "fixtures" / "08_metrics" / "metrics_io.npz"
 
@@ -82,3 +84,12 @@ def test_the_standard_error_is_that_of_people():
 def test_people_that_do_not_fit(people):
     with pytest.raises(ShapeError, match="people"):
         fid.by_person(torch.randn(4, 2), torch.randn(4, 2), people)
+
+
+def test_sizes_that_do_not_fit(tmp_path):
+    for name, edge in {"a": 32, "b": 32, "c": 40}.items():
+        image.write(torch.zeros(1, 3, edge, edge), tmp_path / f"{name}.png")
+    done = CliRunner().invoke(app, ["fid", str(tmp_path), str(tmp_path), "--network", "vgg16_thin"])
+    assert isinstance(done.exception, ShapeError) and "c.png of 40x40" in str(done.exception)
+    with pytest.raises(InvalidValue, match="size"):
+        fid.features(torch.zeros(1, 3, 32, 32), "vgg16_thin", 0)

@@ -11,10 +11,20 @@ from typer.testing import CliRunner
 
 from hrlib import gallery, image, weights
 from hrlib.cli import app
-from hrlib.errors import BatchError, DamagedFile, ImageError, LayoutMismatch, ShapeError, StoreError, UnknownName
+from hrlib.errors import (
+    BatchError,
+    DamagedFile,
+    ImageError,
+    InvalidValue,
+    LayoutMismatch,
+    ShapeError,
+    StoreError,
+    UnknownName,
+)
 from hrlib.gallery import Gallery
 from hrlib.inversion import fingerprint
 from hrlib.lab import galleries
+from hrlib.lab import stage as stages
 
 FAST = dict(num_steps=2, perceptual="shipped")
 
@@ -34,6 +44,10 @@ def test_what_is_saved_comes_back(tmp_path):
     assert torch.equal(found["b"], ws[1:2])
     with pytest.raises(UnknownName, match="no picture 'bb'"):
         found["bb"]
+    with pytest.raises(StoreError, match="there already"):
+        Gallery(("a",), ws[:1], "").save(saved)
+    assert len(gallery.load(saved)) == 3
+    assert len(gallery.load(Gallery(("a",), ws[:1], "").save(saved, force=True))) == 1
 
 
 def test_names_and_codes_belong_together():
@@ -87,10 +101,27 @@ def test_bad_pictures_cost_only_themselves(repo, folder, tiny):
     assert built.gallery.names == (names[0], names[4]) and built.images.shape == (2, 3, 32, 32)
     assert errors["a"] == errors["z"] == "" and "truncated" in errors["broken"] and "no file" in errors["missing"]
     assert "transparent" in errors["clear"] and "32x48 pixels" in errors["wide"] and "--fit" in errors["wide"]
+    made["force"] = True
     again = galleries.build(names, **made)
     assert again.performed == 4 and torch.equal(again.gallery.ws, built.gallery.ws)  # the bad ones are tried again
     fitted = galleries.build(names[:4], **made, fit=True)
     assert len(fitted.gallery) == 3
+
+
+def test_files_are_named_from_any_directory(repo, folder, tiny, monkeypatch):
+    """A synthesis looks them up on a worker, whose current directory may be another."""
+    monkeypatch.chdir(folder)
+    styles = {"cartoon": {"generator": tiny(2), "styles": ["file:a.png"]}}
+    stage = stages.prepare(["portrait:1"], styles, source=tiny(1), perceptual="shipped", num_steps=1)
+    pairs = {"cartoon": [("portrait:1", "file:a.png")]}
+    made = stages.synthesise(stage, {"mixed": {"num_steps": 0}}, {"loss": "loss"}, pairs=pairs)
+    assert made.table["error"][0] == "" and made.image("cartoon", "mixed", *pairs["cartoon"][0]) is not None
+    codes = stage.styles["cartoon"].gallery
+    code = codes["file:a.png"]
+    monkeypatch.chdir(repo)
+    assert torch.equal(codes[f"file:{folder}/a.png"], code)
+    with pytest.raises(UnknownName, match="no picture"):
+        codes["file:a.png"]
 
 
 def test_not_one_good_picture(repo, folder, tiny):
@@ -119,5 +150,57 @@ def test_the_command(repo, folder, tiny):
     assert len(gallery.load(out, weights.load_generator(generator))) == 2
     for name in ("broken", "clear", "wide"):
         (folder / f"{name}.png").unlink()
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, StoreError) and "there already" in str(done.exception)
+    done = CliRunner().invoke(app, [*arguments, "--force"], catch_exceptions=False)
     assert done.exit_code == 0 and "2 of 2 pictures" in done.stdout
+
+
+def test_where_a_gallery_goes_is_tried_before_anything_is_inverted(repo, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(galleries, "sweep", lambda *_, **__: pytest.fail("work began"))
+    (tmp_path / "file.safetensors").write_text("mine")
+    (tmp_path / "folder.safetensors").mkdir()
+    made = dict(generator=tiny(1), **FAST)
+    for path, match in (
+        (tmp_path / "file", "there already"),
+        (tmp_path / "folder", "is a folder"),
+        (tmp_path / "file.safetensors" / "g.safetensors", "cannot be written"),
+    ):
+        with pytest.raises(StoreError, match=match):
+            galleries.build(["portrait:1"], path=path, **made)
+    assert (tmp_path / "file.safetensors").read_text() == "mine"
+    for bad in ({"num_steps": 0}, {"lr": float("nan")}, {"lam_mse": -1.0}, {"seed": -1}):
+        with pytest.raises(InvalidValue, match=next(iter(bad))):
+            galleries.build(["portrait:1"], path=tmp_path / "g.safetensors", **{**made, **bad})
+
+
+def test_a_gallery_never_replaces_its_pictures(repo, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(galleries, "sweep", lambda *_, **__: pytest.fail("work began"))
+    pictures(tmp_path, "a.png")
+    picture = (tmp_path / "a.png").rename(tmp_path / "a.safetensors")
+    for path in (tmp_path / "a", picture):
+        with pytest.raises(StoreError, match="is the source itself"):
+            galleries.build([f"file:{picture}"], path=path, generator=tiny(1), **FAST, force=True)
+    made = Gallery((f"file:{picture}",), torch.zeros(1, 4, 8), "abc")
+    with pytest.raises(StoreError, match="is the source itself"):
+        made.save(tmp_path / "a", force=True)
+    assert made.save(tmp_path / "lr_0.1") == tmp_path / "lr_0.1.safetensors"
+
+
+def test_the_default_name_keeps_what_follows_a_dot(repo, tmp_path, tiny, monkeypatch):
+    asked = []
+
+    class Asked(Exception):
+        pass
+
+    def build(_, *, path, **__):
+        asked.append(path.name)
+        raise Asked
+
+    monkeypatch.setattr(galleries, "build", build)
+    pictures(tmp_path / "s", "a.png")
+    file = Path(tiny(1)).rename(tmp_path / "net_v1.5.safetensors")
+    for generator in ("net_v1.5", str(file)):
+        arguments = ["gallery", "build", str(tmp_path / "s"), "--generator", generator]
+        assert isinstance(CliRunner().invoke(app, arguments).exception, Asked)
+    assert asked == ["net_v1.5.gallery.safetensors"] * 2

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from hrlib import image, weights
-from hrlib.errors import LayoutMismatch, ShapeError, StoreError, UnknownName
-from hrlib.training import data, family, gan, run
+from hrlib.errors import InvalidValue, LayoutMismatch, NonFiniteLoss, ShapeError, StoreError, UnknownName
+from hrlib.training import checkpoints, data, dualstylegan, family, gan, gan3d, head, identity, run, starganv2
 from hrlib.training.cli import app
 from hrlib.training.recipe import Recipe
 
@@ -274,10 +275,151 @@ def test_a_folder_keeps_log_sheet_snapshots_and_refuses_another_recipe(portraits
     equal(run.finished(tmp_path), state)
     again = weights.load_generator(str(tmp_path / run.SNAPSHOTS / "000000040.safetensors"))
     equal(again.state_dict(), state.G_ema.state_dict())
-    with pytest.raises(StoreError, match="lr=0"):
+    with pytest.raises(StoreError, match=r"with lr = 0\.003"):
         run.run(replace(TINY, lr=0.1), portraits, tmp_path, every=every)
     with pytest.raises(StoreError, match="training folder"):
         run.load(tmp_path / "elsewhere")
+
+
+def quietly(recipe, pictures, folder, **options):
+    return run.run(recipe, pictures, folder, tell=lambda text: None, **options)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Pictures of other people."""
+    folder = tmp_path_factory.mktemp("others")
+    for _ in data.render_set(folder, 16, resolution=16, z_dim=TINY.z_dim, seed=4):
+        pass
+    return data.load_set(folder)
+
+
+def test_a_damaged_log_is_named_and_a_new_one_may_take_its_place(portraits, tmp_path):
+    run.run(short := replace(TINY, total_images=8), portraits, tmp_path, tell=lambda text: None)
+    for content in (b"", b"step\nfour\n", b"\xff\xfe\n"):
+        (tmp_path / run.LOG).write_bytes(content)
+        with pytest.raises(StoreError, match=r"log.csv is damaged"):
+            run.run(replace(short, total_images=12), portraits, tmp_path, tell=lambda text: None)
+    (tmp_path / run.LOG).unlink()
+    run.run(replace(short, total_images=12), portraits, tmp_path, tell=lambda text: None)
+    assert len((tmp_path / run.LOG).read_text().splitlines()) == 2
+
+
+def test_a_divergence_speaks_of_a_checkpoint_only_if_there_is_one(portraits, tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"lower lr$"):
+        run.run(replace(PLAIN, lr=1e30, total_images=16), portraits, tmp_path, tell=lambda text: None)
+    (tmp_path / run.CHECKPOINT).touch()
+    assert str(checkpoints.diverged("D_fake = nan", tmp_path / run.CHECKPOINT)).endswith("is from before")
+
+
+def test_a_run_goes_on_with_its_own_data_alone(portraits, others, tmp_path):
+    short = replace(PLAIN, total_images=8)
+    quietly(short, portraits, tmp_path)
+    before = run.load(tmp_path)[1]
+    for longer in (short, replace(short, total_images=16)):
+        with pytest.raises(StoreError, match=r"with data\.seed = 3\n  expected: data\.seed = 4\n"):
+            quietly(longer, others, tmp_path)
+    equal(run.load(tmp_path)[1], before)
+    with pytest.raises(InvalidValue, match="total_images = 4"):
+        quietly(replace(short, total_images=4), portraits, tmp_path)
+    assert quietly(short, portraits, tmp_path).step == 2  # nothing is left to do
+    assert quietly(short, others, tmp_path, force=True).step == 2 and not (tmp_path / run.SNAPSHOTS).exists()
+    with pytest.raises(StoreError, match=r"with data\.seed = 4"):
+        quietly(short, portraits, tmp_path)
+
+
+def test_a_forced_run_goes_on_if_it_is_the_same(portraits, tmp_path):
+    quietly(replace(PLAIN, total_images=8), portraits, tmp_path)
+    told = []
+    run.run(replace(PLAIN, total_images=12), portraits, tmp_path, force=True, tell=told.append)
+    assert "from step 2" in told[0]
+
+
+def test_a_run_goes_on_with_its_own_source_alone(source, portraits, tmp_path):
+    folder = tmp_path / "of_mine"
+    for suffix in ("", "_discriminator"):
+        own = Path(source.replace(".safetensors", f"{suffix}.safetensors"))
+        (tmp_path / f"pair{suffix}.safetensors").write_bytes(own.read_bytes())
+    name = str(tmp_path / "pair.safetensors")
+    recipe = Recipe(**gan.like(name), batch=4, total_images=8)
+    quietly(recipe, portraits, folder)
+    weights.save_network(gan.start(replace(TINY, seed=6)).G_ema, name, force=True)  # the file is another one now
+    with pytest.raises(StoreError, match="start = "):
+        quietly(replace(recipe, total_images=16), portraits, folder)
+
+
+def test_what_is_no_training_of_ours_is_left_alone(portraits, tmp_path):
+    (tmp_path / "samples.png").write_text("precious")
+    with pytest.raises(StoreError, match=r"is not empty \(samples.png\)"):
+        quietly(PLAIN, portraits, tmp_path)
+    with pytest.raises(StoreError, match="holds a training set"):
+        quietly(PLAIN, portraits, portraits.folder)
+    with pytest.raises(StoreError, match="cannot be written"):
+        quietly(PLAIN, portraits, tmp_path / "samples.png" / "run")
+    assert (tmp_path / "samples.png").read_text() == "precious"
+
+
+def test_two_trainings_never_share_a_folder(portraits, tmp_path):
+    def meet(text):
+        with pytest.raises(StoreError, match="another run"):
+            quietly(PLAIN, portraits, tmp_path, force=True)
+        met.append(text)
+
+    met = []
+    run.run(replace(PLAIN, total_images=4), portraits, tmp_path, tell=meet)
+    assert met
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+RECIPES = [Recipe, run.Every, head.Recipe, identity.Recipe, dualstylegan.Recipe, starganv2.Recipe, gan3d.Recipe]
+
+
+@pytest.mark.parametrize("kind", RECIPES, ids=lambda kind: kind.__module__.split(".")[-1] + "." + kind.__name__)
+def test_every_number_of_every_recipe_is_checked(kind):
+    plain = [f.name for f in fields(kind) if type(f.default) in (int, float)]
+    assert set(plain) <= set(kind.INTERVALS) <= {f.name for f in fields(kind)}
+    for name in plain:
+        with pytest.raises(InvalidValue, match=f"{name} = nan"):
+            kind(**{name: float("nan")})
+        with pytest.raises(InvalidValue, match=name):
+            kind(**{name: None})
+        assert getattr(kind(**{name: np.float64(getattr(kind(), name))}), name) == getattr(kind(), name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: 0} for name in ("batch", "r1_every", "ema_images", "total_images", "w_dim", "ada_images", "lr")),
+        *({"total_images": -5}, {"lr": -1}, {"mixing_prob": 1.5}, {"seed": 10**15}, {"warm_images": -7}),
+        *({"channels": {4: 0}}, {"conv_clamp": 0}, {"ada_target": -1}, {"r1_gamma": float("inf")}),
+    ],
+    ids=str,
+)
+def test_recipes_of_senseless_numbers_cannot_be_made(wrong):
+    with pytest.raises(InvalidValue, match=next(iter(wrong))):
+        replace(TINY, **wrong)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--total-images -5",
+        "--batch 0",
+        "--mixing-prob nan",
+        "--frechet-n 1",
+        "--channel-max 0",
+        "--checkpoint-every -1",
+        "--frechet-n 99999999999999999999",
+        "--w-dim 99999999999",
+        "--batch 99999999999",
+        "--channel-base 99999999999 --channel-max 99999999999",
+    ],
+)
+def test_senseless_options_begin_nothing(words, portraits, tmp_path):
+    fixed = ["gan", "--data", str(portraits.folder), "--folder", str(tmp_path / "run"), "--device", "cpu"]
+    done = CliRunner().invoke(app, [*fixed, *words.split()])
+    assert isinstance(done.exception, InvalidValue) and not (tmp_path / "run").exists()
 
 
 def command(pictures, folder, *options, images=64, launcher=()):
@@ -347,6 +489,23 @@ def test_two_processes_hold_the_same_parameters(portraits, tmp_path):
     equal(*both)
     alone = gan.start(recipe)
     assert not torch.equal(both[0]["G/synthesis.b4.const"], alone.tensors()["G/synthesis.b4.const"])
+
+
+COMMANDS = [
+    *("network cartoon_inr128", "ship anime_inr128", "starganv2", "dualstylegan anime", "gan3d", "identity", "pose"),
+    "style-inr --from portraits_sg128 --out FILE",
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_no_command_replaces_a_finished_network_and_says_so_before_it_works(words, tmp_path, monkeypatch):
+    """The shipped networks are in data/weights; FILE is the user's."""
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "mine.safetensors"
+    mine.write_text("precious")
+    done = CliRunner().invoke(app, words.replace("FILE", str(mine)).split())
+    assert isinstance(done.exception, StoreError) and "is there already" in str(done.exception), done.output
+    assert list(tmp_path.iterdir()) == [mine] and mine.read_text() == "precious"
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------

@@ -116,7 +116,9 @@ def test_what_ships_is_measured_and_loads(data, tmp_path):
     G = weights.load_generator3d(tmp_path / f"{gan3d.NAME}.safetensors")
     D = weights.load_discriminator(tmp_path / f"{gan3d.NAME}_discriminator.safetensors")
     assert D(G(torch.randn(4, G.z_dim), cameras.orbit(0.1, 0.0))).shape == (4, 1)
-    assert (tmp_path / f"{gan3d.NAME}.log.csv").exists()
+    assert (tmp_path / f"{gan3d.NAME}.log.csv").exists() and (tmp_path / f"{gan3d.NAME}_discriminator.md").exists()
+    with pytest.raises(StoreError, match="is there already"):
+        ship3d.ship(run, data, tmp_path, n=8)
 
 
 def test_reprojection_of_a_known_scene():

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from hrlib import features, weights
-from hrlib.errors import LayoutMismatch, ShapeError, StoreError
+from hrlib.errors import InvalidValue, LayoutMismatch, ShapeError, StoreError
 from hrlib.nets import Generator, StyleINR
 from hrlib.training import head
+from hrlib.training.cli import app
 
 NVLABS = Path(__file__).parent / "fixtures/01_stylegan2_ada/network-snapshot-res32.pkl"
 ROSINALITY = Path(__file__).parent / "fixtures/02_rosinality/rosinality-64.pt"
@@ -126,7 +128,40 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     steps = [line.split(",")[0] for line in (tmp_path / "b" / head.LOG).read_text().splitlines()]
     assert steps == ["step", "2", "4", "6"]
     with pytest.raises(StoreError, match="another generator or recipe"):
-        head.run(str(source), tmp_path / "b.safetensors", tmp_path / "b", replace(TINY, lr=0.5), **quiet)
+        head.start(replace(TINY, lr=0.5), tiny()).load(tmp_path / "b" / head.CHECKPOINT)
+    with pytest.raises(StoreError, match=r"with lr = 0\.01"):
+        head.run(str(source), tmp_path / "c.safetensors", tmp_path / "b", replace(TINY, lr=0.5), **quiet)
+
+
+def test_a_head_goes_where_it_was_told_and_replaces_nothing(tmp_path, monkeypatch):
+    source = tmp_path / "G.safetensors"
+    weights.save_network(tiny(), source)
+    monkeypatch.chdir(tmp_path)
+    fixed = f"style-inr --from {source} --steps 1 --n 2 --hidden 6 --threads 1 --device cpu"
+    command = lambda words: CliRunner().invoke(app, [*fixed.split(), *words.split()])
+    assert command("--out nets/lr_0.1").exit_code == 0
+    assert sorted(f.name for f in (tmp_path / "nets").iterdir()) == ["lr_0.1.md", "lr_0.1.safetensors"]
+    assert (tmp_path / "build/training/lr_0.1" / head.CHECKPOINT).exists()
+    text = (tmp_path / "nets/lr_0.1.md").read_text()
+    assert text.startswith("# lr_0.1\n") and "--out lr_0.1.safetensors " in text
+
+    monkeypatch.setattr(head, "train", None)  # no step is taken from here on
+    whole = (tmp_path / "nets/lr_0.1.safetensors").read_bytes()
+    (tmp_path / "card.md").write_text("precious")
+    refused = {
+        "--out nets/lr_0.1": "is there already",
+        "--out card.safetensors": "card.md is there already",
+        "--out card.md/net": "cannot be written",
+        f"--out {source} --force": "is the source itself",
+        "--out new --folder nets": r"not empty",
+    }
+    for words, message in refused.items():
+        done = command(words)
+        assert isinstance(done.exception, StoreError) and message in str(done.exception), words
+    for words in ("--out new --steps 0", "--out new --n 1", "--out new --hidden 5", "--out new --seed -1"):
+        assert isinstance(command(words).exception, InvalidValue), words
+    assert (tmp_path / "card.md").read_text() == "precious" and not (tmp_path / "new.safetensors").exists()
+    assert (tmp_path / "nets/lr_0.1.safetensors").read_bytes() == whole
 
 
 def test_what_cannot_have_a_head():

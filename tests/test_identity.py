@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from hrlib import metrics, weights
-from hrlib.errors import LayoutMismatch, ShapeError, StoreError
+from hrlib.errors import InvalidValue, LayoutMismatch, ShapeError, StoreError
 from hrlib.nets.identity import Identity
 from hrlib.training import identity, people
+from hrlib.training.steps import one_cycle
 from hrlib.worlds import portraits
 
 NET = {"edge": 16, "channels": [16, 16], "blocks": [1, 2], "dim": 8}
@@ -180,6 +182,43 @@ def test_training_resumes_bitwise(folder, tmp_path, monkeypatch):
     assert [p.step for p in finished] == [6] and finished[0].loss == straight[-1].loss
 
 
+def test_a_checkpoint_of_another_training_or_of_nothing_of_ours_is_refused(folder, tmp_path):
+    recipe, file = dataclasses.replace(TINY, cycles=((2, 2e-3),)), tmp_path / "c.pt"
+    list(identity.train(recipe, folder, checkpoint=file))
+    for other, seed in ((dataclasses.replace(recipe, margin=0.2), 0), (recipe, 1)):
+        with pytest.raises(StoreError, match="of another training"):
+            next(identity.train(other, folder, seed=seed, checkpoint=file))
+    for content in (b"precious", b"", file.read_bytes()[:1000]):
+        file.write_bytes(content)
+        with pytest.raises(StoreError, match="no checkpoint of ours"):
+            next(identity.train(recipe, folder, checkpoint=file))
+        assert file.read_bytes() == content
+    with pytest.raises(StoreError, match="cannot be written"):
+        next(identity.train(recipe, folder, checkpoint=file / "c.pt"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch": 12}, {"identities": 4}, {"cycles": ((0, 1e-3),)}, {"cycles": ((3, -1.0),)}, {"margin": 4}]
+)
+def test_recipes_of_senseless_numbers_cannot_be_made(wrong):
+    with pytest.raises(InvalidValue):
+        dataclasses.replace(TINY, **wrong)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 10, 11, 4000])
+def test_a_cycle_of_any_length_has_a_schedule(steps):
+    adam = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    schedule, rates = one_cycle(adam, 1e-2, steps), []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        adam.step()
+        if len(rates) < steps:
+            schedule.step()
+    assert min(rates) > 0 and rates[-1] == min(rates) and rates[0] < 1e-2
+    if steps > 11:
+        assert max(rates) == pytest.approx(1e-2, rel=0.02)
+
+
 def test_training_learns_its_people(folder):
     recipe = dataclasses.replace(TINY, cycles=((150, 1e-2),))
     *_, last = identity.train(recipe, folder)
@@ -188,11 +227,25 @@ def test_training_learns_its_people(folder):
 
 def test_a_run_writes_its_log_its_network_and_its_rates(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "measure", lambda net, **_: {"photo": [1.0, 0.5]})
-    file = tmp_path / "net.safetensors"
-    rates = identity.run(folder, file, recipe=TINY)
+    file, run = tmp_path / "net.safetensors", tmp_path / "run"
+    shutil.copytree(folder, run / "views")
+    with pytest.raises(StoreError, match="is not empty"):
+        identity.run(run, file, recipe=TINY)
+    shutil.move(run / "views", tmp_path / "views")
+    monkeypatch.setattr(identity, "render_views", lambda to, **_: [shutil.copytree(tmp_path / "views", to) and 32])
+    rates = identity.run(run, tmp_path / "net", recipe=TINY)
     assert rates == {"photo": [1.0, 0.5]}
-    assert (folder / "log.csv").read_text().splitlines()[-1].startswith("6,")
+    assert (run / "log.csv").read_text().splitlines()[-1].startswith("6,")
     assert weights.load_identity(file).config == Identity(**NET).config
+    assert "| photo | 75.0%" in (tmp_path / "net.md").read_text()
+    monkeypatch.setattr(identity, "render_views", None)  # nothing is rendered before a refusal
+    with pytest.raises(StoreError, match=r"net.safetensors is there already"):
+        identity.run(run, file, recipe=TINY)
+    with pytest.raises(StoreError, match="with seed = 0"):
+        identity.run(run, tmp_path / "other", recipe=TINY, seed=1)
+    for wrong in ({"threads": 0}, {"seed": -1}):
+        with pytest.raises(InvalidValue, match=next(iter(wrong))):
+            identity.run(run, tmp_path / "other", recipe=TINY, **wrong)
     assert "| photo | 75.0% | 35.4% | 50.0% | 2 | 0.5% |" in identity.table(rates, 200)
 
 

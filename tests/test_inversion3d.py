@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from hrlib import inversion3d, losses
-from hrlib.errors import ShapeError, UnknownName
+from hrlib.errors import InvalidValue, ShapeError, StoreError, UnknownName
 from hrlib.nets import cameras
 from hrlib.nets.cips3d import CIPS3D
 
@@ -117,7 +117,11 @@ def test_a_result_can_be_seen_from_anywhere_at_any_size_and_saved(G, tmp_path):
     result = inversion3d.solve(G, own_view(G, [0.1], [0.0]), losses.MSE(), pose_steps=2, num_steps=2)
     view = inversion3d.render(G, result.variables, cameras.orbit(-0.4, 0.1), (10, 31), chunk=50)
     assert view.image.shape == (1, 3, 10, 31) and view.depth.shape == (1, 1, 10, 31)
-    path = result.save(tmp_path / "found")
+    path = result.save(tmp_path / "found_0.1")
+    assert path.name == "found_0.1.safetensors"
+    with pytest.raises(StoreError, match="there already"):
+        result.save(tmp_path / "found_0.1")
+    result.save(tmp_path / "found_0.1", force=True)
     assert torch.equal(load_file(path)["image"], result.image)
     facts = json.loads(path.with_suffix(".json").read_text())
     assert [h["stage"] for h in facts["history"]] == ["pose"] * 2 + ["appearance"] * 2
@@ -141,6 +145,17 @@ def test_refusals_come_before_the_first_step(G):
         inversion3d.invert(G, x, losses.MSE(), starts=())
     with pytest.raises(ShapeError, match="one: they share"):
         inversion3d.invert(G, x.expand(2, -1, -1, -1), losses.MSE(), decoder_steps=5)
-    for bad in (x[0], x + 3, torch.full_like(x, math.nan)):
+    numbers = {
+        "pose_steps": -1,
+        "num_steps": 0,
+        "lam_prior": -1.0,
+        "lr_style": 0.0,
+        "beta2": 1.0,
+        "starts": (math.nan,),
+    }
+    for name, bad in numbers.items():
+        with pytest.raises(InvalidValue, match=name):
+            inversion3d.invert(G, x, losses.MSE(), **{name: bad})
+    for bad in (x[0], x + 3, torch.full_like(x, math.nan), x[:0]):
         with pytest.raises(ShapeError, match="target of shape"):
             inversion3d.invert(G, bad, losses.MSE())

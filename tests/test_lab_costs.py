@@ -19,6 +19,7 @@ def generator(tmp_path_factory):
     return str(file)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("row", costs.ROWS)
 def test_rows_have_a_duration_and_a_peak(row, generator):
     found = costs.cost(row, generator, steps=2, batch=4)
@@ -37,6 +38,7 @@ def test_the_peak_is_that_of_the_block_and_not_of_what_came_before():
     assert 150e6 < peak.bytes < 300e6 and large.numel() and more.numel()
 
 
+@pytest.mark.usefixtures("forked")
 def test_errors_are_told(generator):
     with pytest.raises(UnknownName, match="generation"):
         costs.cost("generatoin", generator, steps=1)

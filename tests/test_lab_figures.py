@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 import xml.etree.ElementTree as ET
@@ -33,18 +35,23 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_begin_picks_the_parameters_seeds_and_says_so(run, repo, capsys):
     assert run.parameters == {"seed": 3, "steps": 7} and run.profile == "laptop" and not run.live
-    assert run.out == repo / "figures/00_a"
+    assert run.out == repo / "build/live/00_a"
     first = torch.rand(3), np.random.rand(3)
     lab.begin("00_a", {"seed": 3, "steps": 7})
     assert torch.equal(first[0], torch.rand(3)) and np.array_equal(first[1], np.random.rand(3))
     assert "profile laptop · cpu" in capsys.readouterr().out
 
 
-def test_begin_keeps_tried_values_away_from_the_committed_figures(repo, write_notebook):
+def test_notebooks_run_by_hand_keep_away_from_the_committed_figures(repo, write_notebook, monkeypatch, capsys):
     write_notebook("00_a", "steps = 7", [])
     (repo / "notebooks/profiles.yaml").write_text("00_a: {smoke: {steps: 1}}")
-    assert lab.begin("00_a", {"steps": 1}).out == repo / "build/figures-smoke/00_a"
-    assert lab.begin("00_a", {"steps": 2}).out == repo / "build/figures-custom/00_a"
+    for steps, profile in ((7, "laptop"), (1, "smoke"), (2, "custom")):
+        run = lab.begin("00_a", {"steps": steps})
+        assert run.profile == profile and run.out == repo / "build/live/00_a"
+    run.finish()
+    assert "in build/live/00_a" in capsys.readouterr().out and not (repo / "figures").exists()
+    monkeypatch.setenv("HRLAB_OUT", str(repo / "there"))  # the batch says where
+    assert lab.begin("00_a", {"steps": 7}).out == repo / "there"
 
 
 def test_begin_refuses(run):
@@ -56,38 +63,62 @@ def test_begin_refuses(run):
         lab.begin("00_a", {"seed": 1, "steps": "7"})
 
 
-def test_figure_writes_three_files_and_shows_its_alt_text(run, monkeypatch):
+def test_a_picture_is_one_webp_and_shows_its_alt_text(run, monkeypatch):
     shown = []
     monkeypatch.setattr("hrlib.lab.session._display", shown.append)
-    run.figure(lab.image_grid([noise(3, 8, 8), noise(3, 8, 8)]), "fig", alt=ALT, caption='Noise, "twice" <b>')
+    fig = lab.image_grid([noise(3, 8, 8), noise(3, 8, 8)], width=9)
+    run.figure(fig, "fig", alt=ALT, caption='Noise, "twice" <b>')
     side = json.loads((run.out / "fig.json").read_text())
     assert side["parameters"] == {"seed": 3, "steps": 7} and side["seed"] == 3 and side["alt"] == ALT
-    assert side["versions"]["torch"] == torch.__version__ and "commit" in side
-    assert side["files"] == {n: store.sha256(run.out / n) for n in ("fig.png", "fig.svg")}
-    assert Image.open(run.out / "fig.png").size[0] == 7 * figures.DPI
+    assert side["versions"]["torch"] == torch.__version__ and side["volatile"] is False
+    assert not {"commit", "date", "seconds"} & set(side), "a sidecar says nothing that differs from run to run"
+    assert sorted(p.name for p in run.out.iterdir()) == ["fig.json", "fig.webp"]
+    assert side["files"] == {"fig.webp": store.sha256(run.out / "fig.webp")}
+    assert Image.open(run.out / "fig.webp").width == figures.PICTURE_WIDTH < 9 * figures.DPI
     assert f'alt="{ALT}"' in shown[0] and "<figcaption>Noise, &quot;twice&quot; &lt;b&gt;" in shown[0]
+    kept = base64.b64encode((run.out / "fig.webp").read_bytes()).decode()
+    assert f"data:image/webp;base64,{kept}" in shown[0], "a notebook shows the bytes that are kept"
+
+
+def plot(width: float = 7.0):
+    fig, ax = lab.subplots(width=width, height=2)
+    ax.plot([1, 2, 3], label="a")
+    ax.set_xlabel("sigma of the noise")
+    ax.legend()
+    return fig
+
+
+def test_a_plot_is_an_svg_and_a_small_png(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr("hrlib.lab.session._display", shown.append)
+    run.figure(plot(), "fig", alt=ALT, caption="Lines.", volatile=True)
+    assert sorted(p.name for p in run.out.iterdir()) == ["fig.json", "fig.png", "fig.svg"]
+    small = Image.open(run.out / "fig.png")
+    assert (small.width, small.mode) == (figures.PLOT_WIDTH, "P")
+    words = "".join(ET.parse(run.out / "fig.svg").getroot().itertext())
+    assert "sigma of the noise" in words and ALT in words, "text stays text"
+    assert "data:image/png" in shown[0]
+    assert json.loads((run.out / "fig.json").read_text())["volatile"] is True
 
 
 def test_figures_repeat_to_the_byte():
-    def once() -> tuple[bytes, bytes]:
-        fig, ax = lab.subplots(width=3, height=2)
-        ax.plot([1, 2, 3], label="a")
-        ax.legend()
-        return figures.png(fig), figures.svg(fig, title="t", alt=ALT)[0]
-
-    assert once() == once()
+    for make in (plot, lambda: lab.image_grid([noise(3, 32, 32)], titles=["a"], insets=[(0, 0, 0.5, 0.5)])):
+        one, two = (figures.files(figures.png(f), figures.svg(f, title="t", alt=ALT)) for f in (make(), make()))
+        assert one == two
 
 
-def test_svg_keeps_text_as_text_and_its_size_in_bounds(monkeypatch):
-    fig, ax = lab.subplots(width=3, height=2)
-    ax.set_xlabel("sigma of the noise")
-    data, how = figures.svg(fig, title="t", alt=ALT)
-    assert how == "vector" and "sigma of the noise" in "".join(ET.fromstring(data).itertext())
-    monkeypatch.setattr(figures, "SVG_LIMIT", 100_000)
-    fig = lab.image_grid([noise(3, 200, 200), noise(3, 200, 200)], width=2.5)
-    data, how = figures.svg(fig, title="t", alt=ALT)
-    assert how.startswith("raster") and len(data) <= figures.SVG_LIMIT
-    assert ALT in "".join(ET.fromstring(data).itertext())
+def test_a_plot_of_too_many_elements_is_a_picture(monkeypatch):
+    fig = plot()
+    drawing = figures.svg(fig, title="t", alt=ALT)
+    assert list(figures.files(figures.png(fig), drawing)) == [".png", ".svg"]
+    monkeypatch.setattr(figures, "SVG_LIMIT", len(drawing) - 1)
+    assert list(figures.files(figures.png(fig), drawing)) == [".webp"]
+
+
+def test_small_figures_are_not_enlarged():
+    fig = plot(width=2)
+    made = figures.files(figures.png(fig), figures.svg(fig, title="t", alt=ALT))
+    assert Image.open(io.BytesIO(made[".png"])).width == 2 * figures.DPI
 
 
 @pytest.mark.parametrize("alt", ["", "a figure", " " * 40, CAPTION])
@@ -130,7 +161,7 @@ def test_records_are_finite_tidy_and_compared(run, monkeypatch):
     rows = json.loads((run.out / "records.json").read_text())
     assert [r["key"] for r in rows] == ["name", "psnr/conv", "psnr/relu"]
     means = {"key": "psnr/conv", "value": 33.5, "unit": "dB", "paper": 33.0, "n": 3, "spread": 0.25, "interval": None}
-    assert rows[1] == means
+    assert rows[1] == means | {"volatile": False}
 
 
 def test_record_mean_keeps_the_evidence_there_is(run):
@@ -169,9 +200,10 @@ def test_files_between_notebooks(run, repo):
         run.upstream("01_b", "codes.npz")
     with pytest.raises(StoreError, match="leaves the folder"):
         run.file("../x")
-    (repo / "figures/01_b").mkdir(parents=True)
-    (repo / "figures/01_b/codes.npz").touch()
-    assert run.upstream("01_b", "codes.npz") == repo / "figures/01_b/codes.npz"
+    for place in ("figures/01_b", "build/live/01_b"):  # what was tried by hand goes before what is committed
+        (repo / place).mkdir(parents=True)
+        (repo / place / "codes.npz").touch()
+        assert run.upstream("01_b", "codes.npz") == repo / place / "codes.npz"
 
 
 # --- image_grid -------------------------------------------------------------------------------------------------------

@@ -48,6 +48,20 @@ def test_a_run_from_start_to_end():
     assert threads == {"hrlab-live"} and widget.stop_button.disabled
 
 
+def test_a_loop_that_exits_leaves_a_widget_that_starts_again():
+    def iterate(n):
+        yield 0.0
+        if n == 3:
+            raise SystemExit
+
+    widget = live(iterate)
+    widget.start()
+    assert widget.wait(10) and "SystemExit" in widget.status.value and widget.start_button.description == "Start"
+    widget.controls["n"].value = 4
+    widget.start()
+    assert widget.wait(10) and "done after 1 step" in widget.status.value
+
+
 def test_start_returns_at_once_and_stop_ends_at_the_next_item():
     closed = threading.Event()
 

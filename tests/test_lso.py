@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from itertools import islice
 
 import pytest
 import torch
 
 from hrlib import descent, directions, inversion, losses, lso, mixing, weights
-from hrlib.errors import NonFiniteLoss, ShapeError, StoreError, UnknownName
+from hrlib.errors import InvalidValue, NonFiniteLoss, ShapeError, StoreError, UnknownName
 from hrlib.nets import StyleINR
 from hrlib.nets.stylegan2 import Generator
 from hrlib.worlds import portraits
@@ -97,7 +98,7 @@ def test_the_objective_with_directions_is_equation_9(G, shared):
 def test_eps_is_added_to_every_code_and_fades(G):
     ws, x = pair(2)
     w_std = inversion.w_statistics(G, samples=100)[1]
-    still = dict(lam_reg=0.0, lr=0.0, init_scale=0.0, optimise_noise=False, w_samples=100)
+    still = dict(lam_reg=0.0, lr=1e-30, init_scale=0.0, optimise_noise=False, w_samples=100)
     for it in lso.optimise(G, ws, x, losses.MSE(), eps_initial=0.5, eps_length=0.5, seed=4, num_steps=4, **still):
         eps = descent.unit_draw((1, 6, 8), seed=4, step=it.step) * w_std * [0.5, 0.125, 0, 0][it.step]
         torch.testing.assert_close(it.image, G.synthesis(ws + eps))
@@ -291,8 +292,14 @@ def test_bad_input_is_refused_before_the_first_step(G):
             run(directions=e)
     with pytest.raises(UnknownName, match="did you mean 'lam_reg'"):
         run(lam_regg=1.0)
-    with pytest.raises(UnknownName, match="num_steps"):
-        run(num_steps=0)
+    for name, bad in {"num_steps": 0, "lam_reg": -1.0, "lr": 0.0, "init_scale": math.nan, "seed": -1}.items():
+        with pytest.raises(InvalidValue, match=name):
+            run(**{name: bad})
+    for layers in ([1.5], [True]):
+        with pytest.raises(InvalidValue, match="layer = "):
+            run(layers=layers)
+    with pytest.raises(InvalidValue, match="share"):
+        lso.scaled_lam_reg(G, ws, x, losses.MSE(), share=-0.2)
     plain = Generator(z_dim=8, w_dim=8, resolution=16, channels={4: 8, 8: 8, 16: 8}, mapping_layers=2)
     with pytest.raises(ShapeError, match="16x16"):
         run(G=plain, x=pair(2, (16, 24))[1])
@@ -346,3 +353,14 @@ def test_a_kill_after_the_last_step_loses_nothing(G, tmp_path, stop):
     assert descent.State.load(path).step == 5
     again = lso.solve(G, ws, x, losses.MSE(), checkpoint=path, every=5, **options)
     assert torch.equal(whole.ws, again.ws) and not path.exists()
+
+
+def test_the_smallest_pictures_and_maps_without_spread(G):
+    ws, x = pair(1, (4, 4))
+    result = lso.solve(G, ws, x, losses.MSE(), num_steps=3, lr=0.3, **FAST)
+    assert result.noise["b4.conv1"].shape == (1, 1, 1)
+    assert all(m.isfinite().all() for m in (result.image, result.ws, *result.noise.values()))
+    flat = copy.deepcopy(G)
+    flat.synthesis.b8.conv1.noise_const.zero_()
+    with pytest.raises(ShapeError, match=r"without spread: b8\.conv1"):
+        lso.optimise(flat, *pair(), losses.MSE(), **FAST)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from hrlib import image, metrics, weights
-from hrlib.errors import ShapeError, UnknownName
+from hrlib.errors import InvalidValue, ShapeError, UnknownName
 from hrlib.worlds import portraits
 
 HERE = Path(__file__).parent / "fixtures" / "08_metrics"
@@ -256,8 +258,39 @@ def test_precision_and_recall_of_known_cases():
 
 def test_precision_and_recall_refuse_what_they_cannot_measure():
     a = np.zeros((4, 2))
-    for real, fake, k in ((a[:3], a, 3), (a, a[:, :1], 3), (a[0], a, 1), (a, a, 0)):
+    for real, fake, k in ((a[:3], a, 3), (a, a[:, :1], 3), (a[0], a, 1)):
         with pytest.raises(ShapeError, match="more than k rows"):
             metrics.precision_recall(real, fake, k)
+    with pytest.raises(InvalidValue, match="k = 0"):
+        metrics.precision_recall(a, a, 0)
     with pytest.raises(ShapeError, match="NaN"):
         metrics.precision_recall(a * np.nan, a)
+
+
+def test_numbers_and_batches_that_measure_nothing():
+    x = torch.rand(1, 3, 32, 32)
+    for bad in (0.5, math.nan, -4):
+        with pytest.raises(InvalidValue, match="factor"):
+            metrics.artefact_energy(x, x, factor=bad)
+    for bad in (0, 0.5, math.nan):
+        with pytest.raises(InvalidValue, match="cutoff"):
+            metrics.share_lost(x, x, cutoff=bad)
+    for bad in (-1.0, math.nan):
+        with pytest.raises(InvalidValue, match="threshold"):
+            metrics.id_retrieval(np.eye(2), np.eye(2), [0, 1], threshold=bad)
+    for name, (_, measure) in metrics.METRICS.items():
+        if "thin" in name or name in ("psnr", "ssim", "roughness", "colour"):
+            with pytest.raises(ShapeError, match="one image or more"):
+                measure(x[:0], x[:0])
+
+
+def test_share_lost_of_small_and_of_flat_pictures():
+    """At 32 pixels some rings hold no frequency; a flat target has nothing that could be lost."""
+    target = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.5
+    for share in metrics.share_lost(0.5 * target, target):
+        np.testing.assert_allclose(share, 0.25, rtol=1e-6)
+    target[1] = 0.2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        low, high = metrics.share_lost(0.5 * target, target)
+    assert np.isfinite([low[0], high[0]]).all() and np.isnan([low[1], high[1]]).all()

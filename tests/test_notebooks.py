@@ -1,16 +1,46 @@
-"""Every cell of every notebook runs, at the smoke profile, through the same batch run that makes the figures."""
+"""Every cell of every notebook runs at the smoke profile, twice, through the same batch run that makes the figures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 
-from hrlib.lab import batch, notebook
+from hrlib.lab import batch, cache, notebook
+from hrlib.lab.place import figures_folder
+
+NAMES = sorted(notebook.catalogue())
+pytestmark = pytest.mark.timeout(900)  # all notebooks run in one go, two at a time
 
 
-@pytest.mark.parametrize("name", sorted(notebook.catalogue()))
-def test_runs_at_smoke(name):
-    outcomes = batch.run(batch.plan([name], "smoke"))  # those it needs, too
-    assert name in {outcome.name for outcome in outcomes}
-    assert all(outcome.state in ("done", "cached") for outcome in outcomes), [o.error for o in outcomes]
+def run_all(fork, fresh=()):
+    with pytest.MonkeyPatch.context() as patch:
+        fork(patch)
+        return {o.name: o for o in batch.run(batch.plan((), "smoke"), jobs=2, fresh=fresh)}
+
+
+@pytest.fixture(scope="module")
+def outcomes(fork):
+    return run_all(fork)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_at_smoke(name, outcomes):
+    assert outcomes[name].state in ("done", "cached"), outcomes[name].error
+
+
+def test_a_second_run_changes_no_byte(outcomes, fork):
+    """The first notebook by a user's command, in processes of its own; the others from a warm one again."""
+    before = cache.files(figures_folder("smoke"))
+    again = run_all(fork, fresh=NAMES[1:])
+    assert {name: o.error for name, o in again.items() if o.state != "done"} == {NAMES[0]: None}
+    command = [sys.executable, "-m", "hrlib.cli", "run", NAMES[0], "--profile", "smoke", "--fresh"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and f"{NAMES[0]}: done" in done.stdout, done.stderr
+    after = cache.files(figures_folder("smoke"))
+    assert {path for path in before | after if before.get(path) != after.get(path)} == set()
 
 
 def test_notebooks_are_there():
-    assert {"00_start_here", "01_style_inr_gan", "02_loss_diagnostics"} <= set(notebook.catalogue())
+    assert {"00_start_here", "01_style_inr_gan", "02_loss_diagnostics"} <= set(NAMES)

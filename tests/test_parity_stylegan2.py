@@ -1,7 +1,7 @@
 """Our StyleGAN2, fed with converted foreign checkpoints, against every output that the reference code gave.
 
-The fixtures were made by running stylegan2-ada-pytorch (commit d72cc7d) and rosinality's stylegan2-pytorch (commit
-bef283a) with random weights. Metric: rel_max = max |a - b| / max |reference|, per array, with the fixtures' own
+The reference is stylegan2-ada-pytorch (commit d72cc7d) and rosinality's stylegan2-pytorch (commit bef283a), with random
+weights. Metric: rel_max = max |a - b| / max |reference|, per array, with the fixtures' own
 tolerances. One test per recorded array.
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recorded import FIXTURES, arrays, kept
 
 from hrlib import weights
 
-FIXTURES = Path(__file__).parent / "fixtures"
 NVLABS, ROSINALITY = FIXTURES / "01_stylegan2_ada", FIXTURES / "02_rosinality"
 CASES = {  # io file -> (checkpoint, tolerance)
     NVLABS / "res32_io.npz": (NVLABS / "network-snapshot-res32.pkl", 2e-5),
@@ -30,8 +30,7 @@ def ours(io: Path) -> dict[str, torch.Tensor]:
     """Our value of every recorded output, by its recorded name."""
     checkpoint = CASES[io][0]
     G, D = weights.load_generator(checkpoint), weights.load_discriminator(checkpoint)
-    content = np.load(io)
-    given = {k[3:]: torch.from_numpy(content[k]) for k in content.files if k.startswith("in/")}
+    given = arrays(io, "in")
     compute = nvlabs if checkpoint.suffix == ".pkl" else rosinality
     return {name: x.detach() for name, x in compute(G, D, given).items()}
 
@@ -96,8 +95,8 @@ def recorded():
 @pytest.mark.parametrize("io,name", recorded())
 def test_equals_the_reference(io, name):
     reference = torch.from_numpy(np.load(io)[f"out/{name}"])
-    x = ours(io)[name]
-    assert x.shape == reference.shape and x.dtype == torch.float32
+    x = kept(ours(io)[name], reference)
+    assert x.dtype == torch.float32
     assert (x - reference).abs().max() <= CASES[io][1] * reference.abs().max()
 
 

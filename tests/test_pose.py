@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hrlib import pose, weights
-from hrlib.errors import LayoutMismatch, ShapeError
+from hrlib.errors import InvalidValue, LayoutMismatch, ShapeError, StoreError
 from hrlib.training import pose as training
 from hrlib.worlds import portraits
 
@@ -58,6 +58,13 @@ def test_fitting_from_the_start(tmp_path, monkeypatch):
     assert state["weight"].shape[1] == 2 and about["vgg"] == pose.vgg().fingerprint
     calls = []
     monkeypatch.setattr(training.portraits, "render", lambda *a, **k: calls.append(a))
-    again = training.run(tmp_path / "work", tmp_path / "pose.safetensors", fit=16, held=8, seed=5)
-    assert not calls and again.equals(table)  # features are cached
+    run = lambda out="pose.safetensors", **more: training.run(
+        tmp_path / "work", tmp_path / out, **dict(fit=16, held=8, seed=5) | more
+    )
+    with pytest.raises(StoreError, match="is there already"):
+        run()
+    with pytest.raises(InvalidValue, match="held = 0"):
+        run("other", held=0)
+    assert run(force=True).equals(table) and not calls  # features are cached
+    assert "| photo |" in (tmp_path / "pose.md").read_text()
     assert "| photo |" in training.card(table, fit=16, held=8, seed=5)

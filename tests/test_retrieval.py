@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from hrlib import image, metrics, retrieval, weights
-from hrlib.errors import ShapeError, StoreError
+from hrlib.cli import app
+from hrlib.errors import InvalidValue, ShapeError, StoreError, UnknownName
 from hrlib.lab import lookup
 from hrlib.nets.ir_se import IRSE
 
@@ -34,7 +36,7 @@ def last(reports):
 
 @pytest.fixture(scope="module")
 def published():
-    net = IRSE(channels=[16, 16, 32, 48], units=[2, 2, 3, 2], dim=64).eval()
+    net = IRSE(channels=[16, 16, 24, 32], units=[2, 2, 3, 2], dim=16).eval()
     return weights.load_strictly(net, weights.load_state(FACES / "ir_se_small.pt")[0], "ir_se_small.pt")
 
 
@@ -196,8 +198,26 @@ def test_pictures_of_any_size_and_a_network_that_misbehaves(folders):
     assert "40x24" in problem and "square" in problem
     with pytest.raises(StoreError, match=r"one vector a picture"):
         last(retrieval.evaluate(content, stylised, lambda x: x))
-    with pytest.raises(StoreError, match="'head'"):
+    with pytest.raises(UnknownName, match="'head'"):
         last(retrieval.evaluate(content, stylised, means, face="head"))
+
+
+def test_vectors_that_are_no_numbers_cost_only_their_picture(folders):
+    content, stylised = folders
+    first = next(p for p in sorted(content.iterdir()) if p.suffix)
+    bad = image.read(first)
+
+    def net(x):
+        vectors = means(x)
+        vectors[[torch.equal(one, bad[0]) for one in x]] = float("nan")
+        return vectors
+
+    with pytest.raises(ShapeError, match="non-finite vectors of 1 of 1 pictures"):
+        retrieval.embed(net, bad)
+    report = last(retrieval.evaluate(content, stylised, net))
+    named = report.problems["where"][report.problems["what"].str.contains("non-finite")]
+    assert str(first) in set(named) and len(report.contents) > 0
+    assert not {Path(p).name for p in named} - {first.name}
 
 
 def test_the_crop_is_that_of_an_aligned_portrait():
@@ -245,3 +265,77 @@ def test_the_command_takes_the_users_own_network(folders, tmp_path):
     assert (tmp_path / "found" / "confusion.png").exists()
     done = subprocess.run([*command[:-1], "mine:nothing"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "module:function" in done.stderr
+
+
+@pytest.fixture
+def command(folders, tmp_path, monkeypatch):
+    """`hrlab id-retrieval` with the user's own network, in this process."""
+    (tmp_path / "mine_too.py").write_text(
+        "import torch\ndef net(x):\n    return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return lambda *more: CliRunner().invoke(
+        app, ["id-retrieval", *map(str, folders), "--network", "mine_too:net", *more]
+    )
+
+
+def test_a_report_never_replaces_what_is_there(command, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "summary.json").write_text("mine")
+    refused = command("--out", "out")
+    assert isinstance(refused.exception, StoreError) and "is not empty" in str(refused.exception)
+    assert (out / "summary.json").read_text() == "mine"
+    assert command("--out", "new", "--threshold", "2").exit_code == 0
+    again = command("--out", "new", "--threshold", "2")
+    assert isinstance(again.exception, StoreError) and "already, finished" in str(again.exception)
+    (tmp_path / "new" / "notes.txt").write_text("mine")
+    assert command("--out", "new", "--force").exit_code == 0
+    assert json.loads((tmp_path / "new" / "summary.json").read_text())["threshold"] == 1.5
+    assert (tmp_path / "new" / "notes.txt").read_text() == "mine"
+    in_the_way = command("--out", "mine_too.py")
+    assert isinstance(in_the_way.exception, StoreError) and "cannot be written" in str(in_the_way.exception)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kind"),
+    [
+        ("--device", "gpu", UnknownName),
+        ("--device", "cuda:77", UnknownName),
+        ("--threshold", "nan", InvalidValue),
+        ("--threshold", "-1", InvalidValue),
+        ("--network", ":f", UnknownName),
+        ("--network", "mine_too:", UnknownName),
+        ("--network", "..:f", UnknownName),
+        ("--network", "os:name", UnknownName),
+        ("--network", "broken:net", UnknownName),
+        ("--face", "x", UnknownName),
+    ],
+)
+def test_options_that_cannot_be_are_told_before_out_is_taken(command, tmp_path, option, value, kind):
+    (tmp_path / "broken.py").write_text("1 / 0")
+    done = command(option, value, "--out", "out")
+    assert isinstance(done.exception, kind) and not (tmp_path / "out").exists()
+
+
+def test_a_network_of_the_users_that_raises_is_one_error(command):
+    done = command("--network", "os:system")
+    assert isinstance(done.exception, UnknownName) and "'os:system' (TypeError" in str(done.exception)
+
+
+def test_a_report_never_lies_among_the_pictures(command, folders):
+    picture = next(folders[0].iterdir()).rename(folders[0] / "strips.png")
+    (folders[1] / "strips").mkdir()
+    (folders[1] / "link").symlink_to(folders[0])
+    report = last(retrieval.evaluate(*folders, means))
+    for out in (*folders, folders[0] / "new", folders[1] / "link"):
+        done = command("--out", str(out), "--force")
+        assert isinstance(done.exception, StoreError) and "lies among the pictures" in str(done.exception)
+    with pytest.raises(StoreError, match="lies among the pictures"):
+        lookup.write(report, folders[0], folders[0], force=True)
+    assert picture.stat().st_size and not (folders[0] / "new").exists()
+
+
+def test_a_batch_of_none_is_refused(folders):
+    with pytest.raises(InvalidValue, match="batch"):
+        last(retrieval.evaluate(*folders, means, batch=0))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from hrlib.lab import notebook as notebooks
 
@@ -48,6 +49,7 @@ PARTS = {
     "_foreign": "weights",
     "_pickles": "weights",
     "_rivals": "weights",
+    "_colours": "image",
     "_decode": "image",
 }
 ABOVE = {"lab", "cli"}  # what only they, and training's commands, may import
@@ -156,6 +158,8 @@ class TestNotebook:
     def test_metadata_and_parameters_can_be_read(self, path):
         nb = notebooks.read(path)
         assert {"seed", "device"} <= set(nb.parameters)
+        pinned = notebooks.profiles()[nb.name]["laptop"]
+        assert json.dumps(dict(nb.cell)) == json.dumps(pinned), "the cell and profiles.yaml hold the same laptop values"
         assert nb.section and nb.makes and {"laptop", "paper"} <= set(nb.minutes)
         assert set(nb.needs) <= {p.stem for p in NOTEBOOKS}
         text = "\n".join(nb.code)
@@ -175,7 +179,7 @@ class TestNotebook:
 def test_profiles_fit_the_notebooks():
     known = notebooks.catalogue()
     for profile in notebooks.PROFILES:
-        notebooks.overrides(profile, known)
+        notebooks.effective(profile, known)
 
 
 # --- documentation ----------------------------------------------------------------------------------------------------
@@ -223,10 +227,20 @@ def tracked() -> tuple[Path, ...]:
     return tuple(p for name in listed.stdout.split("\0") if name and (p := ROOT / name).is_file())
 
 
-def test_sizes():
+def megabytes(folder: str = ".") -> float:
+    return sum(p.stat().st_size for p in tracked() if p.is_relative_to(ROOT / folder)) / 1e6
+
+
+def test_the_repository_can_be_carried():
     assert [_id(p) for p in tracked() if p.stat().st_size > 16e6] == []
-    assert sum(p.stat().st_size for p in tracked() if p.is_relative_to(ROOT / "data")) < 120e6
-    assert [_id(p) for p in tracked() if p.suffix == ".svg" and p.stat().st_size > 1.5e6] == []
+    limits = {".": 80, "figures": 15, "tests/fixtures": 10, "data/panorama": 3}
+    assert {folder: round(mb, 1) for folder in limits if (mb := megabytes(folder)) > limits[folder]} == {}
+
+
+def test_pictures_are_as_wide_as_a_reader_looks():
+    made = [p for p in tracked() if p.is_relative_to(ROOT / "figures")]
+    assert [_id(p) for p in made if p.suffix == ".svg" and b"<image" in p.read_bytes()] == [], "pixels in an SVG"
+    assert [_id(p) for p in made if p.suffix in (".png", ".webp") and Image.open(p).width > 1400] == []
 
 
 def pins() -> dict[str, str]:
@@ -272,6 +286,7 @@ def test_every_import_is_declared():
     files = [*MODULES, *sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
     sources = {_id(p): p.read_text(encoding="utf-8") for p in files}
     sources |= {_id(p): "\n".join(source(c) for c in code_cells(p)) for p in NOTEBOOKS}
+    beside = {p.stem for p in (ROOT / "tests").glob("*.py")}  # what tests share
     known, missing = packages_distributions(), {}
     for where, text in sources.items():
         for node in ast.walk(ast.parse(text)):
@@ -281,7 +296,7 @@ def test_every_import_is_declared():
                 tops = {node.module.split(".")[0]}
             else:
                 continue
-            for top in tops - set(sys.stdlib_module_names) - {"hrlib", "google"}:
+            for top in tops - set(sys.stdlib_module_names) - {"hrlib", "google"} - beside:
                 if not set(names(known.get(top, [top]))) & set(wanted()):
                     missing.setdefault(top, where)
     assert missing == {}, "imported, but not in pyproject.toml"

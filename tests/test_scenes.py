@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import torch
 
-from hrlib.errors import ShapeError, UnknownName
+from hrlib.errors import ShapeError, StoreError, UnknownName
 from hrlib.worlds import scenes
 
 # What only a wide enough picture shows: trees, water, a bank, grass, clouds.
@@ -182,6 +182,19 @@ def test_a_panorama_in_a_file_is_the_picture(views, tmp_path):
     drawn = (scenes.render(views[0], (72, 530), 1)[0] * 127.5 + 127.5).round().to(torch.uint8)
     assert torch.equal(stored, drawn)
     assert [p.name for p in tmp_path.iterdir()] == ["wide.tif"]
+
+
+def test_a_panorama_replaces_nothing_and_is_named_as_what_it_is(views, tmp_path, monkeypatch):
+    small = lambda name, **options: scenes.write_panorama(views[0], (8, 16), tmp_path / name, supersample=1, **options)
+    assert small("lake_0.5").name == "lake_0.5.tif" and small("lake.tiff").name == "lake.tiff"
+    before = (tmp_path / "lake.tiff").read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="is there already"):
+        patch.setattr(scenes, "_window", None)  # nothing is drawn
+        small("lake.tiff")
+    assert (tmp_path / "lake.tiff").read_bytes() == before
+    assert small("lake.tiff", force=True).read_bytes() == before
+    with pytest.raises(StoreError, match="cannot be written"):
+        small("lake.tiff/more.tif")
 
 
 _STREAM = """

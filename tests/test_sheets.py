@@ -1,4 +1,7 @@
+import pytest
+
 from hrlib import image
+from hrlib.errors import InvalidValue, StoreError
 from hrlib.worlds import sheets
 
 
@@ -10,3 +13,19 @@ def test_every_sheet_is_drawn_and_differs(tmp_path):
         assert x.std() > 0.1, f"{name} is nearly flat"
     photo, *others = pictures[:4]
     assert all((photo - x).abs().mean() > 0.1 for x in others), "two domains look the same"
+
+
+def test_sheets_replace_nothing_unless_forced(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(sheets, "SHEETS", dict.fromkeys(("a", "b"), lambda size: drawn.append(size)))
+    (tmp_path / "b.jpg").write_text("precious")
+    with pytest.raises(StoreError, match=r"b\.jpg is there already"):
+        sheets.make(tmp_path)
+    with pytest.raises(SystemExit, match=r"StoreError: .*b\.jpg"):
+        sheets.main([str(tmp_path)])
+    with pytest.raises(InvalidValue, match="size"):
+        sheets.make(tmp_path, size=0)
+    assert not drawn and (tmp_path / "b.jpg").read_text() == "precious"
+    monkeypatch.setattr(sheets, "SHEETS", {"b": sheets.SHEETS["a"]})
+    monkeypatch.setattr(image, "write", lambda x, path: path)
+    assert sheets.make(tmp_path, force=True) == [tmp_path / "b.jpg"] and drawn == [128]

@@ -101,7 +101,7 @@ def test_measures_enter_the_cards_and_are_forgotten_with_the_weights(world, monk
     value = dict(n=32, gallery=100, psnr_mean=25.5, psnr_std=1.5, psnr_min=21.0, same_photo=1.0, other_view=0.96875)
     ship.record("portraits_inr128", "inversion", value | {"settings": "300 steps"}, out=out)
     assert "PSNR 25.50 dB" in card(out, "portraits_inr128") and "97% when" in card(out, "portraits_inr128")
-    ship.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=out)
+    ship.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=out, force=True)
     assert "Not yet measured of these weights: ladder, layout." in card(out, "cartoon_inr128")
 
 
@@ -114,10 +114,41 @@ def test_a_history_and_no_path_of_this_machine(world, monkeypatch):
     recipe = Recipe(**TINY.summary() | {"source": str(folder / "earlier.safetensors")})
     run.run(recipe, data.load_set(folder / "set"), folder / "again", tell=lambda _: None)
     (folder / "again" / "history.md").write_text("- **Its past:** a story.\n")
-    ship.ship(folder / "again", name="cartoon_inr128", out=out)
+    ship.ship(folder / "again", name="cartoon_inr128", out=out, force=True)
     text = card(out, "cartoon_inr128")
     assert "- **Its past:** a story." in text and "earlier state of generator and discriminator (`earlier." in text
     assert str(folder) not in (out / "cartoon_inr128.json").read_text() + text
+
+
+def contents(folder):
+    return {f.relative_to(folder): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def test_a_pair_in_a_folder_of_ones_own_is_whole_and_touches_nothing_else(world, monkeypatch):
+    folder, out = world
+    before, own = contents(out), folder / "own"
+    ship.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=own)
+    endings = (".safetensors", ".md", ".json", ".log.csv", "_discriminator.safetensors", "_discriminator.md")
+    assert {f.name for f in own.iterdir()} == {f"cartoon_inr128{ending}" for ending in endings}
+    monkeypatch.setattr(measure, "ladder", lambda G, world, *, n, other: TABLE)
+    monkeypatch.setattr(measure, "renders", lambda world, n, **_: world)
+    columns = {"correlation": 0.9, "low": 0.8, "high": 1.0, "renders": 1.0, "r2_source": 1.0, "r2_target": 1.0}
+    rows = pd.DataFrame([{"parameter": "yaw"} | columns])
+    monkeypatch.setattr(measure, "pose_correlation", lambda G, H, source, target, *, n: rows)
+    assert list(dict(ship.measures("cartoon_inr128", n=77, out=own))) == ["ladder", "layout"]
+    assert "77 unseen renders" in card(own, "cartoon_inr128") and contents(out) == before
+
+
+def test_nothing_that_is_shipped_is_replaced_unless_forced(world):
+    folder, out = world
+    before = contents(out)
+    with pytest.raises(StoreError, match=r"cartoon_inr128.safetensors is there already"):
+        ship.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=out)
+    (folder / "own").mkdir()
+    (folder / "own" / "cartoon_inr128_discriminator.md").write_text("precious")
+    with pytest.raises(StoreError, match=r"cartoon_inr128_discriminator.md is there already"):
+        ship.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=folder / "own")
+    assert contents(out) == before and len(contents(folder / "own")) == 1
 
 
 def test_refusals(world):

@@ -11,7 +11,7 @@ import trimesh
 from PIL import Image
 from torch import nn
 
-from hrlib.errors import ShapeError
+from hrlib.errors import ShapeError, StoreError
 from hrlib.lab import solids
 from hrlib.nets import cameras
 from hrlib.nets.cips3d import CIPS3D
@@ -84,5 +84,24 @@ def test_a_turntable_goes_to_and_fro(tmp_path):
         assert film.n_frames == 4 and film.info["loop"] == 0
         shades = [np.asarray(frame.convert("L")).mean() for frame in map(lambda k: film.seek(k) or film, range(4))]
     assert shades[0] < shades[1] < shades[2] and shades[1] == pytest.approx(shades[3], abs=2)
+    with pytest.raises(StoreError, match="there already"):
+        solids.turntable(lambda yaw: pytest.fail("work began"), [0.0], path)
+    assert solids.turntable(look, [0.0], path, force=True) == path
     with pytest.raises(ShapeError, match=r"\.webp, \.png or \.gif"):
         solids.turntable(look, [0.0], tmp_path / "film.mp4")
+
+
+def test_a_solid_is_exported_whole_or_not_at_all(tmp_path):
+    solid = trimesh.creation.box()
+    for name in ("box.ply", "box.glb"):
+        path = solids.export(solid, tmp_path / name)
+        assert len(trimesh.load(path, force="mesh").faces) == 12
+        before = path.read_bytes()
+        with pytest.raises(StoreError, match="there already"):
+            solids.export(solid, path)
+        assert path.read_bytes() == before
+    cloud = solids.export(trimesh.PointCloud(np.eye(3)), tmp_path / "box.ply", force=True)
+    assert len(trimesh.load(cloud).vertices) == 3
+    with pytest.raises(ShapeError, match=r"\.ply or \.glb"):
+        solids.export(solid, tmp_path / "box.obj")
+    assert not list(tmp_path.glob(".partial*"))

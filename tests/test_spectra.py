@@ -114,3 +114,12 @@ def test_what_cannot_be_measured_is_refused(mask):
         spectra.region(x.expand(2, -1, -1, -1), x.expand(2, -1, -1, -1), mask)
     with pytest.raises(ShapeError, match="even number"):
         spectra.region(x, x, mask, window=9)
+
+
+def test_a_target_without_energy_is_no_division(mask):
+    x, flat = noise(0), torch.zeros(1, 3, SIZE, SIZE)
+    for recon in (x, flat):
+        found = spectra.region(recon, flat, mask)
+        assert math.isnan(found.energy(CUTOFF)) and found.coherence(CUTOFF) == 0
+        _, ratio, coherence = found.rings()
+        assert np.isnan(ratio).all() and (coherence == 0).all()

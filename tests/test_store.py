@@ -10,11 +10,15 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from hrlib import errors, store
 from hrlib.errors import StoreError
@@ -143,3 +147,209 @@ def test_errors_survive_pickling_between_processes():
 def test_nearest_spelling():
     assert errors.nearest("astronot", ["astronaut", "coffee"]) == "did you mean 'astronaut'?"
     assert errors.nearest("qqq", ["astronaut"]) == ""
+
+
+# --- places that the user names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes"),
+    [
+        ("lr_0.1", "lr_0.1.safetensors"),
+        ("a.safetensors", "a.safetensors"),
+        ("A.SAFETENSORS", "A.SAFETENSORS"),
+        ("net.pkl", "net.pkl.safetensors"),
+        (".hidden", ".hidden.safetensors"),
+        ("v1.", "v1..safetensors"),
+    ],
+)
+def test_suffixes_are_appended_and_never_cut_off(name, becomes):
+    assert store.destination(f"some.folder/{name}", ".safetensors") == Path("some.folder") / becomes
+
+
+def test_a_new_file_is_promised_before_the_work(tmp_path):
+    file = store.new(tmp_path / "deep" / "a")
+    assert file.parent.is_dir() and not list(file.parent.iterdir())
+    file.write_bytes(b"of the user")
+    with pytest.raises(StoreError, match="is there already"):
+        store.new(file)
+    assert store.new(file, force=True).read_bytes() == b"of the user", "replaced when the result is there, not before"
+    with pytest.raises(StoreError, match="is a folder"):
+        store.new(tmp_path / "deep", force=True)
+    with pytest.raises(StoreError, match="is the source itself"):
+        store.new(file, force=True, source=tmp_path / "deep" / ".." / "deep" / "a")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="is there already"):
+        store.new(tmp_path / "dangling")
+    for impossible in (file / "below", tmp_path / ("x" * 300) / "a", Path("a\0b")):
+        with pytest.raises(StoreError, match=r"cannot be written|no usable path"):
+            store.new(impossible)
+
+
+@pytest.fixture
+def unwritable(tmp_path, monkeypatch):
+    """A folder into which nobody may write; root may everywhere, so the system's answer is played."""
+    folder = tmp_path / "unwritable"
+    folder.mkdir(mode=0o555)
+    if os.geteuid() == 0:
+
+        def refuse(*_, dir=None, real, **options):
+            if Path(dir) == folder:
+                raise PermissionError(13, "Permission denied", str(dir))
+            return real(*_, dir=dir, **options)
+
+        for name in ("mkstemp", "TemporaryFile"):
+            real = getattr(store.tempfile, name)
+            monkeypatch.setattr(store.tempfile, name, lambda *a, real=real, **o: refuse(*a, real=real, **o))
+    return folder
+
+
+def test_where_nobody_may_write(unwritable):
+    for attempt in (
+        lambda: store.new(unwritable / "a"),
+        lambda: store.claimed(unwritable, "run", {}).__enter__(),
+        lambda: store.write_bytes(unwritable / "a", b"x"),
+    ):
+        with pytest.raises(StoreError, match=r"cannot be written \(Permission denied\)"):
+            attempt()
+
+
+def claim(folder, seed=0, fail=False, **options) -> bool:
+    with store.claimed(folder, "run", {"seed": seed, "size": (2, 3)}, files=["out.*"], **options) as resumed:
+        (folder / "out.txt").write_text(f"{seed}")
+        if fail:
+            raise KeyboardInterrupt
+    return resumed
+
+
+def test_a_folder_is_taken_gone_on_with_and_then_kept(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        claim(folder, fail=True)
+    with pytest.raises(StoreError, match="a run with seed = 0"):
+        claim(folder, seed=1)
+    assert claim(folder) is True
+    with pytest.raises(StoreError, match="already, finished"):
+        claim(folder)
+    with pytest.raises(StoreError, match="a run with seed = 0"):
+        claim(folder, seed=1)
+    assert (folder / "out.txt").read_text() == "0"
+    (folder / "out.old").write_text("of the first run")
+    assert claim(folder, seed=1, force=True) is False
+    assert (folder / "out.txt").read_text() == "1" and not (folder / "out.old").exists()
+    with pytest.raises(StoreError, match="holds a run"), store.claimed(folder, "training", {}):
+        pass
+
+
+def test_a_folder_of_the_users_is_refused_and_force_takes_only_names_of_ours(tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "notes.txt").write_text("precious")
+    (tmp_path / "out.txt").write_text("mine")
+    with pytest.raises(StoreError, match=r"is not empty \(letters, notes.txt, out.txt\)"):
+        claim(tmp_path)
+    assert (tmp_path / "out.txt").read_text() == "mine" and not (tmp_path / store.LOCK).exists()
+    assert claim(tmp_path, force=True) is False
+    assert (tmp_path / "notes.txt").read_text() == "precious" and (tmp_path / "letters").is_dir()
+
+
+def test_nothing_is_removed_before_everything_that_is_in_the_way_is_told(tmp_path):
+    claim(tmp_path)
+    (tmp_path / "out.d").mkdir()
+    with pytest.raises(StoreError, match=r"out\.d is a folder"):
+        claim(tmp_path, force=True)
+    (tmp_path / "out.d").rmdir()
+    with pytest.raises(ZeroDivisionError):
+        claim(tmp_path, force=True, check=lambda: 1 / 0)
+    assert (tmp_path / "out.txt").read_text() == "0"
+    with pytest.raises(StoreError, match="already, finished"):
+        claim(tmp_path)
+
+
+def test_a_run_that_wrote_nothing_leaves_its_folder_to_another(tmp_path):
+    with pytest.raises(ZeroDivisionError), store.claimed(tmp_path, "run", {"lr": 1e9}):
+        raise ZeroDivisionError
+    with store.claimed(tmp_path, "run", {"lr": 0.1}) as resumed:
+        assert not resumed
+
+
+@pytest.mark.parametrize("marker", ["{}", "[]", '{"what": "run", "identity": 3, "finished": false}', "<html>"])
+def test_a_marker_that_is_not_of_our_making(tmp_path, marker):
+    (tmp_path / store.MARKER).write_text(marker)
+    with pytest.raises(StoreError, match=r"\.hrlab\.json is not"):
+        claim(tmp_path)
+    assert claim(tmp_path, force=True) is False
+
+
+def test_two_runs_never_share_a_folder(tmp_path):
+    with store.claimed(tmp_path / "a", "run", {}):
+        for force in (False, True):
+            with pytest.raises(StoreError, match=r"another run in .* is working"):
+                claim(tmp_path / "a", force=force)
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / "a").write_text("precious")
+    with pytest.raises(StoreError, match="cannot be written"):
+        claim(tmp_path / "a", force=True)
+    assert (tmp_path / "a").read_text() == "precious"
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "plain"),
+    [
+        (0.1, "(0, inf)", 0.1),
+        (1, "[0, 1]", 1),
+        (2.0, "whole [1, inf)", 2),
+        (np.int64(3), errors.SEED, 3),
+        (np.float32(0.5), "(0, 1)", 0.5),
+        (np.array(4), "whole [1, inf)", 4),
+        (torch.tensor(1.5), "(-inf, inf)", 1.5),
+    ],
+)
+def test_numbers_in_range_come_out_plain(value, interval, plain):
+    got = errors.number("x", value, interval)
+    assert got == plain and type(got) in (int, float) and not (interval.startswith("whole") and type(got) is float)
+
+
+@pytest.mark.parametrize(
+    ("value", "interval"),
+    [
+        (0.0, "(0, inf)"),
+        (-1, "[0, inf)"),
+        (1, "[0, 1)"),
+        (float("nan"), "(-inf, inf)"),
+        (float("inf"), "(0, inf)"),
+        (1.5, "whole [1, inf)"),
+        (True, "[0, 1]"),
+        ("1", "[0, 1]"),
+        (None, "[0, 1]"),
+        (np.array([1, 2]), "[0, 3]"),
+        (1 + 2j, "[0, 3]"),
+        (2**32, errors.SEED),
+    ],
+)
+def test_numbers_out_of_range(value, interval):
+    with pytest.raises(errors.InvalidValue, match="x = ") as e:
+        errors.number("x", value, interval)
+    assert interval.removeprefix("whole ") in e.value.expected and isinstance(e.value, ValueError)
+
+
+def test_numbers_of_a_record():
+    @dataclass(frozen=True)
+    class Settings:
+        steps: int
+        lr: float
+
+    assert errors.numbers(Settings(2.0, 0.1), steps="whole [1, inf)", lr="(0, inf)") == Settings(2, 0.1)
+    with pytest.raises(errors.InvalidValue, match="lr = 0"):
+        errors.numbers(Settings(2, 0), lr="(0, inf)")
+
+
+def test_what_the_file_system_says_is_one_kind_of_error(tmp_path):
+    with pytest.raises(StoreError, match="No space left"), store.writing(tmp_path / "a"):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(StoreError, match="cannot be written"), store.writing(tmp_path / "no" / "a"):
+        save_file({"a": torch.zeros(1)}, tmp_path / "no" / "a")  # safetensors has an error of its own for it

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from hrlib import gallery, lso, metrics, mixing, weights
-from hrlib.errors import HRLibError, LayoutMismatch, UnknownName
+from hrlib.errors import HRLibError, InvalidValue, LayoutMismatch, UnknownName
 from hrlib.lab import stage as stages
 from hrlib.lab import stylisations
 from hrlib.lab.targets import drawn, listed, picture
@@ -18,10 +20,15 @@ COLUMNS = stages.measures(JUDGES)
 NONE = {"num_steps": 0}
 
 
+@pytest.fixture(scope="module")
+def prepared(stage_of):
+    return stage_of(["portrait:1..2"], ["cartoon:1..2"])
+
+
 @pytest.fixture
-def stage(repo, tiny):
-    targets = {"cartoon": {"generator": tiny(2), "styles": ["cartoon:1..2"]}}
-    return stages.prepare(["portrait:1..2"], targets, source=tiny(1), perceptual="shipped", num_steps=2)
+def stage(repo, prepared):
+    """Inverted once; what is made of it is each test's own."""
+    return prepared
 
 
 def one(stage, **changes):
@@ -122,11 +129,12 @@ def test_a_sweep_of_variants(stage):
     assert torch.equal(image, made.images("lso")[1:]) and len(made.seconds("lso")) == 2
 
 
-def test_one_bad_code_does_not_stop_the_others(stage):
+def test_one_bad_code_does_not_stop_the_others(stage, tmp_path):
     built = stage.styles["cartoon"]
     ws = built.gallery.ws.clone()
     ws[0] = np.nan
-    gallery.Gallery(built.gallery.names, ws, built.gallery.generator).save(built.path)
+    bad = gallery.Gallery(built.gallery.names, ws, built.gallery.generator).save(tmp_path / "bad.safetensors")
+    stage = replace(stage, styles={"cartoon": replace(built, path=bad)})
     made = stages.synthesise(stage, {"lso": {"num_steps": 2}}, COLUMNS)
     assert made.table["error"].str.contains("NonFiniteLoss").tolist() == [True, False]
     assert made.image("cartoon", "lso", "portrait:1", "cartoon:1") is None and len(made.values("lpips", "lso")) == 1
@@ -150,3 +158,37 @@ def test_names_of_drawn_pictures():
     assert listed(["anime:3..5", "portrait:2"]) == ["anime:3", "anime:4", "anime:5", "portrait:2"]
     assert torch.equal(picture("cartoon:7", 32), portraits.render(portraits.sample(1, seed=7), 32, domain="cartoon"))
     assert drawn("file:7") is None and len(drawn("caricature:7")) == 1
+
+
+def test_numbers_out_of_range_are_refused_before_anything_runs(stage):
+    bad = {"num_steps": -1, "directions": 9, "lam_reg": -1.0, "lr": 0.0, "seed": 2**40}
+    for name, value in bad.items():
+        with pytest.raises(InvalidValue, match=name):
+            stylisations.grid(stage.pairs("cartoon"), [{name: value}], **stage.fixed("cartoon"))
+    (run, *_) = stylisations.grid(stage.pairs("cartoon"), [{"num_steps": np.int64(3)}], **stage.fixed("cartoon"))
+    assert type(run["num_steps"]) is int
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("portrait:99999999999999999999", "seed"),
+        (f"scene:{'9' * 5000}", "seed"),
+        ("portrait:9..3", "range"),
+        ("scene:1..4294967296", "seed"),
+    ],
+)
+def test_seeds_and_ranges_that_make_no_sense(name, match):
+    with pytest.raises(InvalidValue, match=match):
+        for one in listed([name]):
+            picture(one, 32)
+
+
+def test_names_that_only_look_like_seeds():
+    for name in ("portrait:²", "scene:³", "portrait:-3"):
+        with pytest.raises(UnknownName, match="picture"):
+            picture(name, 32)
+    for size in (0, -4, (32, 0), 2.5):
+        with pytest.raises(InvalidValue, match="size"):
+            picture("portrait:1", size)
+    assert torch.equal(picture("portrait:007", 32), picture("portrait:7", 32))

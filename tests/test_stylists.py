@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hrlib import weights
-from hrlib.errors import LayoutMismatch, NonFiniteLoss, StoreError
+from hrlib.errors import InvalidValue, LayoutMismatch, NonFiniteLoss, StoreError
 from hrlib.training import checkpoints, dualstylegan, starganv2
 from hrlib.training.data import load_set, render_set
 
@@ -78,6 +78,12 @@ def test_a_folder_of_another_recipe_is_refused(sets, tmp_path):
         starganv2.run(data, tmp_path, recipe=star(lam_cyc=2.0), every=8, tell=str)
     longer = starganv2.run(data, tmp_path, recipe=star(total_images=12), every=8, tell=str)
     assert longer.step == 3  # a training can be prolonged
+    with pytest.raises(InvalidValue, match="total_images = 8"):
+        starganv2.run(data, tmp_path, recipe=star(total_images=8), every=8, tell=str)
+    with pytest.raises(StoreError, match=r'data\.photo\.world = "portraits/photo"\n  expected: .*anime"'):
+        starganv2.run(data[::-1], tmp_path, recipe=star(total_images=16), every=8, tell=str)
+    with pytest.raises(StoreError, match="holds a training of StarGAN v2"):
+        dualstylegan.run(data[0], tmp_path, dualstylegan.Recipe(total_images=8), tell=str)
     (tmp_path / checkpoints.FILE).unlink()
     with pytest.raises(StoreError, match=r"no .*checkpoint"):
         checkpoints.load(tmp_path / checkpoints.FILE, "step")
@@ -92,8 +98,12 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint_before(sets, tmp_path):
             yield row | ({"cycle": float("nan")} if row["step"] == 4 else {})
 
     with pytest.raises(NonFiniteLoss, match="cycle"):
-        checkpoints.follow(tmp_path, {}, state, spoilt(), every=8, sheet=lambda: torch.zeros(1, 3, 8, 8), tell=str)
+        how = dict(data={"folder": "pictures"}, every=8, sheet=lambda: torch.zeros(1, 3, 8, 8), tell=str)
+        checkpoints.follow(tmp_path, "StarGAN v2", dataclasses.asdict(star()), state, spoilt(), **how)
     assert checkpoints.load(tmp_path / checkpoints.FILE, "step")[1]["step"] == "2"
+    (tmp_path / checkpoints.LOG).write_text("step\nfour\n")
+    with pytest.raises(StoreError, match=r"log.csv is damaged"):
+        checkpoints.follow(tmp_path, "StarGAN v2", dataclasses.asdict(star()), state, spoilt(), **how)
 
 
 def test_starganv2_learns_to_reproduce(sets):
@@ -137,6 +147,8 @@ def test_the_stages_of_a_dualstylegan(sets, tmp_path):
     assert {"perc", "cx", "fm", "id", "reg", "adversarial"} <= set(log)
     with pytest.raises(Stop):
         dualstylegan.run(sets["anime"], tmp_path / "parts", recipe, begin=begin, every=8, tell=stopping(1))
+    with pytest.raises(StoreError, match="start = "):  # without the stage before, or after another one
+        dualstylegan.run(sets["anime"], tmp_path / "parts", recipe, every=8, tell=str)
     assert same(dualstylegan.run(sets["anime"], tmp_path / "parts", recipe, begin=begin, every=8, tell=str), third)
 
 
@@ -179,6 +191,10 @@ def test_a_checkpoint_of_another_network_does_not_fit(tmp_path):
         checkpoints.restore(starganv2.State(star(config={**star().config, "width": 4})).parts, tensors)
     with pytest.raises(StoreError, match="its seconds"):
         checkpoints.load(tmp_path / "c.safetensors", "step", "seconds")
+    whole = (tmp_path / "c.safetensors").read_bytes()
+    (tmp_path / "c.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match="is damaged"):
+        checkpoints.load(tmp_path / "c.safetensors", "step")
 
 
 # --- what ships -------------------------------------------------------------------------------------------------------

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from hrlib import inversion, lab, losses, metrics, store, weights
-from hrlib.errors import BatchError, StoreError, UnknownName
-from hrlib.lab import inversions, lock, sweeps
+from hrlib import image, inversion, lab, losses, metrics, store, weights
+from hrlib.errors import BatchError, InvalidValue, StoreError, UnknownName
+from hrlib.lab import galleries, inversions, sweeps
 
 TASK = """
 import os, time
@@ -171,7 +172,7 @@ def test_no_scheduler_there(task, journal, monkeypatch):
 
 
 def test_one_sweep_of_a_name_at_a_time(task, journal, repo):
-    with lock.alone(repo / "build/sweeps/s/sweep.lock", "x"), pytest.raises(BatchError, match="another sweep named s"):
+    with store.alone(repo / "build/sweeps/s/sweep.lock", "x"), pytest.raises(StoreError, match="another sweep named s"):
         sweeps.sweep(task.work, runs_of(journal, 1), name="s")
     assert sweeps.sweep(task.work, runs_of(journal, 1), name="s").performed == 1
 
@@ -274,6 +275,22 @@ def test_misspelt_names_are_refused_before_anything_is_computed(change, words, m
         inversions.grid(**GRID | change)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_steps": 0}, "num_steps"),
+        ({"lr": float("nan")}, "lr"),
+        ({"lam_mse": -1}, "lam_mse"),
+        ({"seeds": [0, -1]}, "seed"),
+        ({"size": 0}, "size"),
+        ({"inputs": [32, 0.5]}, "size"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_computed(change, words):
+    with pytest.raises(InvalidValue, match=words):
+        inversions.grid(**GRID | change)
+
+
 def test_a_grid_is_the_product_of_its_lists():
     runs = inversions.grid(**GRID | {"inputs": [32, 128], "noise": [True, False], "seeds": [0, 1]})
     assert len(runs) == 8 and len({json.dumps(run) for run in runs}) == 8
@@ -291,3 +308,80 @@ def test_a_run_is_an_inversion(edge, noise):
     assert outcome.values["psnr"] == pytest.approx(metrics.psnr(result.image, x)[0], abs=1e-3)
     assert outcome.files["image.png"][:4] == b"\x89PNG"
     assert 0 < inversions.estimate(**run) < 60
+
+
+# --- the files that settings name -------------------------------------------------------------------------------------
+
+
+def test_a_relative_path_is_the_same_file_in_keys_and_on_workers(task, journal, tmp_path, monkeypatch):
+    here = tmp_path / "elsewhere"
+    store.write_bytes(here / "p.txt", b"one")
+    monkeypatch.chdir(here)  # neither the repository nor the workers' own folder
+    runs = runs_of(journal, 1, image="file:p.txt", fails=["p.txt", "none.txt", "0.5"])
+    named = sweeps._absolute(runs[0])
+    assert named["image"] == f"file:{here}/p.txt" and named["fails"] == [f"{here}/p.txt", "none.txt", "0.5"]
+    runs = runs_of(journal, 1, image="file:p.txt")
+    swept = sweeps.sweep(task.work, runs, name="s")
+    assert swept.table["image"].tolist() == ["file:p.txt"], "a table has the names that were given"
+    monkeypatch.chdir(tmp_path)
+    runs[0]["image"] = "file:elsewhere/p.txt"
+    assert sweeps.sweep(task.work, runs, name="s").performed == 0
+    (here / "p.txt").write_text("two")
+    assert sweeps.sweep(task.work, runs, name="s").performed == 1
+
+
+def test_files_in_lists_and_without_a_suffix_count(task, journal, tmp_path):
+    (tmp_path / "one").write_text("a")
+    runs = runs_of(journal, 1, image=["portrait:1", f"file:{tmp_path}/one"])
+    assert [sweeps.sweep(task.work, runs, name="s").performed for _ in range(2)] == [1, 0]
+    (tmp_path / "one").write_text("b")
+    assert sweeps.sweep(task.work, runs, name="s").performed == 1
+
+
+def test_a_file_that_changes_during_a_run_gives_no_result(task, journal, tmp_path, monkeypatch):
+    file = tmp_path / "g.txt"
+    file.write_text("one")
+    perform = sweeps._perform
+
+    def changing(*args):
+        file.write_text("another")
+        return perform(*args)
+
+    monkeypatch.setattr(sweeps, "_perform", changing)
+    swept = sweeps.sweep(task.work, runs_of(journal, 1, image=str(file)), name="s")
+    assert "changed during this run" in swept.table["error"][0]
+    monkeypatch.undo()
+
+
+def test_a_file_that_holds_another_network_gives_other_codes(repo, tiny, monkeypatch):
+    here = repo / "pictures"
+    x = lab.picture("portrait:5", 32)
+    image.write(x, here / "a.png")
+    monkeypatch.chdir(here)
+    how = dict(generator="./g.safetensors", num_steps=2)
+    built = []
+    for seed in (1, 2):
+        Path("g.safetensors").write_bytes(Path(tiny(seed)).read_bytes())
+        found = galleries.build(["folder:."], path=here / f"{seed}.codes", **how)
+        G = weights.load_generator("./g.safetensors")
+        assert found.performed == 1 and found.gallery.generator == inversion.fingerprint(G.state_dict())
+        assert torch.equal(inversions.generator_of("./g.safetensors", "cpu").w_avg, G.w_avg)
+        built.append(found.gallery)
+    assert built[0].names == (f"file:{here / 'a.png'}",) and not torch.equal(built[0].ws, built[1].ws)
+
+
+def test_a_grid_takes_folders_and_ranges(repo, tiny):
+    for name in ("b", "a"):
+        image.write(lab.picture("portrait:5", 32), repo / "my_faces" / f"{name}.png")
+    how = dict(generator=tiny(1), perceptual="shipped", size=32, num_steps=2, lr=0.1, columns=["psnr"])
+    runs = inversions.grid(images=["folder:my_faces", "anime:3..4"], losses=["mse"], **how)
+    assert [r["image"] for r in runs] == ["file:my_faces/a.png", "file:my_faces/b.png", "anime:3", "anime:4"]
+
+
+def test_a_notebook_works_in_the_root(repo, write_notebook, tmp_path, monkeypatch):
+    write_notebook("00_a", "seed = 0\ndevice = 'cpu'\n", [])
+    (repo / "notebooks").joinpath("x").mkdir()
+    monkeypatch.chdir(repo / "notebooks")
+    monkeypatch.setenv("HRLAB_ROOT", "..")
+    lab.begin("00_a", {"seed": 0, "device": "cpu"})
+    assert Path.cwd() == repo and lab.root() == repo

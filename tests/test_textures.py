@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hrlib.errors import ShapeError, UnknownName
+from hrlib import store
+from hrlib.errors import InvalidValue, ShapeError, StoreError, UnknownName
 from hrlib.training import perceptual
 from hrlib.worlds import textures
 
@@ -83,6 +84,32 @@ def test_a_resumed_training_run_is_the_same_run(tmp_path, monkeypatch):
         assert torch.equal(a, b)
     perceptual.save("vgg16", resumed.net, tmp_path / "x.safetensors", card="test")
     assert 0 <= perceptual.accuracy(resumed.net, edge=40, per_class=2) <= 1
+
+
+def test_a_perceptual_run_replaces_nothing_and_begins_with_what_it_can_finish(tmp_path, monkeypatch):
+    small = perceptual.Recipe({"channels": [4, 4, 4, 8, 8]}, steps=2, lr=1e-3, batch=8, per_class=2)
+    monkeypatch.setitem(perceptual.RECIPES, "vgg16", small)
+    monkeypatch.setattr(perceptual, "accuracy", lambda net, **_: 0.5)
+    out, file = tmp_path / "vgg_0.1", tmp_path / "run.ckpt"
+    run = lambda to=out, **more: perceptual.run("vgg16", to, **{"checkpoint": file} | more)
+    assert run()["steps"] == 2
+    names = {"vgg_0.1.safetensors", "vgg_0.1.md", "run.ckpt", "run.ckpt.lock"}
+    assert {f.name for f in tmp_path.iterdir()} == names
+    monkeypatch.setattr(perceptual, "build", None)  # nothing is trained from here on
+    with pytest.raises(StoreError, match=r"vgg_0.1.safetensors is there already"):
+        run()
+    with pytest.raises(StoreError, match=r"vgg16_thin.safetensors is there already"):
+        run(None)
+    with pytest.raises(StoreError, match="of another training"):
+        run(tmp_path / "other", seed=1)
+    with store.alone(tmp_path / "run.ckpt.lock", "x"), pytest.raises(StoreError, match="another training"):
+        run(tmp_path / "other")
+    for wrong in ({"steps": 0}, {"steps": -5}, {"seed": -1}, {"threads": 0}):
+        with pytest.raises(InvalidValue, match=next(iter(wrong))):
+            run(tmp_path / "other", **wrong)
+    with pytest.raises(SystemExit, match=r"^InvalidValue: steps = 0"):
+        perceptual.main(["--which", "vgg16", "--out", str(tmp_path / "other"), "--steps", "0"])
+    assert {f.name for f in tmp_path.iterdir()} == names
 
 
 def test_colour_labels_name_each_quadrant():

@@ -16,8 +16,8 @@ import torch
 from typer.testing import CliRunner
 
 from hrlib import budget, cli, descent, features, image, inversion, losses, tiling, weights
-from hrlib.errors import BudgetError, ImageError, ShapeError, UnknownName
-from hrlib.lab import deepzoom, panoramas, root
+from hrlib.errors import BudgetError, ImageError, InvalidValue, NonFiniteLoss, ShapeError, StoreError, UnknownName
+from hrlib.lab import deepzoom, panoramas, root, targets
 from hrlib.nets import Generator, StyleINR
 from hrlib.nets.stylegan2 import channel_plan
 
@@ -68,16 +68,27 @@ def problem(G, size, dtype, batch=1):
 @pytest.mark.parametrize("tap", ["conv", "relu"])
 @pytest.mark.parametrize(("dtype", "of_loss", "of_slope"), [(torch.float32, 1e-6, 1e-5), (torch.float64, 1e-12, 1e-10)])
 def test_tiles_add_up_to_the_whole(G, size, tap, dtype, of_loss, of_slope):
+    """Or, in float32, to what is true: a value of the generator near 0 may fall on either side of its leaky ReLU, by
+    the last digit and so by the machine, and take its slopes with it. Then the whole itself is off by up to 3e-5."""
     G = weights.load_generator("scenes_inr128").to(dtype)
     loss = (losses.Perceptual(features.vgg16("shipped", tap=tap)) + losses.MSE(3.0)).to(dtype)
     x, ws, maps = problem(G, size, dtype)
     value, slopes = everything(G, loss, x, ws, maps)
     tile = SIZES[size]
+
+    def true() -> list[torch.Tensor]:
+        leaf = lambda t: t.detach().double().requires_grad_()
+        return everything(G.double(), loss.double(), x.double(), leaf(ws), {k: leaf(v) for k, v in maps.items()})[1]
+
+    found = []
     for keep in ("memory", "file", "recompute"):
         tiled = tiling.TiledGenerator(G, tile), tiling.TiledLoss(loss, tile, keep=keep)
         ours, theirs = everything(*tiled, x, ws, maps)
-        assert abs(float(ours - value)) <= of_loss * float(value)
-        assert max(relative(a, b) for a, b in zip(theirs, slopes, strict=True)) <= of_slope, keep
+        assert abs(float(ours - value)) <= of_loss * float(value), keep
+        found.append(theirs)
+    if max(relative(a, b) for theirs in found for a, b in zip(theirs, slopes, strict=True)) > of_slope:
+        assert dtype == torch.float32
+        assert max(relative(a, b) for theirs in found for a, b in zip(theirs, true(), strict=True)) <= of_slope
 
 
 def test_the_high_level_loss_and_batches(G):
@@ -306,12 +317,20 @@ def test_a_run_in_a_folder_can_be_interrupted(tmp_path, capsys):
         patch.setattr(deepzoom, "write", dies)
         panoramas.invert(x, tmp_path / "b", recipe, every=2, memory="4GB")
     assert (tmp_path / "b" / "state.safetensors").exists() and (tmp_path / "b" / "zoom" / "index.html").exists()
+    page = json.loads((tmp_path / "b" / "zoom" / "status.js").read_text()[len("shown(") : -3])
+    with pytest.raises(StoreError, match="holds a run of `hrlab invert` with picture"):
+        panoramas.invert(-x, tmp_path / "b", recipe, memory="4GB")
+    with pytest.raises(StoreError, match=r"num_steps = 6\n.*num_steps = 7"):
+        panoramas.invert(x, tmp_path / "b", panoramas.Recipe(num_steps=7), memory="4GB")
     resumed = panoramas.invert(x, tmp_path / "b", recipe, every=2, memory="4GB", suffix=".tif")
+    assert not (tmp_path / "b" / "zoom" / page["layers"][1]["folder"]).exists()  # tiles of step 2
     assert resumed["whole"] == straight["whole"] and not (tmp_path / "b" / "state.safetensors").exists()
     assert torch.equal(image.read(tmp_path / "a/reconstruction.png"), image.read(tmp_path / "b/reconstruction.tif"))
     regions = pd.read_csv(tmp_path / "b" / "regions.csv")
     assert (regions["height"] * regions["width"]).sum() == 48 * 160
     assert json.loads((tmp_path / "b" / "facts.json").read_text())["recipe"]["num_steps"] == 6
+    with pytest.raises(StoreError, match="already, finished"):
+        panoramas.invert(x, tmp_path / "b", recipe, memory="4GB")
 
 
 def test_formats_are_checked_before_the_first_step(tmp_path):
@@ -335,10 +354,10 @@ def test_the_recorded_run_is_what_its_files_say():
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["size"] == [1677, 6143] and len(facts["history"]) == facts["recipe"]["num_steps"]
     assert panoramas.whole(pd.read_csv(folder / "regions.csv")) == pytest.approx(facts["whole"], rel=1e-4)
-    original, reconstruction = (image.read(folder / f"{name}.jpg") for name in ("original", "reconstruction"))
+    original, reconstruction = (image.read(folder / f"{name}.webp") for name in ("original", "reconstruction"))
     assert original.shape == reconstruction.shape == (1, 3, 1677, 6143)
     mse = float((original - reconstruction).square().mean()) / 4
-    assert -10 * math.log10(mse) == pytest.approx(facts["whole"]["psnr"], abs=0.5)  # JPEG takes and gives a little
+    assert -10 * math.log10(mse) == pytest.approx(facts["whole"]["psnr"], abs=0.5)  # WebP takes and gives a little
 
 
 def test_tiff_is_tiled_and_exact(tmp_path):
@@ -372,6 +391,32 @@ def test_the_page_has_every_tile_it_asks_for(tmp_path):
         deepzoom.write({"a": x, "b": x[:, :, :9]}, tmp_path, title="")
 
 
+def test_a_page_replaces_and_removes_nothing_but_its_own(tmp_path):
+    x = torch.zeros(1, 3, 8, 8)
+    mine = [tmp_path / "family meeting" / "video.mp4", tmp_path / "0-0123456789abcdef" / "a.txt"]  # named as tiles are
+    for file in mine:
+        file.parent.mkdir()
+        file.write_text("mine")
+    for fill in (0.0, 0.5, 1.0):
+        deepzoom.write({"a": x + fill}, tmp_path, title="")
+    assert all(file.read_text() == "mine" for file in mine)
+    assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 3
+    for name, folder in {"index.html": "site", "status.js": "other", "openseadragon.min.js": "third"}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("mine")
+        for call in (deepzoom.prepare, lambda at: deepzoom.write({"a": x}, at, title="")):
+            with pytest.raises(StoreError, match="there already"):
+                call(tmp_path / folder)
+        assert [p.name for p in (tmp_path / folder).iterdir()] == [name]
+    deepzoom.write({"a": x}, tmp_path / "site", title="", force=True)
+    assert "mine" not in (tmp_path / "site" / "index.html").read_text()[:10]
+    (tmp_path / "other" / "status.js").unlink()
+    shutil.copy(deepzoom.VIEWER / "index.html", tmp_path / "other")  # all that a killed run left
+    assert deepzoom.write({"a": x}, tmp_path / "other", title="").exists()
+    with pytest.raises(StoreError, match="cannot be written"):
+        deepzoom.prepare(mine[0] / "zoom")
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="no JavaScript interpreter here")
 def test_the_page_is_a_program(tmp_path):
     text = (deepzoom.VIEWER / "index.html").read_text()
@@ -390,4 +435,96 @@ def test_the_command(tmp_path):
     assert done.exit_code == 0, done.output
     assert (tmp_path / "run" / "reconstruction.tif").exists()
     small = run(str(file), "--out", str(tmp_path / "no"), "--memory", "1MB")
-    assert isinstance(small.exception, BudgetError)
+    assert isinstance(small.exception, BudgetError) and not (tmp_path / "no").exists()
+
+
+def test_the_command_never_replaces_what_is_the_users(tmp_path, monkeypatch):
+    """Whatever it finds in OUT, before the first step: other files, the picture itself, a page, a file in the way."""
+    monkeypatch.setattr(panoramas, "_inverted", lambda *_, **__: pytest.fail("work began"))
+    run = lambda *words: CliRunner().invoke(cli.app, ["invert", *map(str, words), "--num-steps", "1"]).exception
+    picture = image.write(image.sample("coffee", (40, 48)), tmp_path / "picture.png")
+    video = tmp_path / "docs" / "zoom" / "family meeting" / "video.mp4"
+    video.parent.mkdir(parents=True)
+    video.write_text("mine")
+    (own := tmp_path / "own").mkdir()
+    itself, capital = own / "reconstruction.png", own / "reconstruction.JPG"
+    for file in (itself, capital):
+        file.write_bytes(before := picture.read_bytes())
+    for words, match in (
+        ((picture, "--out", tmp_path / "docs"), "is not empty"),
+        ((itself, "--out", own), "under a name that the run's own files have"),
+        ((itself, "--out", own, "--force", "--format", "tif"), "under a name that the run's own files have"),
+        ((capital, "--out", own, "--force", "--format", "PNG"), "under a name that the run's own files have"),
+        ((picture, "--out", picture), "cannot be written"),
+        ((picture, "--out", picture / "run"), "cannot be written"),
+    ):
+        error = run(*words)
+        assert isinstance(error, StoreError) and match in str(error)
+        assert video.read_text() == "mine" and all(f.read_bytes() == before for f in (itself, capital, picture))
+
+
+def test_a_forced_run_removes_nothing_before_it_can_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(panoramas, "_inverted", lambda *_, **__: pytest.fail("work began"))
+    x, folder, site = image.sample("coffee", (40, 48)), tmp_path / "run", tmp_path / "site"
+    for place in (folder, site):
+        place.mkdir()
+        (place / "index.html").write_text("mine")
+    (folder / "codes.safetensors").write_text("a result")
+    run = lambda: panoramas.invert(x, folder, panoramas.Recipe(num_steps=1), memory="4GB", force=True)
+    (zoom := folder / "zoom").write_text("mine")
+    with pytest.raises(StoreError, match="cannot be written"):
+        run()
+    zoom.unlink()
+    zoom.symlink_to(site)
+    with pytest.raises(StoreError, match="is a link"):
+        run()
+    zoom.unlink()
+    (folder / "facts.json").mkdir()
+    with pytest.raises(StoreError, match="is a folder"):
+        run()
+    assert (folder / "codes.safetensors").exists() and [p.name for p in site.iterdir()] == ["index.html"]
+
+
+def test_a_run_that_never_stepped_leaves_its_folder_to_another(tmp_path):
+    x = image.sample("coffee", (40, 48))
+    with pytest.raises(NonFiniteLoss):
+        panoramas.invert(x, tmp_path / "run", panoramas.Recipe(num_steps=2, mse=1e300), memory="4GB")
+    assert panoramas.invert(x, tmp_path / "run", panoramas.Recipe(num_steps=1), memory="4GB")
+
+
+def test_a_forced_run_replaces_files_of_its_own_names_alone(tmp_path):
+    x, mine = image.sample("coffee", (40, 48)), tmp_path / "zoom" / "family meeting" / "video.mp4"
+    mine.parent.mkdir(parents=True)
+    for file in (mine, tmp_path / "facts.json", tmp_path / "reconstruction.jpg", tmp_path / "zoom" / "index.html"):
+        file.write_text("mine")
+    facts = panoramas.invert(x, tmp_path, panoramas.Recipe(num_steps=1), memory="4GB", force=True)
+    assert mine.read_text() == "mine" and not (tmp_path / "reconstruction.jpg").exists()
+    assert json.loads((tmp_path / "facts.json").read_text())["peak"] == facts["peak"]
+    assert (tmp_path / "zoom" / "index.html").read_bytes() == (deepzoom.VIEWER / "index.html").read_bytes()
+
+
+def test_numbers_of_a_large_picture(tmp_path, monkeypatch):
+    for name, bad in {"mse": -1.0, "lr": math.nan, "num_steps": 0, "seed": 2**32, "beta1": 1.0}.items():
+        with pytest.raises(InvalidValue, match=name):
+            panoramas.Recipe(**{name: bad})
+    assert type(panoramas.Recipe(num_steps=torch.tensor(3.0)).num_steps) is int
+    run = lambda *words: CliRunner().invoke(cli.app, ["invert", "scene:1", "--out", str(tmp_path / "o"), *words])
+    for words in (("--mse", "-1"), ("--lr", "0"), ("--lr", "nan"), ("--seed", "99999999999999")):
+        assert isinstance(run(*words).exception, InvalidValue)
+    for size in ("²x²", "0x9", "9x", "-3x9", "9" * 5000 + "x9"):
+        assert run(f"--size={size}").exit_code == 2
+    for more in ((), ("--plan",)):
+        for size in ("99999999x9", "99999999x99999999", "20000x15000"):
+            error = run(f"--size={size}", *more).exception
+            assert isinstance(error, InvalidValue) and "megapixels" in str(error)
+    monkeypatch.setattr(targets, "picture", lambda *_: pytest.fail("a plan reads nothing"))
+    assert run("--size", "800x300", "--memory", "4GB", "--plan").exit_code == 0
+    x = torch.zeros(1, 3, 64, 64)
+    for tile in ((0, 64), (64, -1), (64, 1.5)):
+        for tiled in (lambda t=tile: tiling.TiledLoss(losses.MSE(), t), lambda t=tile: tiling.tiles((64, 64), t)):
+            with pytest.raises(InvalidValue, match="tile"):
+                tiled()
+    for edge in (0, math.nan):
+        with pytest.raises(InvalidValue, match="edge"):
+            panoramas.by_region(x, x, edge=edge)
+    assert not (tmp_path / "o").exists()

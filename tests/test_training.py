@@ -1,12 +1,15 @@
-"""Training sets on disk: rendered ones, their latents, and packed folders."""
+"""Training sets on disk: rendered ones, their latents, and packed folders; what is there already is left alone."""
+
+import resource
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from hrlib import image
-from hrlib.errors import ImageError, StoreError, UnknownName
-from hrlib.training import data
+from hrlib.errors import ImageError, InvalidValue, StoreError, UnknownName
+from hrlib.training import data, heads, people, sets
 
 Z = 70
 
@@ -39,15 +42,158 @@ def test_a_part_of_another_domain_is_the_same_people(portraits, tmp_path):
     assert np.array_equal(part.images, portraits.images[:5])
 
 
-def test_another_set_in_the_same_folder_is_made_anew(tmp_path):
-    first = rendered(tmp_path, 6)
-    assert not np.array_equal(rendered(tmp_path, 6, count=4).images, first.images)
-    assert len(data.load_set(tmp_path)) == 4
+def test_another_set_is_never_made_over_one_that_is_there(tmp_path, monkeypatch):
+    first = rendered(tmp_path, 6).images.copy()
+    with pytest.raises(StoreError, match="holds a training set with count = 6"):
+        rendered(tmp_path, 6, count=4)
+    assert np.array_equal(data.load_set(tmp_path).images, first)
+    assert len(rendered(tmp_path, 6, count=4, force=True)) == 4
+    monkeypatch.setattr(data, "CHUNK", 2)
+    next(data.render_set(tmp_path, 6, resolution=16, z_dim=Z, seed=4, force=True))  # is interrupted, too
+    with pytest.raises(StoreError, match="seed = 4"):
+        rendered(tmp_path, 6)
+
+
+def test_a_finished_set_is_used_whoever_made_it_and_wherever_it_is(portraits, tmp_path):
+    shutil.copytree(portraits.folder, tmp_path / "set")
+    for name in (".hrlab.json", ".hrlab.lock"):  # as before folders were marked
+        (tmp_path / "set" / name).unlink()
+    before = sorted((f.name, f.stat().st_mtime_ns) for f in (tmp_path / "set").iterdir())
+    assert list(data.render_set(tmp_path / "set", 16, resolution=16, z_dim=Z, seed=3)) == []
+    assert before == sorted((f.name, f.stat().st_mtime_ns) for f in (tmp_path / "set").iterdir())
+
+
+MAKERS = {
+    "render": lambda folder: data.render_set(folder, 4, resolution=16, z_dim=Z),
+    "views": lambda folder: people.render_views(folder, identities=8, views=1, resolution=16, seed=1),
+    "heads": lambda folder: heads.render(folder, 4, z_dim=48, seed=0),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_no_set_is_made_among_the_users_files(make, tmp_path):
+    for name in ("images.npy", "notes.txt"):
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(StoreError, match=r"is not empty \(images.npy, notes.txt\)"):
+        list(make(tmp_path))
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(StoreError, match="cannot be written"):
+        list(make(tmp_path / "file" / "set"))
+    left = {f.name: f.read_text() for f in tmp_path.iterdir()}
+    assert left == dict.fromkeys(("images.npy", "notes.txt", "file"), "precious")
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_two_never_make_a_set_in_one_folder(make, tmp_path):
+    first = make(tmp_path)
+    next(first)
+    if sets.read_json(tmp_path / sets.STATUS)["done"] < 4:
+        with pytest.raises(StoreError, match="another run"):
+            next(make(tmp_path))
+    first.close()
+
+
+@pytest.fixture
+def full_disk():
+    """From the call on, no file can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_set_that_looks_whole(album, tmp_path, monkeypatch, full_disk):
+    monkeypatch.setattr(data, "CHUNK", 2)
+    making = data.render_set(tmp_path / "set", 6, resolution=16, z_dim=Z, seed=3)
+    assert next(making) == 2
+    full_disk(128 + 3 * 768)  # in the middle of the fourth picture
+    with pytest.raises(StoreError, match=r"images.npy cannot be written"):
+        next(making)
+    full_disk(2000)  # less than the packed pictures
+    with pytest.raises(StoreError, match="cannot be written"):
+        list(data.pack_folder(album, tmp_path / "packed", 16))
+    with pytest.raises(StoreError, match="no training set"):
+        data.load_set(tmp_path / "packed")
+    full_disk(10**7)
+    assert list(data.render_set(tmp_path / "set", 6, resolution=16, z_dim=Z, seed=3)) == [4, 6]
+    assert list(data.pack_folder(album, tmp_path / "packed", 16)) == [1, 2, 3]
+
+
+@pytest.fixture
+def no_room(monkeypatch):
+    monkeypatch.setattr(sets.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+
+
+def test_room_is_looked_for_before_anything_is_rendered(tmp_path, no_room):
+    with pytest.raises(StoreError, match=r"set needs 0.8 GB, and 1 MB are free there"):
+        next(data.render_set(tmp_path / "set", 16_000, resolution=128, z_dim=Z))
+
+
+def test_mistyped_numbers_lock_no_folder(album, tmp_path, no_room):
+    for making in (
+        data.render_set(tmp_path / "set", 4, resolution=16, z_dim=1),
+        data.render_set(tmp_path / "set", 4, world="scenes", resolution=16, z_dim=1),
+        heads.render(tmp_path / "set", 4, z_dim=1, seed=0),
+        data.pack_folder(album, tmp_path / "set", 1_000),
+    ):
+        with pytest.raises(StoreError, match=r"z_dim 1|needs"):
+            next(making)
+        assert not (tmp_path / "set").exists()
+
+
+def test_nobody_waits_for_pictures_that_nobody_renders(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "CHUNK", 2)
+    rendering = data.render_set(tmp_path, 6, resolution=16, z_dim=Z, seed=3)
+    next(rendering)
+    monkeypatch.setattr(data.time, "sleep", lambda seconds: next(rendering))  # meanwhile, it goes on
+    data.load_set(tmp_path).wait_for(4)
+    rendering.close()
+    with pytest.raises(StoreError, match=r"4 pictures in .*, and nobody is rendering(.|\n)*hrlab train render"):
+        data.load_set(tmp_path).wait_for(5)
+
+
+@pytest.mark.parametrize(
+    "file, content", [(sets.STATUS, b"{}"), (sets.STATUS, b"[]"), ("images.npy", b""), ("images.npy", None)]
+)
+def test_damaged_sets_are_named(file, content, portraits, tmp_path):
+    shutil.copytree(portraits.folder, tmp_path / "set")
+    damaged = (portraits.folder / file).read_bytes()[:-9] if content is None else content
+    (tmp_path / "set" / file).write_bytes(damaged)
+    for use in (lambda: data.load_set(tmp_path / "set"), lambda: rendered(tmp_path / "set", 16)):
+        with pytest.raises(StoreError, match=f"{file} is damaged(.|\n)*--force"):
+            use()
+    assert len(rendered(tmp_path / "set", 16, force=True)) == 16
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"resolution": 0},
+        {"resolution": -4},
+        {"seed": 10**15},
+        {"seed": -1},
+        {"z_dim": 0},
+        {"z_dim": 10**11},
+        {"count": 1.5},
+    ],
+)
+def test_numbers_out_of_range_make_no_folder(wrong, tmp_path):
+    with pytest.raises(InvalidValue, match=next(iter(wrong))):
+        list(data.render_set(tmp_path / "set", 4, **{"resolution": 16, "z_dim": Z} | wrong))
+    for n in (0, 10**20):
+        with pytest.raises(InvalidValue, match=f"n = {n}"):
+            list(data.render_set(tmp_path / "set", n, resolution=16, z_dim=Z))
+    with pytest.raises(InvalidValue, match="views = 0"):
+        list(people.render_views(tmp_path / "set", identities=8, views=0, resolution=16, seed=1))
+    with pytest.raises(InvalidValue, match="n = -1"):
+        list(heads.render(tmp_path / "set", -1, z_dim=48, seed=0))
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_worlds_and_impossible_counts(tmp_path):
     with pytest.raises(UnknownName, match="portraits/photo"):
         rendered(tmp_path, 4, world="portrait/photo")
+    with pytest.raises(UnknownName, match="what to do: pick one"):
+        rendered(tmp_path, 4, world="nope")
     with pytest.raises(StoreError, match="count=5 of n=4"):
         rendered(tmp_path, 4, count=5)
     with pytest.raises(StoreError, match="z_dim 3"):
@@ -107,9 +253,34 @@ def test_damaged_pictures_are_all_named_and_leave_no_set(album, tmp_path):
         data.load_set(tmp_path / "set")
     with pytest.raises(StoreError, match="no pictures"):
         list(data.pack_folder(tmp_path / "nothing", tmp_path / "set", 16))
+    (album / "bad1.png").unlink()
+    shutil.copyfile(album / "sub/b.jpg", album / "sub/bad2.jpg")
+    assert list(data.pack_folder(album, tmp_path / "set", 16)) == [1, 2, 3, 4]
 
 
-def test_packing_over_a_rendered_set_forgets_its_latents(album, tmp_path):
-    rendered(tmp_path / "set", 4)
-    list(data.pack_folder(album, tmp_path / "set", 16))
-    assert data.load_set(tmp_path / "set").z is None
+def test_packing_over_a_rendered_set_needs_force_and_forgets_its_latents(album, tmp_path):
+    before = rendered(tmp_path / "set", 4).images.copy()
+    with pytest.raises(StoreError, match="holds a training set"):
+        list(data.pack_folder(album, tmp_path / "set", 16))
+    assert np.array_equal(data.load_set(tmp_path / "set").images, before)
+    list(data.pack_folder(album, tmp_path / "set", 16, force=True))
+    assert data.load_set(tmp_path / "set").z is None and not list((tmp_path / "set").glob("latents*"))
+
+
+def test_packed_sets_are_kept_and_say_what_is_in_them(album, tmp_path):
+    pack = lambda **options: list(data.pack_folder(album, tmp_path / "set", 16, **options))
+    pack()
+    what = data.load_set(tmp_path / "set").what
+    assert what["folder"] == "album" and (what["n"], what["resolution"]) == (3, 16)
+    with pytest.raises(StoreError, match="finished"):
+        pack()
+    image.write(torch.zeros(1, 3, 7, 9), album / "sub/c.bmp")  # as large as before
+    pack(force=True)
+    assert data.load_set(tmp_path / "set").what != what
+    for folder in (album, tmp_path / "set" / ".." / "album"):
+        with pytest.raises(StoreError, match="is the source itself"):
+            list(data.pack_folder(album, folder, 16, force=True))
+    for resolution in (0, -4, 2.5, float("nan")):
+        with pytest.raises(InvalidValue, match="resolution"):
+            list(data.pack_folder(album, tmp_path / "other", resolution))
+    assert not (tmp_path / "other").exists()

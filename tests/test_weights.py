@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from hrlib import _catalogue, _download, nets, store, weights
-from hrlib.errors import DamagedFile, LayoutMismatch, MissingWeights, UnknownName, WeightsError
+from hrlib.errors import DamagedFile, LayoutMismatch, MissingWeights, StoreError, UnknownName, WeightsError
 from hrlib.nets.stylegan2 import channel_plan
 
 PLAN = channel_plan(16, base=128, most=8)
@@ -321,6 +322,51 @@ def test_a_connection_that_always_drops_ends(data, server, monkeypatch):
     assert file.with_name("thing.bin.part").stat().st_size > 2_200_000
     weights.fetch("thing")  # and goes on
     assert file.read_bytes() == CONTENT
+
+
+def test_what_is_at_the_place_of_a_download_is_never_replaced(data, server, tmp_path):
+    file = catalogued(data, url=server.url, sha256=digest(CONTENT))
+    store.write_bytes(file, b"the user's own")
+    with pytest.raises(DamagedFile, match="hrlab fetch thing"):
+        weights.fetch("thing")
+    with pytest.raises(StoreError, match="there already"):
+        _download.download(server.url, file, sha256=None, size=None, by_hand="")
+    assert file.read_bytes() == b"the user's own" and server.starts == []
+    file.unlink()
+    file.symlink_to(tmp_path / "a disk that is not there")
+    with pytest.raises(MissingWeights):
+        weights.fetch("thing")
+    assert file.is_symlink() and server.starts == []
+
+
+def test_what_came_of_a_file_is_made_anew_when_it_changes(tmp_path, monkeypatch):
+    @weights.kept(4)
+    def content(name, *, more=""):
+        return object()
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        store.write_bytes(Path(folder) / "g.bin", folder.encode())
+    first, catalogued_one = content("a/g.bin"), content("some_name")
+    assert content("a/g.bin") is first and content("file:a/g.bin") is not first
+    stat = Path("a/g.bin").stat()
+    store.write_bytes("a/g.bin", b"c")  # of the same size
+    os.utime("a/g.bin", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # and of the same time
+    assert content("a/g.bin") is not first and content("some_name") is catalogued_one
+    monkeypatch.chdir("a")
+    here = content("g.bin")
+    monkeypatch.chdir("../b")
+    assert content("g.bin") is not here and content("x", more="g.bin") is content("x", more="g.bin")
+
+
+def test_files_are_saved_under_a_name_that_can_be_read_and_never_over_another(tmp_path, generator):
+    file = weights.save_network(generator, tmp_path / "lr_0.1")
+    assert file.name == "lr_0.1.safetensors" and weights.load_generator(file).config == generator.config
+    before = file.read_bytes()
+    with pytest.raises(StoreError, match="--force"):
+        weights.save_state({"a": torch.zeros(2)}, tmp_path / "lr_0.1")
+    assert file.read_bytes() == before
+    assert weights.save_state({"a": torch.zeros(2)}, file, force=True) == file and file.read_bytes() != before
 
 
 # --- saving and loading -----------------------------------------------------------------------------------------------
