@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+from hrlib import optim
+
 SIZES = [(512, 512), (1024, 1024), (1677, 2048)]
 
 
@@ -24,7 +26,7 @@ def measure(height: int, width: int, tiled: bool) -> dict[str, float]:
     import torch
 
     from hrlib import inversion, weights
-    from hrlib.lab import panoramas
+    from hrlib.experiments import panoramas
 
     recipe, size = panoramas.Recipe(num_steps=3), (height, width)
     planned = panoramas.plan(recipe, size, memory="16GB")
@@ -36,15 +38,16 @@ def measure(height: int, width: int, tiled: bool) -> dict[str, float]:
     begun = time.perf_counter()
     next(steps)
     seconds = time.perf_counter() - begun
-    return {"seconds": seconds, "peak": inversion.peak_bytes(), "planned": planned.peak}
+    return {"seconds": seconds, "peak": optim.peak_bytes(), "planned": planned.peak}
 
 
 def measure_wide(height: int, width: int, memory: str) -> dict[str, float]:
     """{"seconds", "peak", "planned"} of the first step of networks as wide as the paper's, in this process."""
     import torch
 
-    from hrlib import budget, features, inversion, losses, nets
+    from hrlib import features, inversion, losses, nets
     from hrlib.nets.stylegan2 import channel_plan
+    from hrlib.tiling import budget
 
     G = nets.StyleINR(z_dim=512, w_dim=512, resolution=1024, channels=channel_plan(1024)).eval().requires_grad_(False)
     loss, size = losses.Perceptual(features.vgg16("random")), (height, width)
@@ -53,7 +56,7 @@ def measure_wide(height: int, width: int, memory: str) -> dict[str, float]:
     x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     begun = time.perf_counter()
     next(inversion.invert(x=x, num_steps=3, w_samples=1000, **planned.apply(G, loss)))
-    return {"seconds": time.perf_counter() - begun, "peak": inversion.peak_bytes(), "planned": planned.peak}
+    return {"seconds": time.perf_counter() - begun, "peak": optim.peak_bytes(), "planned": planned.peak}
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from hrlib import inversion, weights
+from hrlib import optim, weights
+from hrlib.experiments import inversions
 from hrlib.features import vgg16
-from hrlib.lab import inversions
 from hrlib.nets.stylegan2 import Generator
 
 SIZE, REDUCED, STEPS = 1024, 256, 1000
@@ -43,7 +43,7 @@ def networks(folder: Path) -> dict[str, str]:
 
 def predict(run: dict) -> tuple[float, int]:
     """(seconds the run will take, peak bytes)."""
-    return inversions.estimate(**run), inversion.peak_bytes(run["device"])
+    return inversions.estimate(**run), optim.peak_bytes(run["device"])
 
 
 def main() -> None:

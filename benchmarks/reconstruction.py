@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hrlib import inversion, losses, metrics, weights
+from hrlib import inversion, losses, metrics, optim, spectra, weights
 from hrlib.lab import pictures
 
 NAMES = [f"portrait:{seed}" for seed in range(1, 6)] + ["photo:astronaut", "photo:chelsea", "photo:coffee"]
@@ -21,11 +21,11 @@ def main() -> None:
 
     def run(label: str, name: str, resize: int | None, **options: float) -> np.ndarray:
         loss = losses.named(name, weights="shipped", resize=resize)
-        image = inversion.solve(G, x, loss, num_steps=STEPS, lr=LR, **options).image
+        image = optim.solve(inversion.invert(G, x, loss, num_steps=STEPS, lr=LR, **options)).image
         psnr = metrics.psnr(image, x)
         parts = [f"{psnr[pick].mean():5.2f} +- {psnr[pick].std(ddof=1):4.2f} dB" for pick in (faces, ~faces)]
         print(f"{label:34s} portraits {parts[0]}   photographs {parts[1]}   {psnr.round(1)}", flush=True)
-        return metrics.artefact_energy(image, x, factor=4)
+        return spectra.artefact_energy(image, x, factor=4)
 
     run(f"w, lam_mse = {LAM_MSE:g}", "vgg_conv", None, lam_mse=LAM_MSE, optimise_noise=False)
     run(f"w and n, lam_mse = {LAM_MSE:g}", "vgg_conv", None, lam_mse=LAM_MSE)

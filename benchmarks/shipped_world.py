@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import typer
 
-from hrlib import inversion, losses, metrics, weights
+from hrlib import inversion, losses, metrics, optim, retrieval, weights
 from hrlib.store import read_json, write_json
 from hrlib.training import family, measure, ship
 from hrlib.training.data import load_set
@@ -94,7 +94,7 @@ def invert_unseen(G: torch.nn.Module, n: int) -> dict[str, Any]:
     silent = {k: torch.zeros_like(m) for k, m in G.noise_maps().items()}
     loss, images = losses.named(LOSS, weights="shipped"), []
     for x in photos[:n].split(BATCH):
-        images.append(inversion.solve(G, x, loss, noise_init=silent, **INVERSION).image.clamp(-1, 1))
+        images.append(optim.solve(inversion.invert(G, x, loss, noise_init=silent, **INVERSION)).image.clamp(-1, 1))
         print(f"{sum(map(len, images))} of {n} inverted", flush=True)
     images = torch.cat(images)
     psnr, net = metrics.psnr(images, photos[:n]), weights.load_identity("identity_thin")
@@ -109,9 +109,9 @@ def invert_unseen(G: torch.nn.Module, n: int) -> dict[str, Any]:
         "psnr_mean": float(psnr.mean()),
         "psnr_std": float(np.std(psnr, ddof=1)),
         "psnr_min": float(psnr.min()),
-        "same_photo": metrics.id_retrieval(own, found, range(n)).rate,
-        "other_view": metrics.id_retrieval(again, found, range(n)).rate,
-        "other_view_of_photos": metrics.id_retrieval(again, own[:n], range(n)).rate,
+        "same_photo": retrieval.id_retrieval(own, found, range(n)).rate,
+        "other_view": retrieval.id_retrieval(again, found, range(n)).rate,
+        "other_view_of_photos": retrieval.id_retrieval(again, own[:n], range(n)).rate,
     }
 
 

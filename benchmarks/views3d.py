@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from hrlib import inversion3d, losses, metrics, retrieval, weights
+from hrlib import inversion3d, losses, metrics, optim, retrieval, weights
 from hrlib.nets import cameras
 from hrlib.worlds import heads, portraits
 
@@ -33,14 +33,14 @@ def main() -> None:
     known = retrieval.embed(net, x)
 
     begun = time.perf_counter()
-    inversion3d.solve(G, x[:1], loss, **SETTINGS)
+    optim.solve(inversion3d.invert(G, x[:1], loss, **SETTINGS))
     print(f"one inversion: {time.perf_counter() - begun:.1f} s on {torch.get_num_threads()} threads", flush=True)
 
     found = {yaw: [] for yaw in YAWS}
     off = []
     for i in range(0, n, BATCH):
         some = slice(i, min(i + BATCH, n))
-        result = inversion3d.solve(G, x[some], loss, **SETTINGS)
+        result = optim.solve(inversion3d.invert(G, x[some], loss, **SETTINGS))
         off += torch.rad2deg((result.yaw - everybody[some].get("yaw")).abs()).tolist()
         for yaw in YAWS:
             with torch.no_grad():

@@ -64,7 +64,7 @@ def list_(profile: Scale = Profile.laptop) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from .lab.batch import plan as make_plan
+    from .runner.batch import plan as make_plan
 
     chosen = make_plan((), profile.value)
     table = Table(Column("notebook", no_wrap=True), "title", "paper", "minutes", "its figures")
@@ -91,7 +91,7 @@ def plan(notebooks: Names = None, profile: Scale = Profile.laptop) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from .lab.batch import plan as make_plan
+    from .runner.batch import plan as make_plan
 
     chosen = make_plan(notebooks or (), profile.value)
     table = Table(Column("notebook", no_wrap=True), "needs", "minutes", "what will happen")
@@ -121,12 +121,12 @@ def run(
     ] = "",
 ) -> None:
     """Run notebooks and everything they need, and rewrite their figures, tables and numbers."""
-    from .lab import batch, report
     from .lab.place import figures_folder, root
+    from .runner import batch, report
 
     jobs, timeout = number("--jobs", jobs, "whole [1, inf)"), number("--timeout", timeout, "[0, inf)")
     if scheduler:
-        os.environ["HRLAB_SCHEDULER"] = scheduler  # the kernels inherit it; read in lab/sweeps.py
+        os.environ["HRLAB_SCHEDULER"] = scheduler  # the kernels inherit it; read in experiments/sweep.py
     damaged = [] if notebooks else _say_strays()
     chosen = batch.plan(notebooks or (), profile.value)
     named = [batch.find(n, chosen.known) for n in notebooks] if notebooks else chosen.order
@@ -155,9 +155,9 @@ def figures(profile: Scale = Profile.laptop) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    from .lab import verify
     from .lab.notebook import catalogue
     from .lab.place import figures_folder
+    from .runner import verify
 
     table, bad = Table("notebook", Column("name", no_wrap=True), "caption"), []
     for name, nb in catalogue().items():
@@ -185,9 +185,9 @@ def claims(
 
     from . import store
     from .errors import UnknownName, nearest
-    from .lab import ledger
-    from .lab.claims import ledger as judged
     from .lab.place import root
+    from .runner import ledger
+    from .runner.claims import ledger as judged
 
     if readme and profile != Profile.laptop:
         raise typer.BadParameter("README.md shows the laptop profile", param_hint="--readme")
@@ -273,9 +273,9 @@ def invert(
 ) -> None:
     """Invert a picture of any size and aspect ratio within a given memory (Sec. IV-F)."""
     from . import image
-    from .lab import panoramas
+    from .experiments import panoramas
     from .lab.place import root
-    from .lab.targets import picture as read
+    from .worlds.pictures import picture as read
 
     recipe = panoramas.Recipe(generator, perceptual, num_steps=num_steps, lr=lr, mse=mse, seed=seed)
     wanted = image.sides(_size(size)) if size else None
@@ -316,8 +316,8 @@ def build_gallery(
     force: Annotated[bool, typer.Option("--force", help="Replace a gallery that is there.")] = False,
 ) -> None:
     """Invert every picture of a folder once and store the codes; goes on where an interrupted build stopped."""
-    from .lab import galleries as rooms
-    from .lab.targets import listed
+    from .experiments import galleries as rooms
+    from .worlds.pictures import listed
 
     name = Path(generator).stem if Path(generator).is_file() else Path(generator).name  # a name may have dots
     path = out or folder / f"{name}.gallery.safetensors"
@@ -359,7 +359,7 @@ def id_retrieval(
 
     from . import devices, retrieval, store, weights
     from .errors import number
-    from .lab.loops import progress
+    from .lab.progress_bar import progress
 
     where, threshold = devices.choose(device), number("threshold", threshold, "[0, inf)")
     retrieval.check_face(face)
@@ -373,16 +373,17 @@ def id_retrieval(
     identity |= dict(content=str(content.resolve()), stylised=str(stylised.resolve()))
     with contextlib.ExitStack() as stack:
         if out:
-            from .lab import lookup  # with matplotlib, which the numbers alone do not need
+            from .lab import retrieval_report  # with matplotlib, which the numbers alone do not need
 
-            lookup.apart(out, content, stylised)
-            stack.enter_context(store.claimed(out, "report", identity, files=lookup.FILES, force=force))
+            retrieval_report.apart(out, content, stylised)
+            stack.enter_context(store.claimed(out, "report", identity, files=retrieval_report.FILES, force=force))
         steps = retrieval.evaluate(content, stylised, net, face=face, batch=batch, threshold=threshold)
         for report in progress(steps, label="pictures", unit="part", status=lambda r: f"{r.done} of {r.total}"):
             pass
         print(f"{report.text()}\nnetwork: {network}")
         if out:
-            print("\n".join(str(path) for path in lookup.write(report, content, out, force=True)))  # it is ours now
+            written = retrieval_report.write(report, content, out, force=True)  # the folder is ours now
+            print("\n".join(str(path) for path in written))
     if len(report.problems):
         print(f"\n{len(report.problems)} problems:", file=sys.stderr)
         print("\n".join(f"{row.where}: {row.what}" for row in report.problems.itertuples()), file=sys.stderr)
@@ -404,7 +405,7 @@ def fid(
     from . import fid as distances
     from . import image
     from .errors import StoreError
-    from .lab.loops import progress
+    from .lab.progress_bar import progress
 
     vectors = []
     for folder in (stylised, reference):
@@ -415,7 +416,7 @@ def fid(
         read = lambda part: _of_one_size({p: image.read(p, size or None) for p in part})
         looked = [distances.features(read(part), network) for part in progress(parts, label=folder.name, unit="part")]
         vectors.append(torch.cat(looked))
-    print(f"{distances.distance(*vectors):.3f}  ({len(vectors[0])} against {len(vectors[1])} pictures)")
+    print(f"{distances.frechet_distance(*vectors):.3f}  ({len(vectors[0])} against {len(vectors[1])} pictures)")
     print(f"features: {distances.NETWORKS[network]}; covariances divide by N - 1")
 
 
@@ -441,7 +442,7 @@ def doctor(profile: Scale = Profile.laptop) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from .lab.doctor import examine
+    from .runner.doctor import examine
 
     console, missing = Console(highlight=False), 0
     for f in examine(profile.value):

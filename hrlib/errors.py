@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -124,5 +125,9 @@ def number(name: str, value: Any, interval: str) -> int | float:
 
 def numbers(record: Record, **intervals: str) -> Record:
     """`record` (a frozen dataclass) with the fields named in `intervals` checked, and made plain, by `number`."""
-    plain = {name: number(name, getattr(record, name), interval) for name, interval in intervals.items()}
-    return replace(record, **plain)
+    return replace(record, **plain({name: getattr(record, name) for name in intervals}, intervals))
+
+
+def plain(values: Mapping[str, Any], intervals: Mapping[str, str]) -> dict[str, int | float]:
+    """`values` by name, each checked, and made plain, by `number` in the interval of its name."""
+    return {name: number(name, value, intervals[name]) for name, value in values.items()}

@@ -3,7 +3,7 @@
 The features of "inception" are torch-fidelity's, as the paper's evaluation has them: the TensorFlow Inception of 2015,
 pictures rounded to 8 bits and resized to 299x299 as TensorFlow 1 did, 2,048 pooled features. Those of "vgg16_thin" are
 the shipped VGG16's, averaged over the picture, for the shipped world; their distances compare only among themselves.
-The distance itself is `metrics.frechet_distance`. It depends on the number of pictures (fewer: larger), so compare
+The distance itself is `frechet_distance`. It depends on the number of pictures (fewer: larger), so compare
 equal numbers.
 """
 
@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from . import image, metrics, pose, weights
+from . import image, pose, weights
 from .errors import ShapeError, UnknownName, nearest, number
 
 NETWORKS = {
@@ -58,9 +59,67 @@ def _inception() -> nn.Module:
         module.load_state_dict_from_url = download
 
 
-def distance(stylised: Tensor, reference: Tensor) -> float:
-    """`metrics.frechet_distance` of `features`, [N, D] and [M, D]."""
-    return metrics.frechet_distance(stylised, reference)
+def frechet_distance(feats_a: np.ndarray | Tensor, feats_b: np.ndarray | Tensor) -> float:
+    """Frechet distance of two Gaussians fitted to feature vectors: |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
+
+    feats_a, feats_b: [N_a, D] and [N_b, D], at least two rows each. Covariances divide by N - 1 (torch-fidelity's and
+    pytorch-fid's convention; NVlabs' code divides by N), and everything is in float64.
+    """
+    a, b = (np.asarray(torch.as_tensor(f).detach().cpu(), dtype=np.float64) for f in (feats_a, feats_b))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ShapeError(
+            f"features of shapes {a.shape} and {b.shape}",
+            expected="[N_a, D] and [N_b, D] with two rows or more each",
+            do="stack one feature vector per image",
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ShapeError(
+            "features with NaN or infinity", expected="finite numbers", do="look for the image they come from"
+        )
+    cov_a, cov_b = (np.atleast_2d(np.cov(f, rowvar=False)) for f in (a, b))
+    # tr (C_a C_b)^(1/2) is the sum of the singular values of C_a^(1/2) C_b^(1/2): real, and stable for singular C
+    values_a, vectors_a = scipy.linalg.eigh(cov_a)
+    values_b, vectors_b = scipy.linalg.eigh(cov_b)
+    root_a = vectors_a * np.sqrt(values_a.clip(min=0)) @ vectors_a.T
+    root_b = vectors_b * np.sqrt(values_b.clip(min=0)) @ vectors_b.T
+    trace = scipy.linalg.svdvals(root_a @ root_b).sum()
+    distance = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * trace
+    return float(max(distance, 0.0))
+
+
+def precision_recall(real: np.ndarray | Tensor, fake: np.ndarray | Tensor, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, Eqs. 1 and 2) of two sets of feature vectors.
+
+    A set's manifold is the union of balls around its vectors, each reaching to its k-th nearest neighbour in the set
+    (itself not counted). Precision is the share of `fake` in the manifold of `real`, recall the share of `real` in the
+    manifold of `fake`. Both depend on the features and fall with the number of vectors; compare equal numbers.
+
+    real, fake: [N, D] and [M, D], more than k rows each. Memory is that of 1,024 rows of distances (float64).
+    """
+    k = number("k", k, "whole [1, inf)")
+    a, b = (torch.as_tensor(f).detach().cpu().double() for f in (real, fake))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) <= k:
+        raise ShapeError(
+            f"features of shapes {tuple(a.shape)} and {tuple(b.shape)}, k={k}",
+            expected="[N, D] and [M, D] with more than k rows each",
+            do="stack one feature vector per image",
+        )
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise ShapeError(
+            "features with NaN or infinity", expected="finite numbers", do="look for the image they come from"
+        )
+    a, b = a - a.mean(0), b - a.mean(0)  # distances from products lose fewer digits near the origin
+    return _covered(b, a, k), _covered(a, b, k)
+
+
+def _covered(points: Tensor, centres: Tensor, k: int) -> float:
+    """The share of `points` inside some ball around `centres` whose radius is the distance to its k-th neighbour."""
+    chunks = centres.split(1024)
+    radii = [torch.cdist(chunk, centres).kthvalue(k + 1, dim=1).values for chunk in chunks]  # the nearest is itself
+    inside = torch.zeros(len(points), dtype=torch.bool)
+    for chunk, radius in zip(chunks, radii, strict=True):
+        inside |= (torch.cdist(chunk, points) <= radius[:, None]).any(0)
+    return float(inside.double().mean())
 
 
 def by_person(stylised: Tensor, reference: Tensor, people: Sequence[str]) -> np.ndarray:
@@ -80,6 +139,6 @@ def by_person(stylised: Tensor, reference: Tensor, people: Sequence[str]) -> np.
             expected="the person of every picture, two people or more",
             do="name the person of each stylised picture",
         )
-    n, whole = len(names), distance(stylised, reference)
-    without = [distance(stylised[torch.from_numpy(place != i)], reference) for i in range(n)]
+    n, whole = len(names), frechet_distance(stylised, reference)
+    without = [frechet_distance(stylised[torch.from_numpy(place != i)], reference) for i in range(n)]
     return n * whole - (n - 1) * np.array(without)

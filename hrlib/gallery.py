@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from . import store
 from .errors import DamagedFile, LayoutMismatch, ShapeError, StoreError, UnknownName, nearest
-from .inversion import fingerprint
 
 FORMAT = "hrlib.gallery/1"
 
@@ -30,7 +29,7 @@ class Gallery:
     """Codes by name.
 
     names: of the N pictures, all different. ws: [N, num_ws, w_dim]. generator: the SHA-256 of the generator's tensors
-    (`inversion.fingerprint`). made: the settings they were inverted with, as text for a reader.
+    (`store.fingerprint`). made: the settings they were inverted with, as text for a reader.
     """
 
     names: tuple[str, ...]
@@ -110,7 +109,7 @@ def load(path: str | Path, G: nn.Module | None = None) -> Gallery:
             expected="a file that `hrlab gallery build` wrote",
             do="build it again",
         ) from e
-    if G is not None and found.generator != fingerprint(G.state_dict()):
+    if G is not None and found.generator != store.fingerprint(G.state_dict()):
         shape = f"codes of {found.ws.shape[1]} x {found.ws.shape[2]} for {G.num_ws} x {G.w_dim}"
         alike = found.ws.shape[1:] == (G.num_ws, G.w_dim)
         raise LayoutMismatch(

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from ._decode import MAX_PIXELS, decode, load_bytes
-from .errors import ImageError, InvalidValue, UnknownName, nearest, number
+from .errors import ImageError, InvalidValue, ShapeError, UnknownName, nearest, number
 from .store import atomic
 
 if TYPE_CHECKING:
@@ -197,6 +197,28 @@ def check(x: Tensor) -> Tensor:
             "an image tensor with NaN or infinite values", expected="finite values", do="find the step that made them"
         )
     return x
+
+
+def comparable(recon: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Two batches [N, 3, H, W] for a measure: checked, of equal shape, clamped, in float64 on the [0, 1] scale.
+
+    Raises:
+        ShapeError: they are no pictures, or of different sizes.
+    """
+    for x in (recon, target):
+        if x.ndim != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
+            raise ShapeError(
+                f"an image batch of shape {tuple(x.shape)} and type {x.dtype}",
+                expected="[N, 3, H, W], one image or more, float, in [-1, 1]",
+                do="read images with hrlib.image.read",
+            )
+    if recon.shape != target.shape:
+        raise ShapeError(
+            f"images of {tuple(recon.shape)} against {tuple(target.shape)}",
+            expected="equal shapes",
+            do="compare images of one size",
+        )
+    return tuple((x.detach().double().clamp(-1, 1) + 1) / 2 for x in (recon, target))
 
 
 def to_uint8(x: Tensor) -> np.ndarray:

@@ -9,11 +9,6 @@ noise regularisation off, 1000 steps. lam_mse is not stated in the paper; 0 is t
 
 from __future__ import annotations
 
-import hashlib
-import re
-import resource
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,40 +17,39 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import descent, losses, store
-from .descent import Iterate, State, Variables
-from .errors import DamagedFile, ShapeError, StoreError, UnknownName, number
+from . import losses, optim, store
+from .errors import DamagedFile, InvalidValue, ShapeError, StoreError, UnknownName, number, numbers
+from .optim import Iterate, Run, State, Variables
 
 NOISE = "noise/"  # prefix of the noise maps among the variables
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The numbers that decide an inversion. See `invert` for their meaning."""
+class _Settings:
+    """The numbers that decide an inversion; `invert` has their defaults and their meaning."""
 
-    num_steps: int = 1000
-    space: str = "w+"
-    optimise_ws: bool = True
-    optimise_noise: bool = True
-    lam_mse: float = 0.0
-    noise_regularisation: float = 0.0
-    normalise_noise: bool = True
-    noise_start: float = 1.0
-    lr: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.999
-    lr_ramp_up: float = 0.05
-    lr_ramp_down: float = 0.25
-    eps_initial: float = 0.05
-    eps_length: float = 0.75
-    w_samples: int = 10_000
-    seed: int = 0
+    num_steps: int
+    space: str
+    optimise_ws: bool
+    optimise_noise: bool
+    lam_mse: float
+    noise_regularisation: float
+    normalise_noise: bool
+    noise_start: float
+    lr: float
+    beta1: float
+    beta2: float
+    lr_ramp_up: float
+    lr_ramp_down: float
+    eps_initial: float
+    eps_length: float
+    w_samples: int
+    seed: int
 
 
-RANGES = descent.RANGES | {
+RANGES = optim.RANGES | {
     "lam_mse": "[0, inf)",
     "noise_regularisation": "[0, inf)",
     "noise_start": "[0, inf)",
@@ -81,113 +75,193 @@ def invert(
     x: Tensor,
     loss: Callable[[Tensor, Any], dict[str, Tensor]],
     *,
+    num_steps: int = 1000,
+    space: str = "w+",
+    optimise_ws: bool = True,
+    optimise_noise: bool = True,
+    lam_mse: float = 0.0,
+    noise_regularisation: float = 0.0,
+    normalise_noise: bool = True,
+    noise_start: float = 1.0,
+    lr: float = 0.1,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    lr_ramp_up: float = 0.05,
+    lr_ramp_down: float = 0.25,
+    eps_initial: float = 0.05,
+    eps_length: float = 0.75,
+    w_samples: int = 10_000,
+    seed: int = 0,
     ws_init: Tensor | None = None,
     noise_init: dict[str, Tensor] | None = None,
     resume: State | None = None,
     draw: Callable[[int], Tensor] | None = None,
     moments: str = "memory",
-    **settings: Any,
-) -> Iterator[Iterate]:
-    """Minimise Eq. (1) over ws, and the noise maps if `optimise_noise`; yield one Iterate a step.
+) -> Run[Result]:
+    """Minimise Eq. (1) over ws, and the noise maps if `optimise_noise`; yields one Iterate a step.
+
+    Iterate over the run, or have `optim.solve` take it to its end, where it becomes a `Result`.
 
     Variables of the iterates: "ws" ([N, num_ws, w_dim], or [N, 1, w_dim] in space "w") and "noise/<layer>" [N, h, w].
 
-    A picture of any size and aspect ratio, from 32 pixels (VGG16's least) to as many as memory holds; see `tiling` for
-    more than a megapixel or two. Of so small a picture the coarsest noise maps may be single numbers: see `normalise_`.
+    A picture may have any size and aspect ratio, from 32 pixels (the least that VGG16 takes) to as many as memory
+    holds; see `tiling` for more than a megapixel or two.
 
     Args:
-        G: a generator, or a `tiling.TiledGenerator`. Only a Style-INR-GAN takes an x of another size than its own (then
-            noise maps follow x).
+        G: a generator, or a `tiling.TiledGenerator`. Only a Style-INR-GAN takes an x of another size than its own; the
+            noise maps then follow x.
         x: [N, 3, H, W] in [-1, 1]; the loss sees it at full resolution unless it was made to resize (Sec. III-B).
         loss: d of Eq. (1), from `hrlib.losses`, or a `tiling.TiledLoss`.
+        num_steps: of Adam.
+        space: "w" (one code for all layers) or "w+" (one a layer).
+        optimise_ws: False keeps the codes `ws_init` as they are, without eps: style transfer (Fig. 11).
+        optimise_noise: False keeps the noise maps fixed: Eq. (5), and optim(w) of Table II.
+        lam_mse: weight of the mean squared pixel error in Eq. (1).
+        noise_regularisation: weight of `losses.noise_regularisation`; 1e5 in StyleGAN2's projector.
+        normalise_noise: bring each map to zero mean and unit mean square after each step. Fixed maps are normalised
+            too, as in the published code.
+        noise_start: standard deviation of the random maps at the start.
+        lr: learning rate of Adam, at its peak.
+        beta1, beta2: decay of Adam's averages of the gradient and of its square. A run of a few dozen steps must
+            forget the first, large gradients sooner.
+        lr_ramp_up, lr_ramp_down: share of the run over which the learning rate rises, and falls.
+        eps_initial: standard deviation of eps at the start, in units of w_std.
+        eps_length: share of the run over which eps fades to 0.
+        w_samples: how many w the mean and w_std are taken from.
+        seed: of eps and of the random noise maps.
         ws_init: start here instead of w_avg; with optimise_ws=False the codes to keep.
-        noise_init: {layer: [h, w] or [N, h, w]} instead of N(0, 1) draws.
+        noise_init: {layer: [h, w] or [N, h, w]} instead of random maps.
         resume: `Iterate.state()` of an equal run, to the bitwise same end on a CPU.
         draw: step -> unit normal [N, num_ws, w_dim], in place of our own draws (parity tests).
-        moments: where Adam's are kept, see `descent.descend`.
-        settings: fields of `Settings`: num_steps; space "w" or "w+"; optimise_ws (False keeps the codes as they are,
-            without eps: style transfer, Fig. 11); optimise_noise; lam_mse (weight of the mean squared pixel error);
-            noise_regularisation (weight; 1e5 in StyleGAN2's projector); normalise_noise (zero mean, unit mean square
-            after each step; fixed maps are normalised too, as the published code does); noise_start (standard deviation
-            of the draws that the maps start from); lr, lr_ramp_up, lr_ramp_down; beta1, beta2 (Adam's: a run of a few
-            dozen steps must forget the first, large gradients sooner); eps_initial, eps_length; w_samples; seed.
+        moments: where Adam's averages are kept, see `optim.descend`.
 
     Raises:
         InvalidValue, ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
     """
-    s = checked_settings(settings)
+    s = _checked(
+        _Settings(
+            num_steps=num_steps,
+            space=space,
+            optimise_ws=optimise_ws,
+            optimise_noise=optimise_noise,
+            lam_mse=lam_mse,
+            noise_regularisation=noise_regularisation,
+            normalise_noise=normalise_noise,
+            noise_start=noise_start,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            lr_ramp_up=lr_ramp_up,
+            lr_ramp_down=lr_ramp_down,
+            eps_initial=eps_initial,
+            eps_length=eps_length,
+            w_samples=w_samples,
+            seed=seed,
+        )
+    )
     size = canvas_size(G, x)
     w_avg, w_std = w_statistics(G, samples=s.w_samples)
     n = len(x)
     if not s.optimise_ws and (ws_init is None or not s.optimise_noise):
-        raise UnknownName(
+        raise InvalidValue(
             f"optimise_ws=False {'without ws_init' if ws_init is None else 'and optimise_noise=False'}",
             expected="the codes to keep as ws_init, and noise maps to optimise",
             do="give ws_init (the style's codes), or optimise the codes",
         )
     ws = w_avg.repeat(n, 1 if s.space == "w" else G.num_ws, 1) if ws_init is None else ws_init.expand(n, -1, -1)
-    maps = noise_init or (_initial_noise(G, n, size, s) if s.optimise_noise else G.noise_maps(size))
+    maps = noise_init or (_initial_noise(G, n, size, s.noise_start, s.seed) if s.optimise_noise else G.noise_maps(size))
     if s.normalise_noise and (noise_init or not s.optimise_noise):
         check_spread(maps)
-    kept = {} if s.optimise_noise else maps
-    settled = {} if s.optimise_noise else fixed_noise(G, size, s, noise_init)
+    # Fixed maps are those given in the first step, and normalised from the second on: the published code normalises
+    # after each step even what it does not optimise, which is worth 14 % in the final w.
+    fixed = {} if s.optimise_noise else maps
+    settled = {k: normalise_(v.clone()) for k, v in fixed.items()} if s.normalise_noise else fixed
     variables = {"ws": ws} if s.optimise_ws else {}
     if s.optimise_noise:
         variables |= {NOISE + k: v.expand(n, *v.shape[-2:]) for k, v in maps.items()}
     target = loss.prepare(x)
-    draw = draw or (lambda step: descent.unit_draw((n, G.num_ws, G.w_dim), seed=s.seed, step=step))
+    draw = draw or (lambda step: optim.unit_draw((n, G.num_ws, G.w_dim), seed=s.seed, step=step))
 
     def objective(step: int, v: Variables) -> tuple[dict[str, Tensor], Tensor]:
-        scale = descent.exploration_scale(step / s.num_steps, w_std=w_std, initial=s.eps_initial, length=s.eps_length)
+        scale = optim.exploration_scale(step / s.num_steps, w_std=w_std, initial=s.eps_initial, length=s.eps_length)
         eps = draw(step).to(x) * scale if s.optimise_ws else 0.0
-        noise = noise_of(v) if s.optimise_noise else (settled if step else kept)
-        codes = v.get("ws", ws).expand(-1, G.num_ws, -1)
-        image = G.synthesis(codes + eps, noise=noise, size=size)  # G(w + eps, n)
-        return _terms(loss, image, target, x, noise, s), image
+        noise = noise_of(v) if s.optimise_noise else (settled if step else fixed)
+        image = G.synthesis(codes_of(v) + eps, noise=noise, size=size)  # G(w + eps, n)
+        return terms_of(image, noise), image
+
+    def terms_of(image: Tensor, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The terms of Eq. (1) for image = G(w + eps, n), and the noise regularisation if asked for."""
+        terms = dict(loss(image, target))  # d[G(w + eps, n), x]
+        if s.lam_mse:
+            terms["mse"] = s.lam_mse * (image - x).square().mean()  # lam_mse d_mse[G(w + eps, n), x]
+        if s.noise_regularisation:
+            terms["noise_regularisation"] = s.noise_regularisation * losses.noise_regularisation(noise)
+        return terms
+
+    def codes_of(v: Variables) -> Tensor:
+        return v.get("ws", ws).expand(n, G.num_ws, -1)
 
     def after_step(v: Variables) -> None:
         if s.normalise_noise:
             for m in noise_of(v).values():
                 normalise_(m)
 
+    @torch.no_grad()
+    def evaluate(v: Variables) -> tuple[float, Tensor]:
+        noise = noise_of(v) or settled
+        image = G.synthesis(codes_of(v), noise=noise, size=size)  # G(w, n): without eps
+        return float(sum(terms_of(image, noise).values())), image
+
+    def finish(it: Iterate, seconds: float) -> Result:
+        # The loop's best was measured before an update and with eps; compare it with the last variables on equal terms.
+        both = [(*evaluate(v), step, v) for step, v in ((it.best.step, it.best.variables), (it.step, it.variables))]
+        _, image, best_step, v = min(both, key=lambda found: found[0])
+        return Result(
+            ws=codes_of(v).clone(),
+            noise=noise_of(v),
+            image=image,
+            history=list(it.history),
+            config=config,
+            seconds=seconds,
+            peak_bytes=optim.peak_bytes(x.device),
+            ended=optim.ended(it, s.num_steps),
+            best_step=best_step,
+        )
+
     config = asdict(s) | {
         "loss": loss.describe(),
-        "generator": fingerprint(G.state_dict()),
-        "image": fingerprint({"x": x}),
+        "generator": store.fingerprint(G.state_dict()),
+        "image": store.fingerprint({"x": x}),
     }
     if not s.optimise_ws:
-        config["codes"] = fingerprint({"ws": ws})
-    return descent.descend(
-        variables,
-        objective,
-        num_steps=s.num_steps,
-        lr=s.lr,
-        betas=(s.beta1, s.beta2),
-        lr_schedule=lambda t: descent.lr_ramp(t, ramp_up=s.lr_ramp_up, ramp_down=s.lr_ramp_down),
-        after_step=after_step,
-        resume=resume,
-        config=config,
-        moments=moments,
-    )
+        config["codes"] = store.fingerprint({"ws": ws})
+
+    def steps(state: State | None) -> Iterator[Iterate]:
+        start = dict(variables)
+        variables.clear()  # the loop copies them, and of a large picture they weigh
+        return optim.descend(
+            start,
+            objective,
+            num_steps=s.num_steps,
+            lr=s.lr,
+            betas=(s.beta1, s.beta2),
+            lr_schedule=lambda t: optim.lr_ramp(t, ramp_up=s.lr_ramp_up, ramp_down=s.lr_ramp_down),
+            after_step=after_step,
+            resume=state,
+            config=config,
+            moments=moments,
+        )
+
+    return Run(steps, finish, num_steps=s.num_steps, resume=resume)
 
 
-def _terms(loss, image: Tensor, target: Any, x: Tensor, noise: dict[str, Tensor], s: Settings) -> dict[str, Tensor]:
-    """The terms of Eq. (1) for image = G(w + eps, n), and the noise regularisation if asked for."""
-    terms = dict(loss(image, target))  # d[G(w + eps, n), x]
-    if s.lam_mse:
-        terms["mse"] = s.lam_mse * (image - x).square().mean()  # lam_mse d_mse[G(w + eps, n), x]
-    if s.noise_regularisation:
-        terms["noise_regularisation"] = s.noise_regularisation * losses.noise_regularisation(noise)
-    return terms
-
-
-def checked_settings(settings: dict[str, Any]) -> Settings:
-    """A `Settings` from keyword arguments; `UnknownName` or `InvalidValue` for what does not exist or cannot be."""
-    s = descent.checked_settings(Settings, settings, RANGES)
+def _checked(s: _Settings) -> _Settings:
+    """The settings with plain numbers; `UnknownName` or `InvalidValue` for what does not exist or cannot be."""
+    s = numbers(s, **RANGES)
     if s.space not in ("w", "w+"):
         raise UnknownName(f"space={s.space!r}", expected='"w" or "w+"', do="noise maps are asked for by optimise_noise")
     if s.normalise_noise and not s.noise_start > 0:
-        raise UnknownName(
+        raise InvalidValue(
             f"noise_start={s.noise_start} with normalise_noise",
             expected="maps that can be scaled to unit mean square",
             do="set normalise_noise=False",
@@ -226,10 +300,10 @@ def check_spread(maps: dict[str, Tensor]) -> None:
         )
 
 
-def _initial_noise(G: nn.Module, n: int, size: tuple[int, int] | None, s: Settings) -> dict[str, Tensor]:
-    """Maps of N(0, noise_start^2), one set per image; image i's draws do not depend on the batch."""
-    sets = [G.noise_maps(size, seed=s.seed + 1 + i) for i in range(n)]
-    return {k: torch.stack([drawn[k] for drawn in sets]).mul_(s.noise_start) for k in sets[0]}
+def _initial_noise(G: nn.Module, n: int, size: tuple[int, int] | None, start: float, seed: int) -> dict[str, Tensor]:
+    """Maps of N(0, start^2), one set per image; image i's draws do not depend on the batch."""
+    sets = [G.noise_maps(size, seed=seed + 1 + i) for i in range(n)]
+    return {k: torch.stack([drawn[k] for drawn in sets]).mul_(start) for k in sets[0]}
 
 
 def canvas_size(G: nn.Module, x: Tensor) -> tuple[int, int] | None:
@@ -256,16 +330,6 @@ def canvas_size(G: nn.Module, x: Tensor) -> tuple[int, int] | None:
             do="resize the image, or use a Style-INR-GAN, which takes any size (Sec. III-A)",
         )
     return size
-
-
-def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes of tensors, 64 hex digits."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        t = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(t.shape)} {t.dtype}".encode())
-        digest.update(t.numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -295,18 +359,7 @@ class Result:
         """
         tensors = {"ws": self.ws, "image": self.image} | {NOISE + k: v for k, v in self.noise.items()}
         facts = {k: getattr(self, k) for k in ("history", "config", "seconds", "peak_bytes", "ended", "best_step")}
-        return write_pair(path, tensors, facts, force=force)
-
-
-def write_pair(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any], *, force: bool = False) -> Path:
-    """Write tensors to NAME.safetensors, and facts with the tensors' fingerprint to NAME.json; see `Result.save`."""
-    path = store.new(store.destination(path, ".safetensors"), force=force)
-    beside = store.new(path.with_suffix(".json"), force=force)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    with store.atomic(path) as temp:
-        save_file(tensors, temp)
-    store.write_json(beside, facts | {"tensors": fingerprint(tensors)})
-    return path
+        return store.write_tensors(path, tensors, facts, force=force)
 
 
 def load(path: str | Path) -> Result:
@@ -322,7 +375,7 @@ def load(path: str | Path) -> Result:
         with safe_open(path, "pt") as f:
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
         facts = store.read_json(path.with_suffix(".json"))
-        if facts.pop("tensors") != fingerprint(tensors):
+        if facts.pop("tensors") != store.fingerprint(tensors):
             raise KeyError("the tensors are not those the JSON file describes")
         return Result(ws=tensors["ws"], noise=noise_of(tensors), image=tensors["image"], **facts)
     except (SafetensorError, KeyError, TypeError, OSError) as e:
@@ -331,87 +384,3 @@ def load(path: str | Path) -> Result:
             expected="a .safetensors and a .json file written together by Result.save",
             do="run the inversion again",
         ) from e
-
-
-def solve(
-    G: nn.Module,
-    x: Tensor,
-    loss: Callable[[Tensor, Any], dict[str, Tensor]],
-    *,
-    watch: Callable[[Iterator[Iterate]], Iterator[Iterate]] = iter,
-    checkpoint: str | Path | None = None,
-    every: int = 50,
-    **options: Any,
-) -> Result:
-    """Run `invert` to its end (or to the end of `watch`) and return the better of the best and the last iterate.
-
-    Args:
-        watch: wraps the iterator: a progress bar, `descent.until_flat`, itertools.islice ...
-        checkpoint: a state file; written every `every` steps and resumed from when it exists; deleted at the end.
-            One that is no state, of another run, or of one that is at work now, is refused before the first step.
-        options: everything `invert` takes.
-    """
-    start = time.perf_counter()
-    begin = lambda resume: invert(G, x, loss, **(options | {"resume": resume} if resume else options))
-    with descent.held(checkpoint) as saved:
-        it = descent.completed(begin(saved()), watch=watch, checkpoint=checkpoint, every=every)
-        state = it.state()
-        best_step, variables, ws, image = _better(G, x, loss, it, options)
-    return Result(
-        ws=ws,
-        noise=noise_of(variables),
-        image=image,
-        history=state.history,
-        config=state.config,
-        seconds=time.perf_counter() - start,
-        peak_bytes=peak_bytes(x.device),
-        ended="all steps done"
-        if it.step + 1 == state.config["num_steps"]
-        else f"stopped by its watcher after step {it.step}",
-        best_step=best_step,
-    )
-
-
-def _better(
-    G: nn.Module, x: Tensor, loss: Callable, it: Iterate, options: dict[str, Any]
-) -> tuple[int, Variables, Tensor, Tensor]:
-    """(step, variables, ws, image) of the better of the best and the last iterate of a run with these options."""
-    s = checked_settings({k: v for k, v in options.items() if k in Settings.__dataclass_fields__})
-    size, target = canvas_size(G, x), loss.prepare(x)
-    settled = {} if s.optimise_noise else fixed_noise(G, size, s, options.get("noise_init"))
-
-    def codes_of(variables: Variables) -> Tensor:
-        return variables.get("ws", options.get("ws_init")).expand(len(x), G.num_ws, -1)
-
-    @torch.no_grad()
-    def evaluate(variables: Variables) -> tuple[float, Tensor]:
-        noise = noise_of(variables) or settled
-        image = G.synthesis(codes_of(variables), noise=noise, size=size)
-        return float(sum(_terms(loss, image, target, x, noise, s).values())), image
-
-    # The loop's best was measured before an update and with eps; compare it with the last variables on equal terms.
-    found = [(*evaluate(v), step, v) for step, v in ((it.best.step, it.best.variables), (it.step, it.variables))]
-    _, image, best_step, variables = min(found, key=lambda f: f[0])
-    return best_step, variables, codes_of(variables).clone(), image
-
-
-def fixed_noise(
-    G: nn.Module, size: tuple[int, int] | None, s: Settings, noise_init: dict[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The maps of a run without `optimise_noise`, from its second step on: noise_init or the generator's own.
-
-    The published code normalises even maps that it does not optimise, after the first step: 14 % in the final w.
-    """
-    maps = noise_init or G.noise_maps(size)
-    return {k: normalise_(v.clone()) for k, v in maps.items()} if s.normalise_noise else maps
-
-
-def peak_bytes(device: torch.device | str = "cpu") -> int:
-    """Peak memory: of the CUDA allocator on a GPU, else the process's peak resident set."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")  # Linux; its ru_maxrss would count the parent from which a process was started
-    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
-        return int(found[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -9,7 +9,6 @@ asked for, the INR head, which colours rays and knows nothing of depth. Other vi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import descent
-from .descent import Iterate, Variables
-from .errors import ShapeError, UnknownName, number
-from .inversion import fingerprint, write_pair
+from . import optim, store
+from .errors import InvalidValue, ShapeError, UnknownName, number, numbers
 from .nets import cameras
 from .nets.cips3d import CIPS3D, Styles, View
+from .optim import Iterate, Run, State, Variables
 
 SPACES = ("z", "w", "w+")
 STAGES = ("pose", "appearance", "decoder")
@@ -32,21 +30,21 @@ CANDIDATES = 64  # latents that are tried before the search for z begins
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The numbers that decide a 3D-aware inversion. See `invert` for their meaning."""
+class _Settings:
+    """The numbers that decide a 3D-aware inversion; `invert` has their defaults and their meaning."""
 
-    pose_steps: int = 200
-    num_steps: int = 1000
-    decoder_steps: int = 0
-    space: str = "w+"
-    lam_mse: float = 0.0
-    lam_prior: float = 0.0
-    lam_mirror: float = 0.0
-    lr_camera: float = 0.04
-    lr_style: float = 0.01
-    lr_decoder: float = 0.005
-    beta2: float = 0.999
-    starts: tuple[float, ...] = (-0.4, 0.0, 0.4)
+    pose_steps: int
+    num_steps: int
+    decoder_steps: int
+    space: str
+    lam_mse: float
+    lam_prior: float
+    lam_mirror: float
+    lr_camera: float
+    lr_style: float
+    lr_decoder: float
+    beta2: float
+    starts: tuple[float, ...]
 
 
 RANGES = {
@@ -59,38 +57,65 @@ RANGES = {
 }
 
 
-@dataclass(frozen=True)
-class Found:
-    """One finished step: the stage it belongs to, and the loop's own iterate.
+def invert(
+    G: CIPS3D,
+    x: Tensor,
+    loss: Callable[[Tensor, Any], dict[str, Tensor]],
+    *,
+    pose_steps: int = 200,
+    num_steps: int = 1000,
+    decoder_steps: int = 0,
+    space: str = "w+",
+    lam_mse: float = 0.0,
+    lam_prior: float = 0.0,
+    lam_mirror: float = 0.0,
+    lr_camera: float = 0.04,
+    lr_style: float = 0.01,
+    lr_decoder: float = 0.005,
+    beta2: float = 0.999,
+    starts: tuple[float, ...] = (-0.4, 0.0, 0.4),
+    resume: State | None = None,
+) -> Run[Result]:
+    """Minimise Eq. (1) over pose and styles, stage by stage; yields one Iterate a step, its `stage` among `STAGES`.
 
-    Variables of the iterate: "yaw", "pitch" [N]; from the second stage on the styles, "z" [N, z_dim] or "nerf" and
-    "inr" [N, num, d] (num is 1 in space "w"); in the third "decoder/NAME" as well.
-    """
+    Iterate over the run, or have `optim.solve` take it to its end, where it becomes a `Result`.
 
-    stage: str
-    iterate: Iterate
-
-
-def invert(G: CIPS3D, x: Tensor, loss: Callable[[Tensor, Any], dict[str, Tensor]], **settings: Any) -> Iterator[Found]:
-    """Minimise Eq. (1) over pose and styles, stage by stage; yield one `Found` a step.
+    Variables of the iterates: "yaw", "pitch" [N]; from the second stage on the styles, "z" [N, z_dim] or "nerf" and
+    "inr" [N, num, d] (num is 1 in space "w"); in the third "decoder/NAME" as well. Steps count through all stages.
 
     Args:
         x: [N, 3, H, W] in [-1, 1], of any size; each picture has its own pose and styles.
         loss: d of Eq. (1), from `hrlib.losses`.
-        settings: fields of `Settings`: pose_steps, num_steps, decoder_steps (of the three stages; 0 leaves the first or
-            the last out);
-            space ("z": the latent that both mapping networks share; "w": one style a network; "w+": one a layer);
-            lam_mse (weight of the mean squared pixel error); lam_prior (weight of the mean squared distance of the
-            styles to the average, in standard deviations); lam_mirror (weight of the same loss between the mirrored
-            picture and the view from the mirrored pose: faces are nearly symmetric, and the far cheek is not seen);
-            lr_camera, lr_style, lr_decoder; beta2 (Adam's); starts (yaws in radians that the pose is begun from; the
-            best is kept).
+        pose_steps, num_steps, decoder_steps: of the three stages; 0 leaves the first or the last out.
+        space: "z" (the latent that both mapping networks share), "w" (one style a network) or "w+" (one a layer).
+        lam_mse: weight of the mean squared pixel error.
+        lam_prior: weight of the mean squared distance of the styles to the average, in standard deviations.
+        lam_mirror: weight of the same loss between the mirrored picture and the view from the mirrored pose: faces are
+            nearly symmetric, and the far cheek is not seen.
+        lr_camera, lr_style, lr_decoder: learning rates of the pose, the styles, and the INR head.
+        beta2: decay of Adam's average of the squared gradient.
+        starts: yaws in radians that the pose is begun from; the best is kept.
+        resume: `Iterate.state()` of an equal run.
 
     Raises:
-        ShapeError: a picture that is none, or several with decoder_steps. UnknownName: settings that do not exist or
-            do not fit the generator. InvalidValue: numbers out of range. NonFiniteLoss: carries `.best`.
+        ShapeError: a picture that is none, or several with decoder_steps. UnknownName: no such space for this
+            generator. InvalidValue: numbers out of range. NonFiniteLoss: carries `.best`.
     """
-    s = checked_settings(G, settings)
+    s = _Settings(
+        pose_steps=pose_steps,
+        num_steps=num_steps,
+        decoder_steps=decoder_steps,
+        space=space,
+        lam_mse=lam_mse,
+        lam_prior=lam_prior,
+        lam_mirror=lam_mirror,
+        lr_camera=lr_camera,
+        lr_style=lr_style,
+        lr_decoder=lr_decoder,
+        beta2=beta2,
+        starts=tuple(starts),
+    )
+    s = _checked(G, s)
     good = x.ndim == 4 and x.shape[1] == 3 and x.numel() and x.is_floating_point()
     if not good or not bool(x.abs().max() <= 1.001):
         raise ShapeError(
@@ -100,15 +125,29 @@ def invert(G: CIPS3D, x: Tensor, loss: Callable[[Tensor, Any], dict[str, Tensor]
         )
     if s.decoder_steps and len(x) > 1:
         raise ShapeError(f"{len(x)} pictures with decoder_steps", expected="one: they share G", do="one at a time")
-    return _stages(G, x, loss, s)
+    made_of = {"generator": store.fingerprint(G.state_dict()), "image": store.fingerprint({"x": x})}
+    config = asdict(s) | {"starts": list(s.starts)} | made_of | {"loss": loss.describe()}
+    total = s.pose_steps + s.num_steps + s.decoder_steps
+
+    @torch.no_grad()
+    def finish(it: Iterate, seconds: float) -> Result:
+        v = it.variables
+        if "z" not in v and "nerf" not in v:
+            v = v | {k: style.clone() for k, style in _average(G, len(x)).items()}
+        image = _seen(G, v, v["yaw"], x).image
+        return Result(v, image, list(it.history), config, seconds, optim.ended(it, total))
+
+    return Run(lambda state: _stages(G, x, loss, s, config, state), finish, num_steps=total, resume=resume)
 
 
-def _stages(G: CIPS3D, x: Tensor, loss: Callable, s: Settings) -> Iterator[Found]:
+def _stages(
+    G: CIPS3D, x: Tensor, loss: Callable, s: _Settings, config: dict[str, Any], resume: State | None
+) -> Iterator[Iterate]:
     target, mirrored = loss.prepare(x), loss.prepare(x.flip(3)) if s.lam_mirror else None
-    held, spread = _average(G, len(x)), _spread(G) if s.lam_prior else {}
+    average, spread = _average(G, len(x)), _spread(G) if s.lam_prior else {}
 
     def objective(step: int, v: Variables) -> tuple[dict[str, Tensor], Tensor]:
-        at = held | v
+        at = average | v
         view = _seen(G, at, v["yaw"], x)
         terms = dict(loss(view.image, target))  # d[G(s, c), x]
         if s.lam_mse:
@@ -117,7 +156,7 @@ def _stages(G: CIPS3D, x: Tensor, loss: Callable, s: Settings) -> Iterator[Found
             other = _seen(G, at, -v["yaw"], x)
             terms["mirror"] = s.lam_mirror * sum(loss(other.image, mirrored).values())
         if s.lam_prior and "nerf" in v:
-            off = [((v[k] - held[k]) / spread[k]).square().mean() for k in ("nerf", "inr")]
+            off = [((v[k] - average[k]) / spread[k]).square().mean() for k in ("nerf", "inr")]
             terms["prior"] = s.lam_prior * sum(off)
         return terms, view.image
 
@@ -126,27 +165,59 @@ def _stages(G: CIPS3D, x: Tensor, loss: Callable, s: Settings) -> Iterator[Found
         for k, deviation in (("yaw", "h_stddev"), ("pitch", "v_stddev")):
             v[k].clamp_(-3 * G.camera[deviation], 3 * G.camera[deviation])
 
-    def stage(name: str, variables: Variables, steps: int) -> Iterator[Found]:
+    def stage(name: str, variables: Variables, steps: int, resume: State | None) -> Iterator[Iterate]:
         slow = s.lr_camera if name == "pose" else s.lr_style  # later the pose moves no faster than the styles
         rate = lambda k: s.lr_decoder if k.startswith(DECODER) else slow if k in ("yaw", "pitch") else s.lr_style
-        options = dict(num_steps=steps, lr=1.0, gains={k: rate(k) for k in variables}, betas=(0.9, s.beta2))
-        for it in descent.descend(variables, objective, after_step=keep_to_poses_seen, **options):
-            yield Found(name, it)
-
-    found = {"yaw": x.new_zeros(len(x)), "pitch": x.new_zeros(len(x))}
-    if s.pose_steps:
-        found["yaw"] = _nearest(G, x, loss, held, s.starts)
-        for last in stage("pose", found, s.pose_steps):
-            yield last
-        found = last.iterate.variables
-    found |= _first_styles(G, x, found, held, s.space)
-    for last in stage("appearance", found, s.num_steps):
-        yield last
-    if s.decoder_steps:
-        used = {k: v for k, v in G.inr_net.named_parameters() if ".norm." not in k}
-        yield from stage(
-            "decoder", last.iterate.variables | {DECODER + k: v.detach() for k, v in used.items()}, s.decoder_steps
+        return optim.descend(
+            variables,
+            objective,
+            num_steps=steps,
+            lr=1.0,
+            gains={k: rate(k) for k in variables},
+            betas=(0.9, s.beta2),
+            after_step=keep_to_poses_seen,
+            resume=resume,
+            config=config | {"stage": name},
         )
+
+    def first(name: str, before: Variables) -> Variables:
+        """What a stage begins with, after the last variables of the stage `before` it."""
+        if name == "pose":
+            return before | {"yaw": _nearest(G, x, loss, average, s.starts)}
+        if name == "appearance":
+            return before | _first_styles(G, x, before, average, s.space)
+        used = {k: v for k, v in G.inr_net.named_parameters() if ".norm." not in k}
+        return before | {DECODER + k: v.detach() for k, v in used.items()}
+
+    variables: Variables = {"yaw": x.new_zeros(len(x)), "pitch": x.new_zeros(len(x))}
+    rows: list[dict[str, Any]] = []
+    start = 0  # the step that a run begins at: that of its state, if it is resumed
+    if resume is not None:
+        optim.check_same({k: v for k, v in resume.config.items() if k != "stage"}, config)
+        variables, rows, start = resume.variables, list(resume.history), resume.step
+    done = 0  # steps of the stages before
+    for name, steps in zip(STAGES, (s.pose_steps, s.num_steps, s.decoder_steps), strict=True):
+        if steps and start < done + steps:
+            within = None
+            if start > done:
+                within = replace(resume, step=start - done, history=resume.history[done:])
+            else:
+                variables = first(name, variables)
+            for it in stage(name, variables, steps, within):
+                rows.append(it.history[-1] | {"step": done + it.step, "stage": name})
+                yield _counted(it, done, rows, name)
+            variables = it.variables
+        done += steps
+
+
+def _counted(it: Iterate, done: int, rows: list[dict[str, Any]], stage: str) -> Iterate:
+    """An iterate of a stage as one of the whole run, after `done` steps of other stages; rows: of the whole run."""
+
+    def snapshot(_: int) -> State:
+        state = it.state()
+        return replace(state, step=done + state.step, history=list(rows))
+
+    return replace(it, step=done + it.step, history=rows, stage=stage, _snapshot=snapshot)
 
 
 def _average(G: CIPS3D, n: int) -> Styles:
@@ -160,22 +231,22 @@ def _seen(G: CIPS3D, v: Variables, yaw: Tensor, x: Tensor) -> View:
 
 
 @torch.no_grad()
-def _nearest(G: CIPS3D, x: Tensor, loss: Callable, held: Styles, starts: tuple[float, ...]) -> Tensor:
+def _nearest(G: CIPS3D, x: Tensor, loss: Callable, average: Styles, starts: tuple[float, ...]) -> Tensor:
     """Of the yaws to begin from, the one whose view is nearest to each picture: [N]."""
     totals = []
     for yaw in starts:
-        view = _seen(G, held | {"pitch": x.new_zeros(len(x))}, x.new_full((len(x),), yaw), x).image
+        view = _seen(G, average | {"pitch": x.new_zeros(len(x))}, x.new_full((len(x),), yaw), x).image
         each = zip(view.split(1), x.split(1), strict=True)
         totals.append(torch.stack([sum(loss(a, b).values()) for a, b in each]))
     return torch.tensor(starts).to(x)[torch.stack(totals).argmin(0)]
 
 
 @torch.no_grad()
-def _first_styles(G: CIPS3D, x: Tensor, pose: Variables, held: Styles, space: str) -> Variables:
+def _first_styles(G: CIPS3D, x: Tensor, pose: Variables, average: Styles, space: str) -> Variables:
     """What the second stage starts from: the average styles, or of some latents the nearest to each picture."""
     if space != "z":
         count = {"nerf": G.num_nerf, "inr": G.num_inr} if space == "w+" else {"nerf": 1, "inr": 1}
-        return {k: v.expand(-1, count[k], -1) for k, v in held.items()}
+        return {k: v.expand(-1, count[k], -1) for k, v in average.items()}
     z = torch.randn(CANDIDATES, G.z_dim, generator=torch.Generator().manual_seed(0)).to(x)
     found = []
     for i in range(len(x)):
@@ -224,9 +295,9 @@ def render(
     return torch.func.functional_call(_Synthesis(G), head, (styles_of(G, v), camera, size), {"chunk": chunk})
 
 
-def checked_settings(G: CIPS3D, settings: dict[str, Any]) -> Settings:
-    """A `Settings` from keyword arguments; `UnknownName` or `InvalidValue` for what does not exist or cannot be."""
-    s = descent.checked_settings(Settings, settings, RANGES)
+def _checked(G: CIPS3D, s: _Settings) -> _Settings:
+    """The settings with plain numbers; `UnknownName` or `InvalidValue` for what does not exist or cannot be."""
+    s = numbers(s, **RANGES)
     if s.space not in SPACES or (s.space == "z" and not G.shares_z):
         raise UnknownName(
             f"space={s.space!r}",
@@ -234,7 +305,7 @@ def checked_settings(G: CIPS3D, settings: dict[str, Any]) -> Settings:
             do='use "w+"',
         )
     if s.pose_steps and not s.starts:
-        raise UnknownName("no yaw to start from", expected="one or more in `starts`", do="leave it as it is")
+        raise InvalidValue("starts = ()", expected="one yaw or more to begin from", do="leave it as it is")
     return replace(s, starts=tuple(number("starts", yaw, "(-inf, inf)") for yaw in s.starts))
 
 
@@ -242,8 +313,9 @@ def checked_settings(G: CIPS3D, settings: dict[str, Any]) -> Settings:
 class Result:
     """A finished inversion of N pictures.
 
-    variables: the last ones (see `Found`), for `render`; image [N, 3, H, W]: their view from yaw and pitch [N];
-    history: one dict a step, with its "stage"; config: settings, loss, hashes of generator and picture; seconds.
+    variables: the last ones (see `invert`), for `render`; image [N, 3, H, W]: their view from yaw and pitch [N];
+    history: one dict a step, with its "stage"; config: settings, loss, hashes of generator and picture; seconds; ended:
+    why the loop ended.
     """
 
     variables: Variables
@@ -251,6 +323,7 @@ class Result:
     history: list[dict[str, Any]]
     config: dict[str, Any]
     seconds: float
+    ended: str
 
     @property
     def yaw(self) -> Tensor:
@@ -267,29 +340,5 @@ class Result:
 
         path, force: as in `inversion.Result.save`.
         """
-        facts = {k: getattr(self, k) for k in ("history", "config", "seconds")}
-        return write_pair(path, self.variables | {"image": self.image}, facts, force=force)
-
-
-def solve(
-    G: CIPS3D,
-    x: Tensor,
-    loss: Callable[[Tensor, Any], dict[str, Tensor]],
-    *,
-    watch: Callable[[Iterator[Found]], Iterator[Found]] = iter,
-    **settings: Any,
-) -> Result:
-    """Run `invert` to its end (or to the end of `watch`, which wraps the iterator) and return what was found."""
-    begun, history, last = time.perf_counter(), [], None
-    for last in watch(invert(G, x, loss, **settings)):
-        history.append(last.iterate.history[-1] | {"stage": last.stage})
-    if last is None:
-        raise UnknownName("an inversion without a step", expected="steps in some stage", do="raise num_steps")
-    v = last.iterate.variables
-    if "z" not in v and "nerf" not in v:
-        v = v | {k: style.clone() for k, style in _average(G, len(x)).items()}
-    with torch.no_grad():
-        image = _seen(G, v, v["yaw"], x).image
-    made_of = {"generator": fingerprint(G.state_dict()), "image": fingerprint({"x": x}), "loss": loss.describe()}
-    config = asdict(checked_settings(G, settings)) | made_of
-    return Result(v, image, history, config, time.perf_counter() - begun)
+        facts = {k: getattr(self, k) for k in ("history", "config", "seconds", "ended")}
+        return store.write_tensors(path, self.variables | {"image": self.image}, facts, force=force)

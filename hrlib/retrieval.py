@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from . import image, metrics
+from . import image
 from .errors import SEED, HRLibError, ShapeError, StoreError, UnknownName, number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 THRESHOLD = 1.5  # squared distance above which nobody counts as found, in the authors' evaluation
 FACES = ("whole", "crop")
@@ -101,6 +104,72 @@ def embed(net: Network, x: Tensor, face: str = "whole") -> Tensor:
             do="check the identity network",
         )
     return torch.nn.functional.normalize(vectors.float(), dim=1).cpu()
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What `id_retrieval` found.
+
+    rate: share of the stylised pictures whose person was found, 0 to 1; chance: what guessing would reach;
+    nearest [M]: the row of the closest content; distance [M]: the squared L2 distance to it; found [M]: bool;
+    own [M]: the squared L2 distance to the right content; rank [M]: 1 + how many contents are closer than that.
+    """
+
+    rate: float
+    chance: float
+    nearest: np.ndarray
+    distance: np.ndarray
+    found: np.ndarray
+    own: np.ndarray
+    rank: np.ndarray
+
+
+def id_retrieval(
+    content: np.ndarray | Tensor,
+    stylised: np.ndarray | Tensor,
+    labels: Sequence[int] | np.ndarray | Tensor,
+    threshold: float | None = None,
+) -> Retrieval:
+    """ID retrieval (Sec. III-D): how often the nearest face among the contents is that of the right person.
+
+    Args:
+        content: identity vectors [N, D] of the content pictures, one a person, as an identity network's `embed` gives
+            them (unit length, so squared distances lie between 0 and 4).
+        stylised: identity vectors [M, D]. At equal distances the first content counts as the nearest.
+        labels: [M] rows of `content`: whom each stylised picture shows.
+        threshold: count a stylised picture as found only if its squared distance is not above this (the authors' code
+            offers 1.5); None: whatever the distance.
+
+    Raises:
+        ShapeError: shapes that do not fit, labels that are no rows, numbers that are not finite.
+        InvalidValue: a threshold that is no distance.
+    """
+    threshold = np.inf if threshold is None else number("threshold", threshold, "[0, inf)")
+    a, b = (np.asarray(torch.as_tensor(f).detach().cpu(), dtype=np.float64) for f in (content, stylised))
+    y = np.asarray(torch.as_tensor(labels).cpu())
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or y.shape != b.shape[:1] or not len(a) or not len(b):
+        raise ShapeError(
+            f"contents {a.shape}, stylised {b.shape}, labels {y.shape}",
+            expected="[N, D], [M, D] and [M], none of them empty",
+            do="give one identity vector a picture and one label a stylised picture",
+        )
+    if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= len(a):
+        raise ShapeError(
+            f"labels of type {y.dtype} from {y.min()} to {y.max()}",
+            expected=f"whole numbers from 0 to {len(a) - 1}",
+            do="a label is the row of the picture's content",
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ShapeError(
+            "identity vectors with NaN or infinity", expected="finite numbers", do="look for the image they come from"
+        )
+    squared = np.square(a).sum(1) + np.square(b).sum(1)[:, None] - 2 * b @ a.T
+    nearest = squared.argmin(1)
+    distance = squared[np.arange(len(b)), nearest].clip(min=0)
+    found = (nearest == y) & (distance <= threshold)
+    own = squared[np.arange(len(b)), y]
+    rank = 1 + (squared < own[:, None]).sum(1)
+    return Retrieval(float(found.mean()), 1 / len(a), nearest, distance, found, own.clip(min=0), rank)
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -272,6 +341,8 @@ def evaluate(
         StoreError: see `scan`; or not one content, or not one stylised picture, could be read.
         InvalidValue: a batch or a threshold out of range. UnknownName: such a face.
     """
+    import pandas as pd
+
     check_face(face)
     batch, threshold = number("batch", batch, "whole [1, inf)"), number("threshold", threshold, "[0, inf)")
     folders = scan(content, stylised)
@@ -298,7 +369,7 @@ def evaluate(
             expected="at least one of each",
             do="; ".join(f"{where}: {what}" for where, what in problems[:5]),
         )
-    found = metrics.id_retrieval(
+    found = id_retrieval(
         torch.stack([vectors[folders.contents[name]] for name in known]),
         torch.stack([vectors[path] for _, path in usable]),
         [known.index(name) for name, _ in usable],
@@ -320,6 +391,8 @@ def evaluate(
 
 
 def _named(problems: list[tuple[str, str]]) -> pd.DataFrame:
+    import pandas as pd
+
     return pd.DataFrame(problems, columns=["where", "what"])
 
 

@@ -17,8 +17,113 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 from .errors import ShapeError, number
+from .image import comparable
 
 INSIDE = 0.99  # of a mask in [0, 1]: pixels wholly in the region
+
+
+# --- whole pictures ---------------------------------------------------------------------------------------------------
+
+
+def artefact_energy(recon: Tensor, target: Tensor, factor: int = 4) -> np.ndarray:
+    """Energy of (recon - target) at frequencies that a `factor`-fold down-sampled image cannot carry. [N].
+
+    The paper's Fig. 1 as a number: a loss on a down-sampled input is blind above that input's Nyquist frequency,
+    1 / (2 factor) cycles per pixel, and what the noise maps put there is never corrected. The unit is the mean square
+    on the [0, 1] scale, averaged over the channels, so 1e-4 is an rms of 0.01 or 2.55 grey levels; it compares directly
+    with the MSE behind PSNR. The band is everything outside the square |f_x|, |f_y| <= 1 / (2 factor), the
+    frequencies of the down-sampled pixel grid. A Hann window (of unit mean square) keeps the image's borders from
+    leaking into the band. It also counts detail that the reconstruction lacks: compare with a reconstruction that has
+    none, or see `radial_spectrum`.
+    """
+    a, b = comparable(recon, target)
+    factor = number("factor", factor, "[1, inf)")
+    if min(a.shape[2:]) < 2 * factor:
+        raise ShapeError(
+            f"factor {factor} for images of {a.shape[2]}x{a.shape[3]}",
+            expected="edges of at least twice the factor",
+            do="use the factor between the image's edge and the edge the loss sees",
+        )
+    power, fy, fx = _power(a - b)
+    limit = 1 / (2 * factor) + 1e-9
+    band = (fy.abs()[:, None] > limit) | (fx.abs()[None, :] > limit)
+    return (power * band).sum(dim=(2, 3)).mean(1).cpu().numpy()
+
+
+def roughness(recon: Tensor, target: Tensor) -> np.ndarray:
+    """Unevenness of the error where the target is smooth: the "non-smooth artifacts" of Sec. IV-B as a number. [N].
+
+    The root mean square of the Laplacian of (recon - target), five-point stencil without the border, on the [0, 1]
+    scale, over the half of the pixels where the target's own gradient is smallest. Unlike PSNR it does not count a
+    wrong colour that is even, and unlike `artefact_energy` it does not count detail that is lost where there is some.
+    """
+    a, b = comparable(recon, target)
+    if min(a.shape[2:]) < 3:
+        raise ShapeError(f"images of {a.shape[2]}x{a.shape[3]}", expected="at least 3x3", do="use larger images")
+
+    def inner(x: Tensor, dy: int, dx: int) -> Tensor:
+        return x[..., 1 + dy : x.shape[2] - 1 + dy, 1 + dx : x.shape[3] - 1 + dx]
+
+    d = a - b
+    laplacian = inner(d, -1, 0) + inner(d, 1, 0) + inner(d, 0, -1) + inner(d, 0, 1) - 4 * inner(d, 0, 0)
+    slope = (inner(b, 1, 0) - inner(b, -1, 0)).square() + (inner(b, 0, 1) - inner(b, 0, -1)).square()
+    slope = slope.sum(1).flatten(1)  # [N, pixels]
+    smooth = slope.argsort(dim=1, stable=True)[:, : (slope.shape[1] + 1) // 2]
+    return laplacian.square().mean(1).flatten(1).gather(1, smooth).mean(1).sqrt().cpu().numpy()
+
+
+def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """The azimuthally averaged power spectrum of an image, or of a difference of two.
+
+    image: [N, 3, H, W]; the channels' spectra are averaged. Not clamped; a Hann window is applied, after the mean is
+    removed.
+
+    Returns:
+        (frequencies [bins] in cycles per pixel, the centres of equal rings from 0 to 0.5;
+        power [N, bins]: the mean over a ring of the spectral density on the [0, 1] scale, whose average over *all*
+        frequencies is the windowed variance; NaN for a ring that holds no frequency of so small an image).
+    """
+    bins = number("bins", bins, "whole [1, inf)")
+    x = image.detach().double() / 2
+    power, fy, fx = _power(x - x.mean(dim=(2, 3), keepdim=True))
+    radius = torch.hypot(fy[:, None], fx[None, :]).flatten()
+    ring = (radius / 0.5 * bins).long()
+    inside = ring < bins
+    density = (power.mean(1) * power[0, 0].numel()).flatten(1)[:, inside]
+    count = torch.bincount(ring[inside], minlength=bins).double()
+    total = torch.zeros(len(x), bins, dtype=torch.float64, device=x.device).index_add_(1, ring[inside], density)
+    return (np.arange(bins) + 0.5) / bins * 0.5, (total / count).cpu().numpy()
+
+
+def share_lost(recon: Tensor, target: Tensor, cutoff: float = 1 / 8) -> tuple[np.ndarray, np.ndarray]:
+    """Energy of (recon - target) over the target's own, below and from `cutoff` cycles per pixel on: ([N], [N]).
+
+    0 means that everything came back in that half of the spectrum, 1 that nothing did; NaN where the target has no
+    energy that could be lost. From radial spectra up to 0.5 cycles per pixel, without the mean; each ring counts with
+    its frequency, as a ring of that radius has that area. Rings that hold no frequency of a small picture do not count.
+    """
+    cutoff = number("cutoff", cutoff, "(0, 0.5)")
+    own = target - target.mean(dim=(2, 3), keepdim=True)
+    frequency, error = radial_spectrum(recon - target)
+    theirs = radial_spectrum(own)[1]
+    low = frequency < cutoff
+    sums = [[np.nansum((power * frequency)[:, b], axis=1) for power in (error, theirs)] for b in (low, ~low)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return tuple(np.where(whole > 0, lost / whole, np.nan) for lost, whole in sums)
+
+
+def _power(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """|FFT|^2 of the windowed [N, C, H, W], scaled so that its sum is the mean square; and the two frequency axes."""
+    h, w = x.shape[2:]
+    wy, wx = (torch.hann_window(n, periodic=True, dtype=x.dtype, device=x.device) for n in (h, w))
+    window = wy[:, None] * wx[None, :]
+    window = window / window.square().mean().sqrt()
+    power = torch.fft.fft2(x * window).abs().square() / (h * w) ** 2
+    fy, fx = (torch.fft.fftfreq(n, dtype=x.dtype, device=x.device) for n in (h, w))
+    return power, fy, fx
+
+
+# --- a region ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

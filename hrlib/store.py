@@ -22,11 +22,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from .errors import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TEMP_PREFIX = ".partial-"
 MARKER, LOCK = ".hrlab.json", ".hrlab.lock"  # in a folder of results: whose it is, and who is working in it
@@ -102,6 +105,25 @@ def write_json(path: str | os.PathLike, obj: Any, *, default: Callable[[Any], An
     """Write `obj` as indented JSON with sorted keys. NaN and infinity are refused: JSON has no such numbers."""
     text = json.dumps(obj, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False, default=default)
     return write_bytes(path, (text + "\n").encode())
+
+
+def write_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, force: bool = False
+) -> Path:
+    """Write tensors to NAME.safetensors, and facts with the tensors' fingerprint to NAME.json; returns the first.
+
+    path: NAME, with .safetensors or without. force: replace files that are there; without it that is a `StoreError`
+    before either is written.
+    """
+    from safetensors.torch import save_file  # here: it loads torch, which the command line should not wait for
+
+    path = new(destination(path, ".safetensors"), force=force)
+    beside = new(path.with_suffix(".json"), force=force)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    with atomic(path) as temp:
+        save_file(tensors, temp)
+    write_json(beside, {**facts, "tensors": fingerprint(tensors)})
+    return path
 
 
 # --- places that the user names ---------------------------------------------------------------------------------------
@@ -304,12 +326,6 @@ def read_json(path: str | os.PathLike) -> Any:
         ) from e
 
 
-def sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def inside(root: str | os.PathLike, *parts: str) -> Path:
     """`root/parts...`, refused when it would leave `root` (by "..", an absolute part or a symbolic link)."""
     base = Path(root).resolve()
@@ -335,3 +351,27 @@ def sweep_temps(folder: str | os.PathLike, *, older: float = 0.0) -> int:
             temp.unlink(missing_ok=True)
             count += 1
     return count
+
+
+# --- hashes -----------------------------------------------------------------------------------------------------------
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, 64 hex digits; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes of tensors, 64 hex digits."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(t.shape)} {t.dtype}".encode())
+        digest.update(t.numpy().tobytes())
+    return digest.hexdigest()

@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: several test proc
 import pytest
 import warm
 
-SLOW = ("test_notebooks", "test_readme", "test_sweeps", "test_tiling", "test_gan", "test_stylists", "test_lab_batch")
+SLOW = ("test_notebooks", "test_readme", "test_sweep", "test_tiling", "test_gan", "test_stylists", "test_batch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -108,7 +108,7 @@ def stage_of(tmp_path_factory: pytest.TempPathFactory, tiny_in: Callable[..., st
     """Invert contents and styles in tiny networks, for tests that only read them: (contents, styles) -> a stage."""
 
     def prepare(contents: list[str], styles: list[str]) -> Any:
-        from hrlib.lab import stage
+        from hrlib.experiments import syntheses
 
         with pytest.MonkeyPatch.context() as patch:
             folder = tmp_path_factory.mktemp("stage")
@@ -117,6 +117,6 @@ def stage_of(tmp_path_factory: pytest.TempPathFactory, tiny_in: Callable[..., st
             patch.chdir(folder)
             targets = {"cartoon": {"generator": tiny_in(folder, 2), "styles": styles}}
             source = tiny_in(folder, 1)
-            return stage.prepare(contents, targets, source=source, perceptual="shipped", num_steps=2)
+            return syntheses.prepare(contents, targets, source=source, perceptual="shipped", num_steps=2)
 
     return prepare

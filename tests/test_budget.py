@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrlib import budget, limits, losses
+from hrlib import losses
 from hrlib.errors import BudgetError, InvalidValue, UnknownName
 from hrlib.nets.style_inr import StyleINR
+from hrlib.tiling import budget, limits
 
 ROOMY, TIGHT = limits.Room(10**11, "the machine's free memory", False), limits.Room(10**8, "a group", True)
 
@@ -59,7 +60,7 @@ def test_files_are_no_way_out_of_a_limit_of_addresses(G, monkeypatch):
 
 
 def test_limits_of_the_process():
-    code = "from hrlib import limits; print(limits.process_limits())"
+    code = "from hrlib.tiling import limits; print(limits.process_limits())"
     limited = f"import resource as r; r.setrlimit(r.RLIMIT_AS, (8 * 10**9,) * 2); {code}"
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=True)
     assert "ulimit -v" in done.stdout and "ulimit -d" not in done.stdout

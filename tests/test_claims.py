@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from hrlib.cli import app
 from hrlib.errors import BatchError, HRLibError, InvalidValue, UnknownName
-from hrlib.lab import batch, claims, ledger, report
-from hrlib.lab.claims import NOT_REPRODUCED, NOT_YET, PAPER_ONLY, PARTLY, REPRODUCED, Claim, Condition, judge
 from hrlib.lab.records import Records, read
+from hrlib.runner import batch, claims, ledger, report
+from hrlib.runner.claims import NOT_REPRODUCED, NOT_YET, PAPER_ONLY, PARTLY, REPRODUCED, Claim, Condition, judge
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = claims.load(ROOT / "notebooks/claims.yaml")

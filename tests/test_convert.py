@@ -21,8 +21,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrlib import _foreign, _pickles, nets, weights
+from hrlib import nets, weights
 from hrlib.errors import DamagedFile, HostileCheckpoint, LayoutMismatch, StoreError, UnknownName, WeightsError
+from hrlib.weights import foreign, load, pickles
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NVLABS = FIXTURES / "01_stylegan2_ada" / "network-snapshot-res32.pkl"
@@ -109,8 +110,8 @@ def test_every_pickle_protocol_is_read(tmp_path, monkeypatch, protocol):
 
     file = tmp_path / "again.pkl"
     file.write_bytes(pickle.dumps(Reader(NVLABS.open("rb")).load(), protocol=protocol))
-    for load in (weights.load_generator, weights.load_discriminator):
-        a, b = load(file).state_dict(), load(NVLABS).state_dict()
+    for loaded in (weights.load_generator, weights.load_discriminator):
+        a, b = loaded(file).state_dict(), loaded(NVLABS).state_dict()
         assert list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -120,7 +121,7 @@ def test_g_and_g_ema_are_different_networks():
 
 
 def test_rosinality_tensors_equal_torchs_own_reading():
-    ours, torchs = _pickles.read(ROSINALITY, "torch"), torch.load(ROSINALITY, weights_only=True)
+    ours, torchs = pickles.read(ROSINALITY, "torch"), torch.load(ROSINALITY, weights_only=True)
     for name in ("g_ema", "g", "d"):
         assert list(ours[name]) == list(torchs[name])
         assert all(torch.equal(ours[name][k], torchs[name][k]) for k in ours[name])
@@ -150,7 +151,7 @@ def test_legacy_torch_format_and_odd_types(tmp_path):
     }
     for new in (True, False):
         torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=new)
-        got = _pickles.read(tmp_path / "a.pt", "torch")
+        got = pickles.read(tmp_path / "a.pt", "torch")
         for key in ("a", "view", "half", "bf", "double", "empty", "scalar", "parameter"):
             assert torch.equal(got[key], content[key]) and got[key].dtype == content[key].dtype, key
         assert all(torch.equal(a, b) for a, b in zip(got["ints"], content["ints"], strict=True))
@@ -218,7 +219,7 @@ def test_nothing_is_converted_onto_its_source_or_another_file(tmp_path, monkeypa
     def too_early(*_):
         raise AssertionError("the checkpoint was read before the destination was tried")
 
-    monkeypatch.setattr(weights, "_network", too_early)
+    monkeypatch.setattr(load, "_network", too_early)
     for dst in (ours, None, link, tmp_path / "../" / tmp_path.name / ours.name):
         with pytest.raises(StoreError, match="source itself"):
             weights.convert(ours, dst, force=True)
@@ -271,9 +272,9 @@ def test_convert_refuses_unknown_networks(tmp_path):
 
 def test_whole_batch_minibatch_statistics_are_kept(tmp_path):
     """NVlabs' group size None (their ffhq.pkl) means one group, whatever the batch."""
-    content = _pickles.read(NVLABS, "nvlabs")
+    content = pickles.read(NVLABS, "nvlabs")
     content["D"].state["_init_kwargs"]["epilogue_kwargs"]["mbstd_group_size"] = None
-    network = _foreign.from_nvlabs(content, "D", "x")
+    network = foreign.from_nvlabs(content, "D", "x")
     D = weights.load_strictly(nets.build(network.architecture, network.config), network.state, "x")
     x = torch.randn(6, 32, 4, 4)
     std = (x - x.mean(0)).square().mean(0).add(1e-8).sqrt().mean()
@@ -284,7 +285,7 @@ def test_whole_batch_minibatch_statistics_are_kept(tmp_path):
 
 
 def changed(which, *path_and_value):
-    content = _pickles.read(NVLABS, "nvlabs")
+    content = pickles.read(NVLABS, "nvlabs")
     *path, key, value = path_and_value
     target = content[which].state["_init_kwargs"]
     for step in path:
@@ -309,21 +310,21 @@ def changed(which, *path_and_value):
 )
 def test_other_architectures_are_refused(which, change, named):
     with pytest.raises(LayoutMismatch, match=named):
-        _foreign.from_nvlabs(changed(which, *change), which, "x.pkl")
+        foreign.from_nvlabs(changed(which, *change), which, "x.pkl")
 
 
 def test_other_resampling_filter_is_refused():
-    content = _pickles.read(NVLABS, "nvlabs")
+    content = pickles.read(NVLABS, "nvlabs")
     content["G_ema"].state["_modules"]["synthesis"].state["_modules"]["b8"].state["_buffers"]["resample_filter"] *= 2
     with pytest.raises(LayoutMismatch, match="resampling filter"):
-        _foreign.from_nvlabs(content, "G_ema", "x.pkl")
+        foreign.from_nvlabs(content, "G_ema", "x.pkl")
 
 
 def test_flat_options_of_stylegan3s_repository_are_understood():
-    content = _pickles.read(NVLABS, "nvlabs")
+    content = pickles.read(NVLABS, "nvlabs")
     kwargs = content["G_ema"].state["_init_kwargs"]
     kwargs.update(kwargs.pop("synthesis_kwargs"))
-    assert _foreign.from_nvlabs(content, "G_ema", "x").config == weights.load_generator(NVLABS).config
+    assert foreign.from_nvlabs(content, "G_ema", "x").config == weights.load_generator(NVLABS).config
 
 
 def test_missing_networks_and_wrong_layouts(tmp_path):
@@ -523,12 +524,12 @@ def storage_pickle(numel, size, stride, offset=0):
 def test_tensors_that_leave_their_bytes_are_refused(tmp_path, numel, size, stride, offset):
     file = in_place(storage_pickle(numel, size, stride, offset), tmp_path / "a.pt")
     with pytest.raises(DamagedFile):
-        _pickles.read(file, "torch")
+        pickles.read(file, "torch")
 
 
 def test_honest_tensor_of_the_same_form_is_read(tmp_path):
     file = in_place(storage_pickle(4, (2, 2), (1, 2)), tmp_path / "a.pt")
-    assert _pickles.read(file, "torch")["g_ema"]["a"].tolist() == [[1, 3], [2, 4]]
+    assert pickles.read(file, "torch")["g_ema"]["a"].tolist() == [[1, 3], [2, 4]]
 
 
 def test_compressed_zips_are_refused(tmp_path):
@@ -540,7 +541,7 @@ def test_compressed_zips_are_refused(tmp_path):
 
 
 def test_files_above_the_cap_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(_pickles, "MAX_BYTES", 1000)
+    monkeypatch.setattr(pickles, "MAX_BYTES", 1000)
     with pytest.raises(DamagedFile, match="GiB"):
         weights.load_generator(NVLABS)
 

@@ -22,9 +22,9 @@ def test_the_distance_is_that_of_torch_fidelity():
     with np.load(FIXTURE) as f:
         real, fake, expected = (f[k] for k in ("in/feat_real", "in/feat_gen", "out/fid_torch_fidelity"))
     a, b = torch.from_numpy(fake), torch.from_numpy(real)
-    assert fid.distance(a, b) == pytest.approx(float(expected), rel=1e-5)
+    assert fid.frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-5)
     theirs = fid_statistics_to_metric(*(fid_features_to_statistics(x) for x in (a, b)), verbose=False)
-    assert fid.distance(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-9)
+    assert fid.frechet_distance(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-9)
 
 
 def test_shipped_features_of_pictures():
@@ -76,7 +76,7 @@ def test_the_standard_error_is_that_of_people():
         values = fid.by_person(pictures, reference, [str(i // 5) for i in range(200)])
         assert len(values) == 40
         errors.append(values.std(ddof=1) / 40**0.5)
-        distances.append(fid.distance(pictures, reference))
+        distances.append(fid.frechet_distance(pictures, reference))
     assert np.mean(errors) == pytest.approx(np.std(distances), rel=0.35)
 
 

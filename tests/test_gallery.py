@@ -21,10 +21,9 @@ from hrlib.errors import (
     StoreError,
     UnknownName,
 )
+from hrlib.experiments import galleries, syntheses
 from hrlib.gallery import Gallery
-from hrlib.inversion import fingerprint
-from hrlib.lab import galleries
-from hrlib.lab import stage as stages
+from hrlib.store import fingerprint
 
 FAST = dict(num_steps=2, perceptual="shipped")
 
@@ -112,9 +111,9 @@ def test_files_are_named_from_any_directory(repo, folder, tiny, monkeypatch):
     """A synthesis looks them up on a worker, whose current directory may be another."""
     monkeypatch.chdir(folder)
     styles = {"cartoon": {"generator": tiny(2), "styles": ["file:a.png"]}}
-    stage = stages.prepare(["portrait:1"], styles, source=tiny(1), perceptual="shipped", num_steps=1)
+    stage = syntheses.prepare(["portrait:1"], styles, source=tiny(1), perceptual="shipped", num_steps=1)
     pairs = {"cartoon": [("portrait:1", "file:a.png")]}
-    made = stages.synthesise(stage, {"mixed": {"num_steps": 0}}, {"loss": "loss"}, pairs=pairs)
+    made = syntheses.synthesise(stage, {"mixed": {"num_steps": 0}}, {"loss": "loss"}, pairs=pairs)
     assert made.table["error"][0] == "" and made.image("cartoon", "mixed", *pairs["cartoon"][0]) is not None
     codes = stage.styles["cartoon"].gallery
     code = codes["file:a.png"]

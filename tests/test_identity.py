@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from hrlib import metrics, weights
+from hrlib import retrieval, weights
 from hrlib.errors import InvalidValue, LayoutMismatch, ShapeError, StoreError
 from hrlib.nets.identity import Identity
 from hrlib.training import identity, people
@@ -256,18 +256,18 @@ def test_id_retrieval_against_brute_force():
     g = np.random.default_rng(0)
     content, labels = g.normal(size=(7, 4)), g.integers(0, 7, 40)
     stylised = content[labels] + g.normal(size=(40, 4)) * 0.8
-    result = metrics.id_retrieval(content, torch.from_numpy(stylised), labels)
+    result = retrieval.id_retrieval(content, torch.from_numpy(stylised), labels)
     squared = np.array([[sum((a - b) ** 2) for a in content] for b in stylised])
     assert np.array_equal(result.nearest, squared.argmin(1)) and np.allclose(result.distance, squared.min(1))
     assert result.rate == np.mean(squared.argmin(1) == labels) and 0.2 < result.rate < 1
     assert result.chance == 1 / 7
-    strict = metrics.id_retrieval(content, stylised, labels, threshold=1.5)
+    strict = retrieval.id_retrieval(content, stylised, labels, threshold=1.5)
     assert strict.rate == np.mean((squared.argmin(1) == labels) & (squared.min(1) < 1.5)) < result.rate
 
 
 def test_id_retrieval_at_equal_distances_takes_the_first_content():
     same = np.ones((3, 2))
-    assert metrics.id_retrieval(same, same, [0, 1, 2]).nearest.tolist() == [0, 0, 0]
+    assert retrieval.id_retrieval(same, same, [0, 1, 2]).nearest.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_id_retrieval_at_equal_distances_takes_the_first_content():
 )
 def test_id_retrieval_refuses(content, stylised, labels, message):
     with pytest.raises(ShapeError, match=message):
-        metrics.id_retrieval(content, stylised, labels)
+        retrieval.id_retrieval(content, stylised, labels)
 
 
 # --- what is shipped --------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_the_shipped_network_is_small_and_knows_people_it_has_never_seen(shipped
     assert weights.path("identity_thin").stat().st_size < 4e6
     who = portraits.sample(40, seed=777).identity
     a, b = (identity.embed(shipped, people.view(who, seed=s)) for s in (778, 779))
-    result = metrics.id_retrieval(a, b, range(40))
+    result = retrieval.id_retrieval(a, b, range(40))
     assert result.rate >= 0.95
     assert np.median(result.distance) < 1.0 < np.median(torch.cdist(a, b).square())  # and others are far
 
@@ -301,5 +301,5 @@ def test_the_shipped_network_is_small_and_knows_people_it_has_never_seen(shipped
 def test_the_shipped_network_does_not_go_by_colours_alone(shipped):
     who = people.lookalikes(48, seed=780)
     a, b = (identity.embed(shipped, people.view(who, seed=s)) for s in (781, 782))
-    within = [metrics.id_retrieval(a[i : i + 4], b[i : i + 4], range(4)).rate for i in range(0, 48, 4)]
+    within = [retrieval.id_retrieval(a[i : i + 4], b[i : i + 4], range(4)).rate for i in range(0, 48, 4)]
     assert np.mean(within) > 0.4  # chance is 0.25, with a standard deviation of 0.06

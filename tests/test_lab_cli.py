@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hrlib import _catalogue, _download, store, weights
+from hrlib import store, weights
 from hrlib.cli import app, main
 from hrlib.errors import BatchError, InvalidValue, MissingWeights, UnknownName
-from hrlib.lab import batch, doctor, notebook, sweeps
+from hrlib.experiments import sweep
+from hrlib.lab import notebook
+from hrlib.runner import batch, doctor
+from hrlib.weights import download, files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -181,9 +184,9 @@ def test_run_says_what_failed_and_fails(write_notebook, repo):
 
 @pytest.mark.usefixtures("forked")
 def test_run_takes_the_sweeps_to_a_scheduler(write_notebook, repo, monkeypatch):
-    monkeypatch.setenv(sweeps.ENVIRONMENT, "")  # put back what the command sets
+    monkeypatch.setenv(sweep.ENVIRONMENT, "")  # put back what the command sets
     begin = "import os\nfrom hrlib import lab\nrun = lab.begin('00_a', globals())\n"
-    cell = begin + f"run.record('asked', os.environ['{sweeps.ENVIRONMENT}'])"
+    cell = begin + f"run.record('asked', os.environ['{sweep.ENVIRONMENT}'])"
     write_notebook("00_a", "steps = 7", [cell, "run.finish()"])
     assert hrlab("run", "00", "--scheduler", "tcp://10.0.0.5:8786").exit_code == 0
     (record,) = json.loads((repo / "figures/00_a/records.json").read_text())
@@ -216,10 +219,10 @@ def test_errors_of_the_file_system_are_messages(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("command", "target", "goes_on"),
     [
-        (("run",), "hrlib.lab.batch.plan", True),
+        (("run",), "hrlib.runner.batch.plan", True),
         (("train", "pose"), "hrlib.training.pose.run", True),
-        (("list",), "hrlib.lab.batch.plan", False),
-        (("doctor",), "hrlib.lab.doctor.examine", False),
+        (("list",), "hrlib.runner.batch.plan", False),
+        (("doctor",), "hrlib.runner.doctor.examine", False),
     ],
 )
 def test_an_interruption_says_whether_the_command_goes_on(monkeypatch, command, target, goes_on):
@@ -325,16 +328,16 @@ def catalogued(monkeypatch, tmp_path):
         weights.Entry(name="shipped", file="shipped.bin", profile="laptop", **common),
     ]
     (tmp_path / "shipped.bin").write_bytes(b"1")
-    monkeypatch.setattr(_catalogue, "DATA", tmp_path)
+    monkeypatch.setattr(files, "DATA", tmp_path)
     monkeypatch.delenv("HRLIB_DATA", raising=False)
-    monkeypatch.setattr(_catalogue, "catalogue", lambda: {e.name: e for e in entries})
+    monkeypatch.setattr(files, "catalogue", lambda: {e.name: e for e in entries})
     asked: list[str] = []
 
-    def download(url, target, **_):
+    def downloaded(url, target, **_):
         asked.append(url)
         store.write_bytes(target, b"2")
 
-    monkeypatch.setattr(_download, "download", download)
+    monkeypatch.setattr(download, "download", downloaded)
     return asked
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from hrlib import lab
 from hrlib.errors import BatchError, UnknownName
-from hrlib.lab import batch, cache, notebook, place, yamls
+from hrlib.lab import notebook, place, yamls
+from hrlib.runner import batch, cache
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from hrlib.lab import batch, cache, notebook
+from hrlib.lab import notebook
 from hrlib.lab.place import figures_folder
+from hrlib.runner import batch, cache
 
 NAMES = sorted(notebook.catalogue())
 pytestmark = pytest.mark.timeout(900)  # all notebooks run in one go, two at a time

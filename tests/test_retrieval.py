@@ -14,10 +14,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hrlib import image, metrics, retrieval, weights
+from hrlib import image, retrieval, weights
 from hrlib.cli import app
 from hrlib.errors import InvalidValue, ShapeError, StoreError, UnknownName
-from hrlib.lab import lookup
+from hrlib.lab import retrieval_report
 from hrlib.nets.ir_se import IRSE
 
 FACES = Path(__file__).parent / "fixtures" / "06_id_retrieval"
@@ -81,11 +81,11 @@ def test_published_embeddings_give_the_published_rates():
     with np.load(FACES / "embeddings_io.npz") as f:
         given = {k: f[k] for k in f}
     content, transfer, label = (given[f"in/{k}"] for k in ("emb_content", "emb_transfer", "label"))
-    plain = metrics.id_retrieval(content, transfer, label)
+    plain = retrieval.id_retrieval(content, transfer, label)
     assert plain.nearest.tolist() == given["out/min_idx"].tolist()
     assert plain.distance == pytest.approx(given["out/min_dist"], rel=2e-5)
     assert plain.rate == pytest.approx(float(given["out/top1"]), abs=1e-7)
-    assert metrics.id_retrieval(content, transfer, label, 1.5).rate == pytest.approx(
+    assert retrieval.id_retrieval(content, transfer, label, 1.5).rate == pytest.approx(
         float(given["out/top1_thresholded"])
     )
     distances = given["out/dist"]  # [contents, pictures]
@@ -96,9 +96,9 @@ def test_published_embeddings_give_the_published_rates():
 
 def test_a_picture_at_the_threshold_counts():
     content, stylised = np.array([[1.0, 0], [0, 1.0]]), np.array([[0.0, 0.0]])
-    at = metrics.id_retrieval(content, stylised, [0])
-    assert metrics.id_retrieval(content, stylised, [0], threshold=at.distance[0]).rate == 1
-    assert metrics.id_retrieval(content, stylised, [0], threshold=at.distance[0] - 1e-6).rate == 0
+    at = retrieval.id_retrieval(content, stylised, [0])
+    assert retrieval.id_retrieval(content, stylised, [0], threshold=at.distance[0]).rate == 1
+    assert retrieval.id_retrieval(content, stylised, [0], threshold=at.distance[0] - 1e-6).rate == 0
 
 
 # --- any folders ------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_the_interval_resamples_people():
 
 def test_a_report_is_written(folders, tmp_path):
     report = last(retrieval.evaluate(*folders, means))
-    files = lookup.write(report, folders[0], tmp_path / "out")
+    files = retrieval_report.write(report, folders[0], tmp_path / "out")
     assert all(f.stat().st_size for f in files)
     facts = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert facts["top1"] == 1 and facts["pictures"] == 9 and facts["chance"] == pytest.approx(1 / 3)
@@ -332,7 +332,7 @@ def test_a_report_never_lies_among_the_pictures(command, folders):
         done = command("--out", str(out), "--force")
         assert isinstance(done.exception, StoreError) and "lies among the pictures" in str(done.exception)
     with pytest.raises(StoreError, match="lies among the pictures"):
-        lookup.write(report, folders[0], folders[0], force=True)
+        retrieval_report.write(report, folders[0], folders[0], force=True)
     assert picture.stat().st_size and not (folders[0] / "new").exists()
 
 

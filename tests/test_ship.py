@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from hrlib import _catalogue, weights
+from hrlib import weights
 from hrlib.errors import StoreError, UnknownName
 from hrlib.store import read_json
 from hrlib.training import data, family, measure, run, ship
 from hrlib.training.recipe import Recipe
+from hrlib.weights import files
 
 TINY = Recipe(
     resolution=16,
@@ -37,7 +38,7 @@ def world(tmp_path, monkeypatch):
     """A data folder of its own, with a trained pair of the photo domain and one of the cartoon domain shipped to it."""
     out = tmp_path / "data" / "weights"
     out.mkdir(parents=True)
-    monkeypatch.setattr(_catalogue, "DATA", tmp_path / "data")
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
     for _ in data.render_set(tmp_path / "set", 8, resolution=16, z_dim=64):
         pass
     for name, place in NAMES.items():

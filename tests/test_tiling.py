@@ -15,11 +15,14 @@ import tifffile
 import torch
 from typer.testing import CliRunner
 
-from hrlib import budget, cli, descent, features, image, inversion, losses, tiling, weights
+from hrlib import cli, features, image, inversion, losses, optim, tiling, weights
 from hrlib.errors import BudgetError, ImageError, InvalidValue, NonFiniteLoss, ShapeError, StoreError, UnknownName
-from hrlib.lab import deepzoom, panoramas, root, targets
+from hrlib.experiments import panoramas
+from hrlib.lab import deepzoom, root
 from hrlib.nets import Generator, StyleINR
 from hrlib.nets.stylegan2 import channel_plan
+from hrlib.tiling import budget
+from hrlib.worlds import pictures
 
 SIZES = {  # (H, W): tile
     (128, 128): (48, 64),  # square
@@ -180,7 +183,7 @@ def test_other_refusals(G):
 def test_mse_alone_has_no_least_size(G):
     x = torch.rand(1, 3, 5, 250) - 0.5
     tiled = {"G": tiling.TiledGenerator(G, (64, 64)), "loss": tiling.TiledLoss(losses.MSE(), (64, 64))}
-    result = inversion.solve(x=x, **tiled, num_steps=3, w_samples=100)
+    result = optim.solve(inversion.invert(x=x, **tiled, num_steps=3, w_samples=100))
     assert result.image.shape == x.shape
 
 
@@ -196,10 +199,10 @@ def test_killed_and_resumed_is_the_same_run(G, tmp_path, moments):
     x = torch.rand(1, 3, 70, 130, generator=torch.Generator().manual_seed(3)) * 2 - 1
     planned = budget.plan(G, loss_of_all(), (70, 130), memory="8GB", tile=64, moments=moments)
     how = {"x": x, "num_steps": 6, "w_samples": 100, **planned.apply(G, loss_of_all())}
-    straight = inversion.solve(**how)
-    first = descent.last(itertools.islice(inversion.invert(**how), 4))
+    straight = optim.solve(inversion.invert(**how))
+    first = optim.last(itertools.islice(inversion.invert(**how), 4))
     first.state().save(tmp_path / "state.safetensors")
-    resumed = inversion.solve(**how, checkpoint=tmp_path / "state.safetensors")
+    resumed = optim.solve(inversion.invert(**how), checkpoint=tmp_path / "state.safetensors")
     assert torch.equal(straight.image, resumed.image) and torch.equal(straight.ws, resumed.ws)
     assert all(torch.equal(straight.noise[k], resumed.noise[k]) for k in straight.noise)
 
@@ -207,7 +210,7 @@ def test_killed_and_resumed_is_the_same_run(G, tmp_path, moments):
 def test_moments_in_files_change_nothing(G):
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
     ends = [
-        descent.last(inversion.invert(G, x, losses.MSE(), num_steps=4, w_samples=100, moments=m)).variables
+        optim.last(inversion.invert(G, x, losses.MSE(), num_steps=4, w_samples=100, moments=m)).variables
         for m in ("memory", "file")
     ]
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
@@ -218,12 +221,12 @@ def test_moments_in_files_change_nothing(G):
 def test_codes_can_be_kept(G):
     x, ws = torch.rand(1, 3, 64, 96) - 0.5, G.mapping(torch.ones(1, G.z_dim)).detach()
     how = {"num_steps": 4, "w_samples": 100, "optimise_ws": False}
-    result = inversion.solve(G, x, losses.MSE(), ws_init=ws, **how)
+    result = optim.solve(inversion.invert(G, x, losses.MSE(), ws_init=ws, **how))
     assert torch.equal(result.ws, ws)
-    before = G.synthesis(ws, inversion._initial_noise(G, 1, (64, 96), inversion.Settings()), (64, 96))
+    before = G.synthesis(ws, inversion._initial_noise(G, 1, (64, 96), 1.0, 0), (64, 96))
     assert float((result.image - x).square().mean()) < float((before - x).square().mean())
     for wrong in ({"ws_init": None}, {"ws_init": ws, "optimise_noise": False}):
-        with pytest.raises(UnknownName, match="optimise_ws=False"):
+        with pytest.raises(InvalidValue, match="optimise_ws=False"):
             next(inversion.invert(G, x, losses.MSE(), **how, **wrong))
 
 
@@ -266,8 +269,9 @@ def test_full_size_state_grows_with_the_pixels_and_nothing_else(G):
 
 MEASURE = """
 import sys, torch
-from hrlib import budget, inversion, losses, features, weights
-from hrlib.lab.costs import _Peak
+from hrlib import inversion, losses, features, weights
+from hrlib.tiling import budget
+from hrlib.experiments.table1 import _Peak
 import psutil
 G, loss = weights.load_generator("scenes_inr128"), losses.Perceptual(features.vgg16("shipped")) + losses.MSE(30.0)
 size = (int(sys.argv[1]), int(sys.argv[2]))
@@ -344,7 +348,7 @@ def test_formats_are_checked_before_the_first_step(tmp_path):
 def test_a_run_of_its_own_does_not_count_its_parents_memory(tmp_path):
     ballast = torch.ones(600_000_000 // 4)
     facts = panoramas.apart("photo:coffee", (48, 64), tmp_path, panoramas.Recipe(num_steps=2), memory="4GB")
-    mine = inversion.peak_bytes()
+    mine = optim.peak_bytes()
     assert 1.5e8 < facts["peak"] < mine - 2e8 and facts["size"] == (48, 64)
     assert mine > ballast.nbytes and (tmp_path / "reconstruction.png").exists()
 
@@ -517,7 +521,7 @@ def test_numbers_of_a_large_picture(tmp_path, monkeypatch):
         for size in ("99999999x9", "99999999x99999999", "20000x15000"):
             error = run(f"--size={size}", *more).exception
             assert isinstance(error, InvalidValue) and "megapixels" in str(error)
-    monkeypatch.setattr(targets, "picture", lambda *_: pytest.fail("a plan reads nothing"))
+    monkeypatch.setattr(pictures, "picture", lambda *_: pytest.fail("a plan reads nothing"))
     assert run("--size", "800x300", "--memory", "4GB", "--plan").exit_code == 0
     x = torch.zeros(1, 3, 64, 64)
     for tile in ((0, 64), (64, -1), (64, 1.5)):

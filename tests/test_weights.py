@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from hrlib import _catalogue, _download, nets, store, weights
+from hrlib import nets, store, weights
 from hrlib.errors import DamagedFile, LayoutMismatch, MissingWeights, StoreError, UnknownName, WeightsError
 from hrlib.nets.stylegan2 import channel_plan
+from hrlib.weights import download, files
 
 PLAN = channel_plan(16, base=128, most=8)
 
@@ -30,7 +31,7 @@ def generator():
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """An empty data folder in place of the repository's."""
-    monkeypatch.setattr(_catalogue, "DATA", tmp_path / "data")
+    monkeypatch.setattr(files, "DATA", tmp_path / "data")
     monkeypatch.delenv("HRLIB_DATA", raising=False)
     store.write_json(tmp_path / "data" / "weights" / "catalogue.json", {})
     return tmp_path / "data"
@@ -63,7 +64,7 @@ def test_the_shipped_catalogue_is_complete_and_well_formed():
         if e.profile == "laptop":
             assert e.sha256 and e.size and e.url is None, name
             assert weights.status(name) == "ok", name
-            assert (_catalogue.DATA / "weights" / f"{name}.md").read_text().strip(), name
+            assert (files.DATA / "weights" / f"{name}.md").read_text().strip(), name
         else:
             assert e.url or e.prepare, name
     assert len({e.file for e in entries.values()}) == len(entries)
@@ -74,7 +75,7 @@ def test_the_shipped_catalogue_is_complete_and_well_formed():
 
 
 def test_every_paper_entry_is_explained_in_the_readme():
-    text = (_catalogue.DATA / "README.md").read_text()
+    text = (files.DATA / "README.md").read_text()
     for name, e in weights.catalogue().items():
         if e.profile == "paper":
             assert f"`{name}`" in text and e.file.rpartition("/")[2] in text, name
@@ -314,7 +315,7 @@ def test_offline_and_dead_links_say_what_to_do(data, server, monkeypatch):
 
 
 def test_a_connection_that_always_drops_ends(data, server, monkeypatch):
-    monkeypatch.setattr(_download, "ATTEMPTS", 2)
+    monkeypatch.setattr(download, "ATTEMPTS", 2)
     server.behave = "drops after 1.2 MB"
     file = catalogued(data, url=server.url, sha256=digest(CONTENT))
     with pytest.raises(MissingWeights, match="cannot download"):
@@ -330,7 +331,7 @@ def test_what_is_at_the_place_of_a_download_is_never_replaced(data, server, tmp_
     with pytest.raises(DamagedFile, match="hrlab fetch thing"):
         weights.fetch("thing")
     with pytest.raises(StoreError, match="there already"):
-        _download.download(server.url, file, sha256=None, size=None, by_hand="")
+        download.download(server.url, file, sha256=None, size=None, by_hand="")
     assert file.read_bytes() == b"the user's own" and server.starts == []
     file.unlink()
     file.symlink_to(tmp_path / "a disk that is not there")

@@ -75,14 +75,15 @@ def serve(address: str) -> None:
     import pkgutil
 
     import hrlib
+    from hrlib.lab import provenance
 
-    run_as_main = ("hrlib.cli", "hrlib.lab.execute", "hrlib.lab.costs")
+    run_as_main = ("hrlib.cli", "hrlib.runner.execute", "hrlib.experiments.table1")
     for module in pkgutil.walk_packages(hrlib.__path__, "hrlib."):
         if module.name not in run_as_main:
             importlib.import_module(module.name)
     for name in ("ipykernel.kernelapp", "papermill", "matplotlib_inline.backend_inline", *LAZY):
         importlib.import_module(name)
-    hrlib.lab.sweeps._sources(Path(hrlib.lab.comparisons.__file__), set())  # parsed and remembered, too
+    provenance.closure([Path(hrlib.experiments.table3.__file__)])  # parsed and remembered, too
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what has ended leaves no zombie
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)

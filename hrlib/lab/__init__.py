@@ -9,22 +9,20 @@ from __future__ import annotations
 import importlib
 
 _HOME = {
-    "begin": "session",
-    "Run": "session",
-    "root": "place",
-    "COLOURS": "plots",
-    "forest": "plots",
-    "heat": "plots",
-    "image_grid": "plots",
-    "subplots": "plots",
-    "progress": "loops",
-    "picture": "targets",
-    "pictures": "targets",
-    "listed": "targets",
-    "sweep": "sweeps",
-    "summary": "evidence",
-    "Live": "widgets",
-    "check": "exercises",
+    "begin": ".session",
+    "Run": ".session",
+    "root": ".place",
+    "COLOURS": ".plots",
+    "forest": ".plots",
+    "heat": ".plots",
+    "image_grid": ".plots",
+    "subplots": ".plots",
+    "progress": ".progress_bar",
+    "picture": "..worlds.pictures",
+    "pictures": "..worlds.pictures",
+    "listed": "..worlds.pictures",
+    "Live": ".widgets",
+    "check": ".exercises",
 }
 __all__ = sorted(_HOME)
 
@@ -32,7 +30,7 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'hrlib.lab' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    value = getattr(importlib.import_module(_HOME[name], __name__), name)
     globals()[name] = value
     return value
 

@@ -18,8 +18,8 @@ import torch
 
 from .. import devices, store
 from ..errors import BatchError, StoreError, UnknownName, nearest
+from ..stats import ENOUGH, summary
 from . import figures, plots, records
-from .evidence import ENOUGH, summary
 from .notebook import Notebook, profile_of, read, validated
 from .place import enter, figures_folder, live_folder, root
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from ..errors import ShapeError
 from . import figures, plots
-from .loops import REFRESH
+from .progress_bar import REFRESH
 from .session import is_live
 
 _DPI = 130

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from .. import features, image, metrics, weights
+from .. import features, fid, image, metrics, weights
 from ..errors import SEED, LayoutMismatch, ShapeError, StoreError, number
 from ..nets import Generator, StyleINR
 from ..nets.style_inr import pixel_grid
@@ -266,14 +266,14 @@ def measure(
         "psnr": float(psnrs.mean()),
         "psnr_low": float(psnrs.quantile(0.05)),
         "lpips": float(torch.tensor(lpips).mean()),
-        "frechet": metrics.frechet_distance(sets["other"], sets["head"]),
-        "frechet_floor": metrics.frechet_distance(sets["other"], sets["generator"]),
+        "frechet": fid.frechet_distance(sets["other"], sets["head"]),
+        "frechet_floor": fid.frechet_distance(sets["other"], sets["generator"]),
     }
     if data is not None:
         index = torch.arange(min(n, len(data)))
         real = torch.cat([pooled_features(data.batch(part)[0].to(G.w_avg.device)).cpu() for part in index.split(8)])
-        found["frechet_data"] = metrics.frechet_distance(real, sets["head"])
-        found["frechet_data_generator"] = metrics.frechet_distance(real, sets["generator"])
+        found["frechet_data"] = fid.frechet_distance(real, sets["head"])
+        found["frechet_data_generator"] = fid.frechet_distance(real, sets["generator"])
     return found
 
 

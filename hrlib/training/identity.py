@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import metrics, store, weights
+from .. import retrieval, store, weights
 from ..errors import SEED, InvalidValue, number
 from ..nets.identity import Identity
 from ..worlds import portraits
@@ -282,7 +282,7 @@ def measure(
             **{d: (content, embed(net, again, domain=d), None) for d in domains if d != "photo"},
         }
         for name, (a, b, threshold) in tests.items():
-            rates.setdefault(name, []).append(metrics.id_retrieval(a, b, range(n), threshold).rate)
+            rates.setdefault(name, []).append(retrieval.id_retrieval(a, b, range(n), threshold).rate)
     return rates
 
 

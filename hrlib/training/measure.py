@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from .. import metrics
+from .. import fid
 from ..errors import ShapeError
 from ..pose import CHUNK, POOL_TAPS, grid_features, vgg
 from ..store import atomic
@@ -113,8 +113,8 @@ def ladder(
     rungs["generator"] = torch.cat([pooled_features(x).cpu() for x in drawn(G, n, seed=SEEDS[0])])
     rows = []
     for name, found in rungs.items():
-        precision, recall = metrics.precision_recall(reference, found)
-        rows.append((name, metrics.frechet_distance(reference, found), precision, recall))
+        precision, recall = fid.precision_recall(reference, found)
+        rows.append((name, fid.frechet_distance(reference, found), precision, recall))
     return pd.DataFrame(rows, columns=["pictures", "frechet", "precision", "recall"])
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from .. import image, metrics, weights
+from .. import fid, image, weights
 from ..store import write_bytes, write_json
 from . import checkpoints, gan
 from .checkpoints import FILE as CHECKPOINT
@@ -205,7 +205,7 @@ def frechet(state: gan.State, data: RenderedSet, n: int) -> float:
     data.wait_for(count)
     chunks = (data.batch(index)[0].to(device) for index in torch.arange(count).split(CHUNK))
     real, fake = ([pooled_features(x).cpu() for x in part] for part in (chunks, drawn(state.G_ema, n, seed=0)))
-    return metrics.frechet_distance(torch.cat(real), torch.cat(fake))
+    return fid.frechet_distance(torch.cat(real), torch.cat(fake))
 
 
 def _append(log: Path, row: dict[str, float]) -> None:

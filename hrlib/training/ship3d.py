@@ -128,9 +128,9 @@ def measure(G: CIPS3D, data: heads.Heads, *, n: int = N) -> dict[str, float]:
     vectors = [
         torch.cat([fid.features(p, "vgg16_thin") for p in part.split(50)]) for part in (fresh, unseen, more, own.image)
     ]
-    found["Frechet distance"] = fid.distance(vectors[0], vectors[1])
-    found["of the training latents"] = fid.distance(vectors[3], vectors[1])
-    found["of other renders"] = fid.distance(vectors[2], vectors[1])
+    found["Frechet distance"] = fid.frechet_distance(vectors[0], vectors[1])
+    found["of the training latents"] = fid.frechet_distance(vectors[3], vectors[1])
+    found["of other renders"] = fid.frechet_distance(vectors[2], vectors[1])
     return found
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .. import _catalogue as catalogue
 from .. import weights
 from ..store import new, write_bytes
+from ..weights import files
 
 
 def shipped() -> Path:
     """The folder of the shipped networks, data/weights."""
-    return catalogue.DATA / "weights"
+    return files.DATA / "weights"
 
 
 def free(file: Path, *more: str, force: bool = False, source: str | os.PathLike | None = None) -> Path:

@@ -126,7 +126,7 @@ def _distance(x: Tensor, domain: str, edge: int) -> float:
     real = measure.renders(f"portraits/{domain}", N, resolution=128, seed=measure.SEEDS[0])
     real = torch.nn.functional.avg_pool2d(real.batch(torch.arange(N))[0], 128 // edge)
     vectors = [torch.cat([fid.features(p, "vgg16_thin") for p in part.split(50)]) for part in (x, real)]
-    return fid.distance(*vectors)
+    return fid.frechet_distance(*vectors)
 
 
 def _table(found: dict[str, float], first: str) -> str:

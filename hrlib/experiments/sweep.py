@@ -1,0 +1,433 @@
+"""Tables of runs on Dask: many settings, one task, any number of workers, nothing done twice, nothing lost.
+
+A run is a dict of JSON settings, a task an importable function that performs it::
+
+    def perform(**settings) -> Outcome       # the numbers, and the files worth keeping
+
+    swept = sweep(perform, [{"image": "portrait:1", "loss": "vgg_conv"}, ...], name="03_loss_benchmark", workers=2)
+    swept.table                              # a row a run: settings, numbers, error
+
+Each finished run is written at once and atomically, its description last; only that counts as finished. So a sweep that
+is killed and started again repeats at most the runs that were in flight, and ends with the same table. A failed run
+stays in the table with its error, and is tried again the next time.
+
+A run is recognised by its settings, by the content of the files they name (as "file:PATH" or as a path with a suffix,
+in lists, too; relative to the current directory), and by what else decides its numbers: the code of the task and of all
+in this library that it imports, the catalogue of weights, the versions of torch, timm and NumPy. Old results stay
+in build/sweeps; delete the folder to free the disk.
+
+Where runs are performed::
+
+    workers=0                                in this process, one after the other
+    workers=2                                two processes here, which share the machine's threads; with CUDA one a GPU
+    HRLAB_SCHEDULER=tcp://10.0.0.5:8786      on the workers of that scheduler, whatever started them
+
+The last is also `hrlab run --scheduler ADDRESS`; the README shows it for SLURM. Such workers need this library, its
+data folder and the pictures under the same paths (a shared file system), and should have one thread for tasks each
+(`--nthreads 1`). Workers may come and go: what a lost worker was doing is done by another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import image, store
+from ..errors import BatchError, StoreError, UnknownName
+from ..lab.place import cpus, root
+from ..lab.progress_bar import progress
+from ..lab.provenance import LIBRARY, Hashes, closure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from dask.distributed import Client
+    from torch import Tensor
+
+ENVIRONMENT = "HRLAB_SCHEDULER"
+PATIENCE = "20 s"  # with a scheduler that does not answer
+LOOK = 10  # seconds between two looks for new workers
+ATTEMPTS = 3  # a run whose worker dies so often is a failed run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task returns: numbers or words by column, and files by name."""
+
+    values: Mapping[str, float | str | None]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A finished sweep.
+
+    table: a row a run, in the order asked for: the settings, the task's values, and "error" ("" when there is none);
+    the same whenever it was made. seconds: what each run took on its worker. performed: how many runs this call did.
+    """
+
+    table: pd.DataFrame
+    seconds: pd.Series
+    performed: int
+    _places: tuple[Path, ...] = field(repr=False)
+
+    def file(self, row: int, name: str) -> Path:
+        """The file `name` that the task of a row left; `StoreError` when that run failed or left no such file."""
+        path = self._places[row].with_suffix("") / name
+        if self.table["error"][row] or not path.exists():
+            raise StoreError(
+                f"row {row} has no file {name!r}: {self.table['error'][row] or 'its task left none'}",
+                expected="a run that ended well and left that file",
+                do="look at the error in the table",
+            )
+        return path
+
+    def image(self, row: int) -> Tensor:
+        """The picture [1, 3, H, W] in [-1, 1] that the task of a row left as image.png (8 bits)."""
+        return image.read(self.file(row, "image.png"))
+
+    def at(self, rows: Sequence[int]) -> Swept:
+        """The same sweep with other rows: some of them, in another order, or some more than once."""
+        table, seconds = (part.iloc[list(rows)].reset_index(drop=True) for part in (self.table, self.seconds))
+        return Swept(table, seconds, self.performed, tuple(self._places[i] for i in rows))
+
+
+def sweep(
+    task: Callable[..., Outcome],
+    runs: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    workers: int = 0,
+    scheduler: str | None = None,
+    label: str = "",
+    estimate: Callable[..., float] | None = None,
+    within: Sequence[str] = ("image", "seed"),
+) -> Swept:
+    """Perform those of `runs` that are not finished yet, and return them all.
+
+    Args:
+        task: an importable function; its keywords are the settings of a run.
+        runs: settings with JSON values, no two alike.
+        name: folder below build/sweeps.
+        workers: processes on this machine, 0 for none (see above); not used when a scheduler is given.
+        scheduler: address of a Dask scheduler; None takes $HRLAB_SCHEDULER, "" insists on this machine.
+        label: for the progress line.
+        estimate: settings -> seconds that the run will take, tried on a worker for one run of every row before
+            anything else starts; the prediction is printed. A row is a group of runs that differ in `within` only.
+        within: see `estimate`.
+
+    Raises:
+        BatchError: a task that cannot be imported; runs that are alike, that JSON cannot hold, or that have different
+            settings; another sweep of that name at work; a scheduler that does not answer. Errors of the task itself
+            are kept in the table instead.
+    """
+    if task.__module__ == "__main__":
+        raise BatchError(
+            f"task {task.__qualname__}, which lives in a notebook or a script",
+            expected="a function of a module, which workers can import and whose source says what was done",
+            do="move it to a module, such as hrlib.experiments.inversions",
+        )
+    asked = [dict(run) for run in runs]
+    runs = [_absolute(run) for run in asked]
+    hashes = Hashes()
+    files = [_named_files(run, hashes) for run in runs]
+    hashes.save()
+    version = _version(task)
+    places = _places(task, runs, files, version, root() / "build" / "sweeps" / name)
+    todo = [i for i, place in enumerate(places) if (_finished(place) or {"error": True})["error"]]
+    if todo:
+        folder, address = places[0].parent, os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler
+        with store.alone(folder / "sweep.lock", f"sweep named {name}"), _client(workers, address) as client:
+            store.sweep_temps(folder)
+            if estimate is not None:
+                _predict(client, estimate, [runs[i] for i in todo], within)
+            for i, done in progress(
+                _performed(client, task, version, runs, todo), len(todo), label or name, unit="run"
+            ):
+                if _named_files(runs[i], hashes) != files[i]:
+                    done = (None, f"BatchError: {', '.join(files[i])} changed during this run", "", done[-1])
+                _write(places[i], runs[i], *done)
+    return _collect(asked, places, len(todo))
+
+
+# --- what is finished -------------------------------------------------------------------------------------------------
+
+
+def _places(
+    task: Callable, runs: Sequence[dict[str, Any]], files: Sequence[dict[str, str]], version: str, folder: Path
+) -> list[Path]:
+    """Where the description of each run is, or will be."""
+    if not runs or any(list(run) != list(runs[0]) for run in runs):
+        raise BatchError(
+            f"{len(runs)} runs with the settings {sorted({name for run in runs for name in run})}",
+            expected="at least one run, and the same settings in the same order for all",
+            do="give every run a value for every setting",
+        )
+    shared = {"task": f"{task.__module__}.{task.__qualname__}", "version": version}
+    try:
+        keys = [store.digest({**shared, "run": r, "files": f}) for r, f in zip(runs, files, strict=True)]
+    except TypeError as e:
+        raise BatchError(
+            f"settings that JSON cannot hold: {e}", expected="JSON values", do="use names, not objects"
+        ) from e
+    if len(set(keys)) < len(keys):
+        twice = next(run for run, key in zip(runs, keys, strict=True) if keys.count(key) > 1)
+        raise BatchError(f"the run {twice} twice", expected="every run once", do="remove one, or give it another seed")
+    return [folder / f"{key[:32]}.json" for key in keys]
+
+
+def _version(task: Callable) -> str:
+    """Hash of what decides a run's numbers besides its settings and the files they name."""
+    hashes = Hashes()
+    sources = closure([Path(inspect.getfile(task))], without=Path(__file__))
+    catalogue = LIBRARY.parent / "data" / "weights" / "catalogue.json"
+    # without the local tag: torch for a CPU and torch for CUDA may share a sweep
+    versions = {p: importlib.metadata.version(p).split("+")[0] for p in ("torch", "timm", "numpy")}
+    known = sorted([path.name, hashes.of_code(path)] for path in sources)
+    found = store.digest([known, hashes.of(catalogue) if catalogue.exists() else None, versions])
+    hashes.save()
+    return found
+
+
+def _absolute(value: Any) -> Any:
+    """A setting with the files that it names by their absolute paths: a worker's current directory may be another."""
+    if isinstance(value, dict):
+        return {k: _absolute(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_absolute(v) for v in value]
+    path = _file(value)
+    return value if path is None else f"{'file:' * value.startswith('file:')}{path.absolute()}"
+
+
+def _named_files(value: Any, hashes: Hashes) -> dict[str, str]:
+    """Path -> hash of the files that settings name."""
+    if isinstance(value, (dict, list, tuple)):
+        parts = value.values() if isinstance(value, dict) else value
+        return {k: v for part in parts for k, v in _named_files(part, hashes).items()}
+    path = _file(value)
+    return {} if path is None else {str(path): hashes.of(path)}
+
+
+def _file(value: Any) -> Path | None:
+    """The file that a setting names, as "file:PATH" or as a path with a suffix; None for one that nobody can read."""
+    if not isinstance(value, str):
+        return None
+    path = Path(value.removeprefix("file:"))
+    named = path.suffix or value.startswith("file:")
+    return path if named and os.path.isfile(path) and os.access(path, os.R_OK) else None
+
+
+def _finished(place: Path) -> dict[str, Any] | None:
+    """The description of a run, None when it is not there or its files are not as described."""
+    try:
+        found = store.read_json(place)
+        whole = all(store.sha256(place.with_suffix("") / name) == sha for name, sha in found["files"].items())
+    except (FileNotFoundError, StoreError, KeyError):
+        return None
+    return found if whole else None
+
+
+def _write(
+    place: Path, run: Mapping[str, Any], outcome: Outcome | None, error: str, trace: str, seconds: float
+) -> None:
+    """Keep a run's results: the files, then the description, which makes it count."""
+    files = dict(outcome.files) if outcome else {}
+    for name, data in files.items():
+        store.write_bytes(store.inside(place.with_suffix(""), name), data)
+    found = {
+        "run": run,
+        "values": dict(outcome.values) if outcome else {},
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "error": error,
+        "trace": trace,
+        "seconds": round(seconds, 3),
+    }
+    store.write_json(place, found, default=float)
+
+
+def _collect(runs: Sequence[dict[str, Any]], places: Sequence[Path], performed: int) -> Swept:
+    import pandas as pd
+
+    found = [_finished(place) for place in places]
+    if lost := [str(p) for p, f in zip(places, found, strict=True) if f is None]:
+        raise StoreError(f"{lost[0]} vanished", expected="the results just written", do="run the sweep again")
+    rows = [{**run, **f["values"], "error": f["error"]} for run, f in zip(runs, found, strict=True)]
+    table = pd.DataFrame(rows)
+    table["error"] = table.pop("error")  # last, whichever run came first
+    return Swept(table, pd.Series([f["seconds"] for f in found], name="seconds"), performed, tuple(places))
+
+
+# --- on the workers ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _loaded(task: Callable) -> str:
+    """The version that this process has in its memory: that of its first run."""
+    return _version(task)
+
+
+def _perform(task: Callable[..., Outcome], version: str, run: dict[str, Any]) -> tuple[Outcome | None, str, str, float]:
+    """(outcome, error, traceback, seconds). A task's error is a result: Dask need not know, or pickle it."""
+    begun = time.perf_counter()
+    try:
+        if _loaded(task) != version:
+            raise BatchError(
+                f"a worker that holds other sources, networks or libraries for {task.__qualname__} than there are now",
+                expected="the same everywhere",
+                do="restart the workers, or the kernel when it performs the runs itself",
+            )
+        return task(**run), "", "", time.perf_counter() - begun
+    except Exception as e:
+        return None, f"{type(e).__name__}: {e}", traceback.format_exc(), time.perf_counter() - begun
+
+
+def _performed(
+    client: Client, task: Callable[..., Outcome], version: str, runs: Sequence[dict[str, Any]], todo: Sequence[int]
+) -> Iterator[tuple[int, tuple[Outcome | None, str, str, float]]]:
+    """(number of the run, what `_perform` returned), as they come.
+
+    No worker holds a queue: one that outlives this process would go on with it. So a run is handed out when a worker is
+    free, and workers that join later get theirs within `LOOK` seconds.
+    """
+    from dask.distributed import wait
+    from distributed.client import FuturesCancelledError
+
+    waiting, flying = list(reversed(todo)), {}
+    while waiting or flying:
+        hands = max(1, sum(client.nthreads().values()))
+        while waiting and len(flying) < hands:
+            i = waiting.pop()
+            flying[client.submit(_perform, task, version, runs[i], pure=False)] = i
+        try:
+            with client.as_current():
+                done = wait(list(flying), timeout=LOOK, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            continue
+        except FuturesCancelledError as e:
+            raise BatchError(
+                f"the Dask scheduler is gone ({e})",
+                expected="one that stays",
+                do="start again: what is finished is kept",
+            ) from e
+        for future in done:
+            i = flying.pop(future)
+            if future.status == "finished":
+                yield i, future.result()
+            else:  # its worker died, again and again
+                yield i, (None, f"{type(future.exception()).__name__}: {future.exception()}", "", 0.0)
+            future.release()  # pictures of a finished run need no memory
+
+
+def _predict(
+    client: Client, estimate: Callable[..., float], runs: Sequence[dict[str, Any]], within: Sequence[str]
+) -> None:
+    """Print what every row will take, from one run of each."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    fixed = [name for name in runs[0] if len({repr(run[name]) for run in runs}) == 1]
+    for run in runs:
+        said = ", ".join(f"{k} {v}" for k, v in run.items() if k not in within and k not in fixed)
+        rows.setdefault(said or "all runs", []).append(run)
+    futures = {said: client.submit(_estimated, estimate, group[0], pure=False) for said, group in rows.items()}
+    hands, total = max(1, sum(client.nthreads().values())), 0.0
+    print(f"predicted on {hands} worker{'s' if hands > 1 else ''}, before anything starts:")
+    for said, future in futures.items():
+        each, count = future.result(), len(rows[said])
+        if isinstance(each, str):
+            print(f"  {said}: no prediction ({each})")
+            continue
+        total += each * count
+        print(f"  {said}: {count} of {_words(each)}, {_words(each * count / min(hands, count))}")
+    print(f"  together {_words(total / hands)}", flush=True)
+
+
+def _estimated(estimate: Callable[..., float], run: dict[str, Any]) -> float | str:
+    try:
+        return estimate(**run)
+    except Exception as e:  # the run itself will tell more
+        return f"{type(e).__name__}: {e}".splitlines()[0]
+
+
+def _words(seconds: float) -> str:
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds / 86_400:.3g} days"
+
+
+# --- the workers ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _client(workers: int, scheduler: str) -> Iterator[Client]:
+    """A client of the scheduler at an address, or of a cluster on this machine that ends with the block."""
+    from dask import config
+    from dask.distributed import Client
+
+    settings = {
+        "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
+        "distributed.admin.tick.limit": "10 min",  # a step of torch may keep a worker's loop waiting
+        # Dask has workers give freed memory back at once (MALLOC_TRIM_THRESHOLD_): an inversion then takes twice as
+        # long, the other half in page faults (94 ms a step against 42).
+        "distributed.nanny.pre-spawn-environ": {},
+    }
+    with config.set(settings):
+        if scheduler:
+            try:
+                client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
+            except (OSError, ValueError) as e:
+                raise BatchError(
+                    f"no Dask scheduler at {scheduler!r} ({e})",
+                    expected="the address of a running scheduler, such as tcp://10.0.0.5:8786",
+                    do=f"start one (`dask scheduler`), or unset {ENVIRONMENT} to work on this machine",
+                ) from e
+            with client:
+                yield client
+            return
+        with _cluster(workers) as cluster, Client(cluster, set_as_default=False) as client:
+            client.wait_for_workers(len(cluster.worker_spec), timeout=120)
+            yield client
+
+
+def _cluster(workers: int) -> Any:
+    """Workers on this machine: threads of this process for 0, else processes, with CUDA one for each GPU."""
+    from dask.distributed import LocalCluster, Nanny, Scheduler, SpecCluster
+
+    if workers < 0:
+        raise UnknownName(f"workers = {workers}", expected="0 or more", do="0 works in this process")
+    quiet = {"silence_logs": logging.CRITICAL}
+    if workers == 0:
+        return LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, **quiet)
+    gpus = _gpus()
+    count = len(gpus) or workers
+    threads = str(max(1, cpus() // count))
+    shared = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    shared |= {"HRLAB_ROOT": str(root()), "PYTHONHASHSEED": "0"}
+    # No memory limit: Dask would kill a worker at its share of the machine, and tensors cannot be spilled anyway.
+    options = [{"nthreads": 1, "memory_limit": 0, "env": shared, **quiet} for _ in range(count)]
+    for option, gpu in zip(options, gpus, strict=False):
+        option["env"] = shared | {"CUDA_VISIBLE_DEVICES": gpu}
+    return SpecCluster(
+        workers={i: {"cls": Nanny, "options": option} for i, option in enumerate(options)},
+        scheduler={"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}},
+        name="hrlab",
+        **quiet,
+    )
+
+
+@functools.cache
+def _gpus() -> tuple[str, ...]:
+    """The CUDA devices of this process, as $CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = [n for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n.strip()]
+    return tuple(named or map(str, range(torch.cuda.device_count()))) if torch.cuda.is_available() else ()

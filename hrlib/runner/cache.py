@@ -1,0 +1,143 @@
+"""When a notebook's results are still good: its inputs, and the status file that says what they were.
+
+`status.json` stands among the results of a profile, so the committed ones are known in a fresh clone. It is written
+last, after the results are in place, and only for a success: whatever a killed or failed run leaves behind is not
+trusted. What is of one run alone (when, how long, at which commit, what failed) is in `build/runs`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import store
+from ..errors import StoreError
+from ..lab import records
+from ..lab.notebook import Notebook
+from ..lab.place import figures_folder, git, root
+from ..lab.provenance import LIBRARY, Hashes, closure, code, imported
+
+STATUS = "status.json"  # {"profile", "notebooks": {name: status}}
+Status = dict[str, dict[str, str]]  # {"inputs": {what: sha256}, "files": {relative path: sha256}}
+
+
+def surroundings(notebooks: Iterable[Notebook], hashes: Hashes, profile: str) -> dict[str, dict[str, str]]:
+    """Notebook -> what its results depend on besides itself: the library's code, the data, the environment.
+
+    Of the library only what the notebook imports counts, directly or not; see `provenance.closure`.
+    """
+    lock = root() / "requirements.lock"
+    shared = {
+        "data": store.digest(_data(hashes, shipped_alone=profile in ("smoke", "laptop"))),
+        "environment": store.digest([hashes.of(lock) if lock.exists() else None, sys.version_info[:2]]),
+    }
+    return {notebook.name: {"library": _library(notebook, hashes), **shared} for notebook in notebooks}
+
+
+def _library(notebook: Notebook, hashes: Hashes) -> str:
+    files = closure(path for cell in notebook.code for path in imported(cell))
+    return store.digest(sorted([path.relative_to(LIBRARY).as_posix(), hashes.of_code(path)] for path in files))
+
+
+def _data(hashes: Hashes, *, shipped_alone: bool) -> dict[str, Any]:
+    """Shipped data go by content; what the user brought (up to 70,000 photographs) by size and time stamp.
+
+    The profiles that need nothing else are made of the shipped data alone, so that a fresh clone agrees with the
+    machine that made the committed results, whatever else lies there.
+    """
+    own = root() / "data"
+    shipped = git("ls-files", "-z", "data")
+    names = set(shipped.split("\0")) if shipped else None  # no git: all that is there was in the archive
+    found: dict[str, Any] = {}
+    for folder in dict.fromkeys([own, Path(os.environ.get("HRLIB_DATA", own))]):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                mine = folder == own and (names is None or path.relative_to(root()).as_posix() in names)
+                stat = path.stat()
+                if mine or not shipped_alone:
+                    key = path.relative_to(folder).as_posix()
+                    found[key] = hashes.of(path) if mine else [stat.st_size, stat.st_mtime_ns]
+    return found
+
+
+def inputs(notebook: Notebook, values: Mapping[str, Any], around: Mapping[str, str], profile: str) -> dict[str, str]:
+    """Everything a notebook's results depend on, as {what: hash}.
+
+    values: its effective parameters. around: its `surroundings`.
+    """
+    known = statuses(profile)
+    upstream = {name: known.get(name, {}).get("files") for name in notebook.needs}
+    return {
+        "code": store.digest([[code(cell) for cell in notebook.code], notebook.makes]),
+        "parameters": store.digest(dict(values)),
+        "upstream": store.digest(upstream),
+        **around,
+    }
+
+
+def statuses(profile: str) -> dict[str, Status]:
+    """Notebook -> what its last success was made from and made; what cannot be read is left out."""
+    found = _memory(figures_folder(profile) / STATUS).get("notebooks")
+    entries = found.items() if isinstance(found, dict) else ()
+    whole = lambda entry: isinstance(entry, dict) and all(isinstance(entry.get(k), dict) for k in ("inputs", "files"))
+    return {name: entry for name, entry in entries if whole(entry)}
+
+
+def stale(name: str, wanted: Mapping[str, str], profile: str) -> str:
+    """Why the notebook has to run: "" when its results are good."""
+    if _memory(_runs(profile)).get(name, {}).get("state") == "failed":
+        return "failed last time"
+    folder, found = figures_folder(profile) / name, statuses(profile).get(name)
+    if found is None and not (folder / records.FILE).exists():
+        return "not run yet"
+    if not (found and found["inputs"]):
+        return "made by an earlier version"
+    if changed := sorted(w for w in wanted.keys() | found["inputs"].keys() if wanted.get(w) != found["inputs"].get(w)):
+        return f"made by an earlier version (changed: {', '.join(changed)})"
+    if files(folder, found["files"]) != found["files"]:
+        return "changed: results"
+    return ""
+
+
+def files(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file below `folder`, or of those named that are there."""
+    if names is None:
+        names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+    return {name: store.sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def succeeded(name: str, profile: str, *, inputs: Mapping[str, str], files: Mapping[str, str], seconds: float) -> None:
+    """From now on the results in place, these files, count as the results of these inputs."""
+    table = statuses(profile) | {name: {"inputs": dict(inputs), "files": dict(files)}}
+    store.write_json(figures_folder(profile) / STATUS, {"profile": profile, "notebooks": table})
+    _note(name, profile, {"state": "done", "seconds": round(seconds, 1)})
+
+
+def failed(name: str, profile: str, *, error: Mapping[str, Any], seconds: float) -> None:
+    """A failure is never a reason to skip the notebook next time; the results of the last success stay as they are."""
+    _note(name, profile, {"state": "failed", "seconds": round(seconds, 1), "error": dict(error)})
+
+
+def _note(name: str, profile: str, run: dict[str, Any]) -> None:
+    """Keep what is of this run alone."""
+    head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "hrlib", "notebooks")
+    run |= {"commit": head and head + " + changes" * bool(changes)}
+    run |= {"ended": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
+    store.write_json(_runs(profile), _memory(_runs(profile)) | {name: run})
+
+
+def _runs(profile: str) -> Path:
+    return root() / "build" / "runs" / f"{profile}.json"
+
+
+def _memory(path: Path) -> dict[str, Any]:
+    """A JSON object; {} when there is none that can be read."""
+    try:
+        found = store.read_json(path)
+    except (OSError, StoreError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,156 @@
+"""Is everything here that a profile needs? What `hrlab doctor` looks at, each with what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from ..lab.notebook import effective, profiles, scan
+from ..lab.place import root
+
+MEMORY = {"smoke": 2, "laptop": 4, "paper": 16}  # GiB
+DISK = {"smoke": 1, "laptop": 2, "paper": 40}  # GiB
+# Words of parameters that stand for files of the catalogue, beside the files' own names. With `perceptual = "imagenet"`
+# a loss of such a trunk needs that trunk, and every notebook with that word uses a VGG16.
+WORDS = {"imagenet": "vgg16_imagenet", "lpips_vgg": "vgg16_imagenet", "style_vgg": "vgg16_imagenet"}
+WORDS |= {"lpips_alex": "alexnet_imagenet", "lpips_resnet": "resnet50_imagenet", "inception": "inception_fid"}
+TRUNKS = ("resnet50", "deit")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `needed` says whether the profile cannot do without."""
+
+    what: str
+    found: str
+    good: bool
+    needed: bool = True
+    do: str = ""
+
+
+def examine(profile: str = "laptop") -> Iterator[Finding]:
+    """Look at everything that `profile` needs, yielding findings as they are made.
+
+    Raises:
+        UnknownName: there is no such profile.
+    """
+    notebooks, strays = scan()
+    values = effective(profile, notebooks)
+    for name, problem in strays.items():
+        needed = name in profiles()
+        yield Finding(f"notebook {name}", f"left out: {problem.got}", False, needed, do=problem.do)
+    yield _python()
+    yield from _packages()
+    yield from _machine(profile)
+    yield from _catalogued(values, profile)
+
+
+def _python() -> Finding:
+    version = platform.python_version_tuple()
+    good = (int(version[0]), int(version[1])) >= (3, 11)
+    return Finding("Python", platform.python_version(), good, do="install Python 3.11 or newer")
+
+
+def _packages() -> Iterator[Finding]:
+    lock = root() / "requirements.lock"
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", lock.read_text(), re.M)) if lock.exists() else {}
+    other = []
+    for name, pin in pins.items():
+        try:
+            found = importlib.metadata.version(name).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            found = "missing"
+        if found != pin:
+            other.append(f"{name} {found} (lock: {pin})")
+    found = f"{len(pins)} as in requirements.lock" if not other else "; ".join(other[:5]) + " …" * (len(other) > 5)
+    yield Finding("packages", found, bool(pins) and not other, do="run `make setup`")
+    import torch
+
+    from .. import torchvision_was_healed
+
+    how = "its Python part; the compiled part does not fit this torch and nothing here uses it"
+    yield Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads", True)
+    yield Finding("torchvision", how if torchvision_was_healed() else "whole", True)
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    kernels = KernelSpecManager().find_kernel_specs()
+    yield Finding("Jupyter kernel", kernels.get("python3", "none"), "python3" in kernels, do="run `make setup`")
+
+
+def _machine(profile: str) -> Iterator[Finding]:
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory().total / 2**30
+    yield Finding(
+        "memory", f"{memory:.0f} GiB", memory >= MEMORY[profile] * 0.95, do=f"{MEMORY[profile]} GiB are needed"
+    )
+    disk = shutil.disk_usage(root()).free / 2**30
+    yield Finding("free disk space", f"{disk:.0f} GiB", disk >= DISK[profile], do=f"{DISK[profile]} GiB are needed")
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("CPU cores", str(cpus), True)
+    gpu = torch.cuda.is_available()
+    yield Finding(
+        "GPU",
+        torch.cuda.get_device_name() if gpu else "none",
+        gpu or profile != "paper",
+        needed=False,
+        do="the paper profile runs without one, but takes days",
+    )
+
+
+def _catalogued(values: Mapping[str, Mapping[str, Any]], profile: str) -> Iterator[Finding]:
+    """Weight files and data sets: needed when they ship, or when a notebook's parameters use them."""
+    from .. import weights
+
+    entries = weights.catalogue()
+    files = {name: entry.file for name, entry in entries.items() if entry.kind == "dataset"}
+    used = set().union(*(_used(of_one, files) for of_one in values.values()))
+    for name, entry in entries.items():
+        needed = entry.profile == "laptop" or name in used
+        if needed or profile == "paper":
+            state = weights.status(name)
+            kind = "data set" if entry.kind == "dataset" else "weights"
+            found = {"unverified": f"there ({entry.origin} publishes no hash)"}.get(state, state)
+            yield Finding(f"{kind} {name}", found, state in ("ok", "unverified"), needed, entry.by_hand)
+
+
+def _used(values: Mapping[str, Any], files: Mapping[str, str]) -> set[str]:
+    """The catalogue's names that one notebook's parameters use.
+
+    Networks go by their names. Data sets do not, because "anime" is also a domain: they are used by pictures in their
+    folders, "folder:data/..." or "file:data/...". A key of a mapping is no use, but what `{}` in a name stands for.
+
+    files: data set -> its place below data/.
+    """
+    texts, keys = set(_strings(values)), set(_keys(values))
+    texts |= {text.replace("{}", key) for text in texts if "{}" in text for key in keys}
+    names = texts - files.keys() | {WORDS[text] for text in texts & WORDS.keys()}
+    if "imagenet" in texts:
+        names |= {f"{trunk}_imagenet" for trunk in texts.intersection(TRUNKS)}
+    pictures = [
+        PurePath(path) for kind, _, path in (text.partition(":") for text in texts) if kind in ("folder", "file")
+    ]
+    return names | {name for name, file in files.items() if any(p.is_relative_to(f"data/{file}") for p in pictures)}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _keys(item)

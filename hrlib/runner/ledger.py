@@ -1,0 +1,106 @@
+"""The ledger of claims as readers meet it: a page, plain data, and a block in the README."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from .. import store
+from ..errors import BatchError
+from ..lab.place import figures_folder
+from . import claims
+from .claims import DECIDED, PAPER_ONLY, REPRODUCED, VERDICTS, Finding, Verdict
+
+ABOUT = (
+    "Every statement of the paper that can be checked, and what the recorded numbers say of it. Verdicts are computed "
+    "from the records by one rule, never written by hand; effects count in the direction that the paper states."
+)
+RULE = " ".join(claims.__doc__.split("The rule. ")[1].split())
+
+
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """How many claims have which verdict, in one line."""
+    count = Counter(v.verdict for v in verdicts)
+    return f"{len(verdicts)} claims: " + ", ".join(f"{count[kind]} {kind}" for kind in VERDICTS)
+
+
+def evidence(finding: Finding) -> str:
+    """A finding as text: effect ± spread, or the truth value, or why there is neither."""
+    if finding.why:
+        return finding.why
+    if finding.condition.bounds is None:
+        return "true" if finding.verdict == REPRODUCED else "false"
+    spread = "exactly" if finding.spread is None else f"± {finding.spread:.2g}"
+    return f"{finding.effect:+.3g} {spread} {finding.unit}".rstrip()
+
+
+def cells(verdict: Verdict) -> tuple[str, str, str]:
+    """A verdict as text, the evidence of its weakest condition, and that condition's n."""
+    found = verdict.weakest
+    if found is None:
+        return verdict.verdict, verdict.why, ""
+    return verdict.verdict, evidence(found), str(found.n or "")
+
+
+def markdown(verdicts: Sequence[Verdict], profile: str) -> str:
+    """The whole ledger as a page: the rule, the counts, a table for each section."""
+    lines = ["# The ledger of claims", "", ABOUT, "", RULE, "", f"Profile `{profile}`. {summary(verdicts)}."]
+    for section in dict.fromkeys(v.claim.section for v in verdicts):
+        lines += ["", f"## Section {section}", "", *_head("claim", "verdict", "effect ± spread", "n", "paper")]
+        for v in (v for v in verdicts if v.claim.section == section):
+            note = f" *{v.claim.note}*" * bool(v.claim.note and v.verdict != PAPER_ONLY)
+            found = [f"`{f.condition.key}` {f.condition.expect}: {evidence(f)}" for f in v.findings] or [v.why]
+            verdict, _, n = cells(v)
+            lines.append(_row(v.claim.statement + note, verdict, "<br>".join(found), n, v.claim.paper))
+    return "\n".join(lines) + "\n"
+
+
+def with_block(readme: str, verdicts: Sequence[Verdict]) -> str:
+    """The README's text, with the counts and the decided claims between its two marks.
+
+    Raises:
+        BatchError: the marks are not there.
+    """
+    before, opened, rest = readme.partition("<!-- claims -->\n")
+    _, closed, after = rest.partition("<!-- /claims -->\n")
+    if not closed:
+        raise BatchError(
+            "README.md lacks the lines <!-- claims --> and <!-- /claims -->", expected="both", do="put them back"
+        )
+    rows = [_row(v.claim.section, v.claim.statement, *cells(v)) for v in verdicts if v.verdict in DECIDED]
+    lines = [f"{summary(verdicts)}.", "", *_head("paper", "claim", "verdict", "effect ± spread", "n"), *rows]
+    return before + opened + "\n".join(lines) + "\n" + closed + after
+
+
+def _head(*names: str) -> list[str]:
+    return [_row(*names), _row(*["---"] * len(names))]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def tidy(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """The ledger as plain data, one entry a claim; effect, spread and n are those of its weakest condition."""
+    take = lambda source, *names: {name: getattr(source, name, None) for name in names}
+    return [
+        take(v.claim, "id", "section", "statement", "paper", "notebook", "scale", "note")
+        | take(v, "verdict", "why")
+        | take(v.weakest, "effect", "spread", "n")
+        | {
+            "conditions": [
+                take(f.condition, "key", "expect", "exact") | take(f, "verdict", "effect", "spread", "n", "unit", "why")
+                for f in v.findings
+            ]
+        }
+        for v in verdicts
+    ]
+
+
+def write(profile: str) -> list[Verdict]:
+    """Write claims.md and claims.json into the profile's folder; returns the ledger."""
+    verdicts, folder = claims.ledger(profile), figures_folder(profile)
+    store.write_bytes(folder / "claims.md", markdown(verdicts, profile).encode())
+    store.write_json(folder / "claims.json", tidy(verdicts))
+    return verdicts

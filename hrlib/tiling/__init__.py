@@ -1,0 +1,5 @@
+"""Pictures larger than memory: the same losses, pictures and gradients, tile by tile, within a planned budget."""
+
+from .exact import TiledGenerator, TiledLoss, tiles
+
+__all__ = ["TiledGenerator", "TiledLoss", "tiles"]

@@ -1,0 +1,47 @@
+"""Weight files: the catalogue, verified downloads, strict loading, saving, safe conversion of foreign checkpoints.
+
+G = weights.load_generator("portraits_inr128")     # a catalogue name, a file of ours, or a foreign checkpoint
+"""
+
+from .files import Entry, catalogue, entry, fetch, is_path, kept, path, status
+from .load import (
+    TORCH_SUFFIXES,
+    checked_finite,
+    convert,
+    load_codes,
+    load_discriminator,
+    load_generator,
+    load_generator3d,
+    load_identity,
+    load_state,
+    load_strictly,
+    load_stylist,
+    register,
+    save_network,
+    save_state,
+)
+
+__all__ = [
+    "TORCH_SUFFIXES",
+    "Entry",
+    "catalogue",
+    "checked_finite",
+    "convert",
+    "entry",
+    "fetch",
+    "is_path",
+    "kept",
+    "load_codes",
+    "load_discriminator",
+    "load_generator",
+    "load_generator3d",
+    "load_identity",
+    "load_state",
+    "load_strictly",
+    "load_stylist",
+    "path",
+    "register",
+    "save_network",
+    "save_state",
+    "status",
+]

@@ -1,0 +1,393 @@
+"""Sweeps: nothing done twice, nothing lost, failures kept, on threads, processes and any scheduler."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hrlib import image, inversion, lab, losses, metrics, optim, store, weights
+from hrlib.errors import BatchError, InvalidValue, StoreError, UnknownName
+from hrlib.experiments import galleries, inversions, sweep
+from hrlib.lab.provenance import LIBRARY, closure
+
+TASK = """
+import os, time
+from pathlib import Path
+from hrlib.experiments.sweep import Outcome
+
+def work(*, n, journal, seconds=0.0, fails="", image="a", seed=0):
+    with open(journal, "a") as f:
+        f.write(f"{n}\\n")
+    time.sleep(seconds)
+    if fails == "always" or fails and not Path(fails).exists():
+        raise ValueError(f"no luck with {n}")
+    if fails == "dies":
+        os._exit(1)
+    env = os.environ
+    where = {"pid": os.getpid(), "threads": env["OMP_NUM_THREADS"], "gpu": env.get("CUDA_VISIBLE_DEVICES")}
+    where["trim"] = env.get("MALLOC_TRIM_THRESHOLD_", "")
+    return Outcome({"square": n * n, **(where if fails == "where" else {})}, {"n.txt": str(n).encode()})
+
+def guess(*, n, journal, **_):
+    assert not Path(journal).exists(), "something has started"
+    return 10.0 * (n + 1)
+"""
+
+
+@pytest.fixture
+def task(repo, tmp_path, monkeypatch):
+    """A module with a task, which workers can import."""
+    (tmp_path / "sweep_task.py").write_text(TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv(sweep.ENVIRONMENT, raising=False)
+    sys.modules.pop("sweep_task", None)
+    return importlib.import_module("sweep_task")
+
+
+@pytest.fixture
+def journal(tmp_path) -> Path:
+    return tmp_path / "journal"  # no suffix: a file that a setting names decides whether a run is repeated
+
+
+def runs_of(journal: Path, count: int, **more) -> list[dict]:
+    return [{"n": n, "journal": str(journal), **more} for n in range(count)]
+
+
+def started(journal: Path) -> list[int]:
+    return sorted(map(int, journal.read_text().split())) if journal.exists() else []
+
+
+def test_finished_runs_are_not_repeated(task, journal):
+    first = sweep.sweep(task.work, runs_of(journal, 3), name="s")
+    assert first.table["square"].tolist() == [0, 1, 4] and not first.table["error"].any()
+    assert first.file(2, "n.txt").read_text() == "2" and first.performed == 3
+    again = sweep.sweep(task.work, runs_of(journal, 4)[::-1], name="s")  # one more, in another order
+    assert again.performed == 1 and started(journal) == [0, 1, 2, 3]
+    assert again.table["square"].tolist() == [9, 4, 1, 0]
+    with pytest.raises(StoreError, match="left none"):
+        again.file(0, "other.txt")
+
+
+def test_what_decides_the_numbers_decides_whether_to_repeat(task, journal, repo, tmp_path):
+    picture = tmp_path / "p.txt"
+    picture.write_text("one")
+    runs = runs_of(journal, 1, image=f"file:{picture}")
+    assert sweep.sweep(task.work, runs, name="s").performed == 1
+    assert sweep.sweep(task.work, runs, name="s").performed == 0
+    picture.write_text("another")
+    assert sweep.sweep(task.work, runs, name="s").performed == 1
+    with open(tmp_path / "sweep_task.py", "a") as f:
+        f.write("# the same, better explained\n")
+    assert sweep.sweep(task.work, runs, name="s").performed == 0
+    with open(tmp_path / "sweep_task.py", "a") as f:
+        f.write("CHANGED = True\n")
+    table = sweep.sweep(task.work, runs, name="s").table
+    assert "restart" in table["error"][0], "this process has the old one in its memory"
+    sweep._loaded.cache_clear()  # as after a restart
+    again = sweep.sweep(task.work, runs, name="s")
+    assert again.performed == 1 and not again.table["error"].any() and len(started(journal)) == 3
+
+
+def test_a_run_depends_on_what_its_task_imports():
+    found = {
+        p.relative_to(LIBRARY).as_posix() for p in closure([Path(inversions.__file__)], without=Path(sweep.__file__))
+    }
+    assert {"inversion.py", "optim.py", "metrics.py", "nets/style_inr.py", "worlds/_head.py"} <= found
+    assert not {"experiments/sweep.py", "lab/session.py", "training/gan.py", "cli.py"} & found
+
+
+def test_damaged_results_are_made_again(task, journal):
+    swept = sweep.sweep(task.work, runs_of(journal, 3), name="s")
+    swept.file(0, "n.txt").write_text("7")
+    place = swept.file(1, "n.txt").parent.with_suffix(".json")
+    place.write_text(place.read_text()[:-20])
+    again = sweep.sweep(task.work, runs_of(journal, 3), name="s")
+    assert again.performed == 2 and again.file(0, "n.txt").read_text() == "0"
+    assert again.table.equals(swept.table)
+
+
+def test_failures_stay_in_the_table_and_are_tried_again(task, journal, tmp_path):
+    luck = tmp_path / "luck"
+    runs = [*runs_of(journal, 2, fails=""), *runs_of(journal, 1, fails=str(luck))]
+    swept = sweep.sweep(task.work, runs, name="s")
+    assert swept.table["error"].tolist() == ["", "", "ValueError: no luck with 0"]
+    assert swept.table["square"].tolist()[:2] == [0, 1] and np.isnan(swept.table["square"][2])
+    with pytest.raises(StoreError, match="no luck"):
+        swept.file(2, "n.txt")
+    luck.touch()
+    again = sweep.sweep(task.work, runs, name="s")
+    assert again.performed == 1 and not again.table["error"].any()
+
+
+def test_two_processes_share_the_threads(task, journal, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    runs = runs_of(journal, 6, fails="where", seconds=0.4)
+    Path("where").touch()
+    try:
+        table = sweep.sweep(task.work, runs, name="s", workers=2).table
+    finally:
+        Path("where").unlink()
+    assert table["pid"].nunique() == 2 and os.getpid() not in set(table["pid"])
+    assert set(table["threads"]) == {"3"}
+    assert set(table["trim"]) == {""}, "Dask's setting doubles the time of a step"
+
+
+def test_one_worker_for_each_gpu(task, journal, monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep, "_gpus", lambda: ("3", "GPU-5"))
+    monkeypatch.chdir(tmp_path)
+    Path("where").touch()
+    table = sweep.sweep(task.work, runs_of(journal, 6, fails="where", seconds=0.4), name="s", workers=1).table
+    assert set(table["gpu"]) == {"3", "GPU-5"}
+    assert table.groupby("gpu")["pid"].nunique().tolist() == [1, 1]
+
+
+def test_a_worker_that_dies_costs_one_run(task, journal, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("dies").touch()
+    runs = [*runs_of(journal, 2, fails=""), {"n": 9, "journal": str(journal), "fails": "dies"}]
+    table = sweep.sweep(task.work, runs, name="s", workers=1).table
+    assert table["error"].tolist()[:2] == ["", ""] and "KilledWorker" in table["error"][2]
+    assert started(journal).count(9) == sweep.ATTEMPTS
+
+
+def test_any_scheduler(task, journal, monkeypatch):
+    from dask.distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        monkeypatch.setenv(sweep.ENVIRONMENT, cluster.scheduler_address)
+        assert sweep.sweep(task.work, runs_of(journal, 3), name="s").table["square"].tolist() == [0, 1, 4]
+        assert cluster.scheduler_info["workers"], "a foreign cluster goes on"
+
+
+def test_no_scheduler_there(task, journal, monkeypatch):
+    monkeypatch.setattr(sweep, "PATIENCE", "1 s")
+    with pytest.raises(BatchError, match=r"tcp://127\.0\.0\.1:9"):
+        sweep.sweep(task.work, runs_of(journal, 1), name="s", scheduler="tcp://127.0.0.1:9")
+
+
+def test_one_sweep_of_a_name_at_a_time(task, journal, repo):
+    with store.alone(repo / "build/sweeps/s/sweep.lock", "x"), pytest.raises(StoreError, match="another sweep named s"):
+        sweep.sweep(task.work, runs_of(journal, 1), name="s")
+    assert sweep.sweep(task.work, runs_of(journal, 1), name="s").performed == 1
+
+
+def test_prediction_comes_first(task, journal, capsys):
+    runs = [{**run, "image": i, "seed": 0} for i in "ab" for run in runs_of(journal, 2)]
+    sweep.sweep(task.work, runs, name="s", estimate=task.guess)
+    said = capsys.readouterr().out
+    assert said.index("predicted") < said.index("4 runs in")
+    assert "n 0: 2 of 10 s, 20 s" in said and "n 1: 2 of 20 s, 40 s" in said and "together 60 s" in said
+    with pytest.raises(AssertionError):  # the estimate does look
+        task.guess(n=0, journal=journal)
+
+
+def test_mistakes(task, journal):
+    run = runs_of(journal, 1)
+    for runs, words in ((run * 2, "twice"), ([], "0 runs"), ([*run, {"n": 1}], "the same settings")):
+        with pytest.raises(BatchError, match=words):
+            sweep.sweep(task.work, runs, name="s")
+    with pytest.raises(BatchError, match="JSON"):
+        sweep.sweep(task.work, [{**run[0], "seed": object()}], name="s")
+    with pytest.raises(UnknownName, match="workers = -1"):
+        sweep.sweep(task.work, run, name="s", workers=-1)
+    at_home = lambda **_: sweep.Outcome({})
+    at_home.__module__ = "__main__"
+    with pytest.raises(BatchError, match="a module"):
+        sweep.sweep(at_home, run, name="s")
+    assert started(journal) == []
+
+
+def test_killed_at_any_moment(task, journal, repo, tmp_path):
+    """SIGKILL, several times: the same table in the end, and no run but those in flight is repeated."""
+    count, workers = 24, 2
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from sweep_task import work
+        from hrlib.experiments.sweep import sweep
+        if __name__ == "__main__":
+            runs = [{{"n": n, "journal": {str(journal)!r}, "seconds": 0.15}} for n in range({count})]
+            swept = sweep(work, runs, name="killed", workers={workers})
+            swept.table.to_csv(sys.argv[1])
+        """)
+    )
+    environment = {**os.environ, "HRLAB_ROOT": str(repo)}
+    kills, dice = 0, random.Random(0)
+    for attempt in range(8):
+        before = len(started(journal))
+        process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "got.csv")], env=environment)
+        while len(started(journal)) == before and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(dice.uniform(0, 0.8))
+        if process.poll() is None and attempt < 3:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+            process.wait()
+            time.sleep(1.5)  # its workers notice, and end what they are at
+        elif process.wait(timeout=120) == 0:
+            break
+    assert kills >= 2
+    assert len(started(journal)) <= count + kills * workers and set(started(journal)) == set(range(count))
+    journal.unlink()
+    sweep.sweep(task.work, runs_of(journal, count, seconds=0.15), name="undisturbed").table.to_csv(
+        tmp_path / "want.csv"
+    )
+    assert (tmp_path / "got.csv").read_text() == (tmp_path / "want.csv").read_text()
+    assert not list((repo / "build").rglob(store.TEMP_PREFIX + "*"))
+
+
+# --- inversions -------------------------------------------------------------------------------------------------------
+
+GRID = {
+    "images": ["portrait:11"],
+    "losses": ["vgg_conv"],
+    "generator": "portraits_inr128",
+    "perceptual": "shipped",
+    "size": 128,
+    "num_steps": 3,
+    "lr": 0.3,
+    "columns": ["psnr", "artefact_energy"],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"losses": ["vgg_conv", "vgg_cnov"]}, "did you mean 'vgg_conv'"),
+        ({"losses": ["vgg_conv:feature_21"]}, "did you mean 'features_21'"),
+        ({"columns": ["psrn"]}, "did you mean 'psnr'"),
+        ({"images": ["portrat:1"]}, "portrait:7"),
+        ({"generator": "portraits_inr12"}, "did you mean 'portraits_inr128'"),
+        ({"losses": ["discriminator:b256"], "discriminator": "portraits_inr128_discriminator"}, "b128"),
+    ],
+)
+def test_misspelt_names_are_refused_before_anything_is_computed(change, words, monkeypatch):
+    monkeypatch.setattr(inversion, "invert", lambda *_, **__: pytest.fail("something was computed"))
+    with pytest.raises(UnknownName, match=words):
+        inversions.grid(**GRID | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_steps": 0}, "num_steps"),
+        ({"lr": float("nan")}, "lr"),
+        ({"lam_mse": -1}, "lam_mse"),
+        ({"seeds": [0, -1]}, "seed"),
+        ({"size": 0}, "size"),
+        ({"inputs": [32, 0.5]}, "size"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_computed(change, words):
+    with pytest.raises(InvalidValue, match=words):
+        inversions.grid(**GRID | change)
+
+
+def test_a_grid_is_the_product_of_its_lists():
+    runs = inversions.grid(**GRID | {"inputs": [32, 128], "noise": [True, False], "seeds": [0, 1]})
+    assert len(runs) == 8 and len({json.dumps(run) for run in runs}) == 8
+    assert {run["input"] for run in inversions.grid(**GRID)} == {128}
+
+
+@pytest.mark.parametrize(("edge", "noise"), [(128, True), (32, False)])
+def test_a_run_is_an_inversion(edge, noise):
+    (run,) = inversions.grid(**GRID | {"inputs": [edge], "noise": [noise], "seeds": [3]})
+    outcome = inversions.perform(**run)
+    x = lab.picture("portrait:11", 128)
+    loss = losses.named("vgg_conv", weights="shipped", resize=None if edge == 128 else edge)
+    G = weights.load_generator("portraits_inr128")
+    result = optim.solve(inversion.invert(G, x, loss, num_steps=3, lr=0.3, seed=3, optimise_noise=noise))
+    assert outcome.values["psnr"] == pytest.approx(metrics.psnr(result.image, x)[0], abs=1e-3)
+    assert outcome.files["image.png"][:4] == b"\x89PNG"
+    assert 0 < inversions.estimate(**run) < 60
+
+
+# --- the files that settings name -------------------------------------------------------------------------------------
+
+
+def test_a_relative_path_is_the_same_file_in_keys_and_on_workers(task, journal, tmp_path, monkeypatch):
+    here = tmp_path / "elsewhere"
+    store.write_bytes(here / "p.txt", b"one")
+    monkeypatch.chdir(here)  # neither the repository nor the workers' own folder
+    runs = runs_of(journal, 1, image="file:p.txt", fails=["p.txt", "none.txt", "0.5"])
+    named = sweep._absolute(runs[0])
+    assert named["image"] == f"file:{here}/p.txt" and named["fails"] == [f"{here}/p.txt", "none.txt", "0.5"]
+    runs = runs_of(journal, 1, image="file:p.txt")
+    swept = sweep.sweep(task.work, runs, name="s")
+    assert swept.table["image"].tolist() == ["file:p.txt"], "a table has the names that were given"
+    monkeypatch.chdir(tmp_path)
+    runs[0]["image"] = "file:elsewhere/p.txt"
+    assert sweep.sweep(task.work, runs, name="s").performed == 0
+    (here / "p.txt").write_text("two")
+    assert sweep.sweep(task.work, runs, name="s").performed == 1
+
+
+def test_files_in_lists_and_without_a_suffix_count(task, journal, tmp_path):
+    (tmp_path / "one").write_text("a")
+    runs = runs_of(journal, 1, image=["portrait:1", f"file:{tmp_path}/one"])
+    assert [sweep.sweep(task.work, runs, name="s").performed for _ in range(2)] == [1, 0]
+    (tmp_path / "one").write_text("b")
+    assert sweep.sweep(task.work, runs, name="s").performed == 1
+
+
+def test_a_file_that_changes_during_a_run_gives_no_result(task, journal, tmp_path, monkeypatch):
+    file = tmp_path / "g.txt"
+    file.write_text("one")
+    perform = sweep._perform
+
+    def changing(*args):
+        file.write_text("another")
+        return perform(*args)
+
+    monkeypatch.setattr(sweep, "_perform", changing)
+    swept = sweep.sweep(task.work, runs_of(journal, 1, image=str(file)), name="s")
+    assert "changed during this run" in swept.table["error"][0]
+    monkeypatch.undo()
+
+
+def test_a_file_that_holds_another_network_gives_other_codes(repo, tiny, monkeypatch):
+    here = repo / "pictures"
+    x = lab.picture("portrait:5", 32)
+    image.write(x, here / "a.png")
+    monkeypatch.chdir(here)
+    how = dict(generator="./g.safetensors", num_steps=2)
+    built = []
+    for seed in (1, 2):
+        Path("g.safetensors").write_bytes(Path(tiny(seed)).read_bytes())
+        found = galleries.build(["folder:."], path=here / f"{seed}.codes", **how)
+        G = weights.load_generator("./g.safetensors")
+        assert found.performed == 1 and found.gallery.generator == store.fingerprint(G.state_dict())
+        assert torch.equal(inversions.generator_of("./g.safetensors", "cpu").w_avg, G.w_avg)
+        built.append(found.gallery)
+    assert built[0].names == (f"file:{here / 'a.png'}",) and not torch.equal(built[0].ws, built[1].ws)
+
+
+def test_a_grid_takes_folders_and_ranges(repo, tiny):
+    for name in ("b", "a"):
+        image.write(lab.picture("portrait:5", 32), repo / "my_faces" / f"{name}.png")
+    how = dict(generator=tiny(1), perceptual="shipped", size=32, num_steps=2, lr=0.1, columns=["psnr"])
+    runs = inversions.grid(images=["folder:my_faces", "anime:3..4"], losses=["mse"], **how)
+    assert [r["image"] for r in runs] == ["file:my_faces/a.png", "file:my_faces/b.png", "anime:3", "anime:4"]
+
+
+def test_a_notebook_works_in_the_root(repo, write_notebook, tmp_path, monkeypatch):
+    write_notebook("00_a", "seed = 0\ndevice = 'cpu'\n", [])
+    (repo / "notebooks").joinpath("x").mkdir()
+    monkeypatch.chdir(repo / "notebooks")
+    monkeypatch.setenv("HRLAB_ROOT", "..")
+    lab.begin("00_a", {"seed": 0, "device": "cpu"})
+    assert Path.cwd() == repo and lab.root() == repo
