@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 
@@ -41,6 +43,14 @@ def test_a_second_run_changes_no_byte(outcomes, fork):
     assert done.returncode == 0 and f"{NAMES[0]}: done" in done.stdout, done.stderr
     after = cache.files(figures_folder("smoke"))
     assert {path for path in before | after if before.get(path) != after.get(path)} == set()
+
+
+def test_the_map_in_notebook_00_agrees_with_the_metadata():
+    known = notebook.catalogue()
+    cells = json.loads(known["00_start_here"].path.read_text(encoding="utf-8"))["cells"]
+    text = "".join(next(cell["source"] for cell in cells if cell["id"] == "chapters"))
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \| ([\d.]+) \|$", text, re.M)
+    assert rows == [(nb.name, nb.section, f"{nb.minutes['laptop']:g}") for nb in known.values()]
 
 
 def test_notebooks_are_there():
