@@ -28,12 +28,12 @@ def measure(height: int, width: int, tiled: bool) -> dict[str, float]:
     from hrlib import inversion, weights
     from hrlib.experiments import panoramas
 
-    recipe, size = panoramas.Recipe(num_steps=3), (height, width)
-    planned = panoramas.plan(recipe, size, memory="16GB")
+    settings, size = panoramas.Settings(num_steps=3), (height, width)
+    planned = panoramas.plan(settings, size, memory="16GB")
     x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    plain = {"G": weights.load_generator(recipe.generator), "loss": recipe.loss(size)}
+    plain = {"G": weights.load_generator(settings.generator), "loss": settings.loss(size)}
     how = planned.apply(**plain) if tiled else plain
-    steps = inversion.invert(x=x, **how, **recipe.settings())
+    steps = inversion.invert(x=x, **how, **settings.options())
     next(steps)
     begun = time.perf_counter()
     next(steps)

@@ -41,9 +41,9 @@ def networks(folder: Path) -> dict[str, str]:
     return {"generator": str(generator), "perceptual": str(perceptual)}
 
 
-def predict(run: dict) -> tuple[float, int]:
+def predict(run: inversions.Settings) -> tuple[float, int]:
     """(seconds the run will take, peak bytes)."""
-    return inversions.estimate(**run), optim.peak_bytes(run["device"])
+    return inversions.estimate(run), optim.peak_bytes(run.device)
 
 
 def main() -> None:

@@ -277,19 +277,19 @@ def invert(
     from .lab.place import root
     from .worlds.pictures import picture as read
 
-    recipe = panoramas.Recipe(generator, perceptual, num_steps=num_steps, lr=lr, mse=mse, seed=seed)
+    settings = panoramas.Settings(generator, perceptual, num_steps=num_steps, lr=lr, mse=mse, seed=seed)
     wanted = image.sides(_size(size)) if size else None
     if dry_run and wanted:  # the size alone decides
-        print(panoramas.plan(recipe, wanted, memory=memory or None))
+        print(panoramas.plan(settings, wanted, memory=memory or None))
         return
     name = picture if picture.partition(":")[1] else f"file:{Path(picture).resolve()}"
     x = read(name, wanted)
     if dry_run:
-        print(panoramas.plan(recipe, tuple(x.shape[2:]), memory=memory or None))
+        print(panoramas.plan(settings, tuple(x.shape[2:]), memory=memory or None))
         return
     source = root() / name.removeprefix("file:") if name.startswith("file:") else None
     how = dict(title=picture, memory=memory or None, every=every, suffix=f".{suffix.lstrip('.')}")
-    facts = panoramas.invert(x, out, recipe, source=source, force=force, **how)
+    facts = panoramas.reconstruct_into(x, out, settings, source=source, force=force, **how)
     print(", ".join(f"{name} {value:.3f}" for name, value in facts["whole"].items()))
     print(f"{facts['seconds_per_step']:.1f} s a step, peak {facts['peak'] / 1e9:.2f} GB; see {out / 'zoom/index.html'}")
 

@@ -10,6 +10,7 @@ equal numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
@@ -142,3 +143,24 @@ def by_person(stylised: Tensor, reference: Tensor, people: Sequence[str]) -> np.
     n, whole = len(names), frechet_distance(stylised, reference)
     without = [frechet_distance(stylised[torch.from_numpy(place != i)], reference) for i in range(n)]
     return n * whole - (n - 1) * np.array(without)
+
+
+@dataclass(frozen=True)
+class Jackknife:
+    """A Frechet distance with its uncertainty over people.
+
+    value: the distance. by_person: each person's contribution, as the function of this name returns it.
+    """
+
+    value: float
+    by_person: np.ndarray
+
+    @property
+    def half(self) -> float:
+        """Half of the 95 % interval of the distance."""
+        return 1.96 * float(self.by_person.std(ddof=1)) / len(self.by_person) ** 0.5
+
+
+def jackknife(stylised: Tensor, reference: Tensor, people: Sequence[str]) -> Jackknife:
+    """`frechet_distance` of two sets of features with what each person contributes to it; see `by_person`."""
+    return Jackknife(frechet_distance(stylised, reference), by_person(stylised, reference, people))

@@ -172,6 +172,64 @@ def id_retrieval(
     return Retrieval(float(found.mean()), 1 / len(a), nearest, distance, found, own.clip(min=0), rank)
 
 
+@dataclass(frozen=True)
+class ByPerson:
+    """ID retrieval of several pictures of each of P people.
+
+    people: their names. share [P]: of each person's pictures that were found. rank [P]: mean rank of the right face.
+    all: the retrieval of all pictures, person after person.
+    """
+
+    people: tuple[str, ...]
+    share: np.ndarray
+    rank: np.ndarray
+    all: Retrieval
+
+    def minus(self, other: ByPerson) -> np.ndarray:
+        """The difference in `share` for each person that both have, in this order."""
+        theirs = dict(zip(other.people, other.share, strict=True))
+        return np.array([s - theirs[p] for p, s in zip(self.people, self.share, strict=True) if p in theirs])
+
+    def confusion(self) -> np.ndarray:
+        """[P, N]: how often each person's pictures were nearest to each of the N contents."""
+        counts = np.zeros((len(self.people), round(1 / self.all.chance)), int)
+        np.add.at(counts, (np.repeat(range(len(counts)), len(self.all.nearest) // len(counts)), self.all.nearest), 1)
+        return counts
+
+
+def by_person(
+    content: np.ndarray | Tensor, stylised: Tensor, contents: Sequence[str], people: Sequence[str]
+) -> ByPerson:
+    """`id_retrieval` person by person: ten pictures of one person are not ten independent ones.
+
+    Args:
+        content: identity vectors [N, D], one a person. contents: the names of these N.
+        stylised: [P, S, D], S pictures of each of P people. people: the names of these P.
+
+    Raises:
+        ShapeError: see `id_retrieval`. UnknownName: a person who is not among the contents.
+    """
+    if missing := [person for person in people if person not in contents]:
+        raise UnknownName(f"person {missing[0]!r}", expected="a name in `contents`", do="add this face to the contents")
+    rows = np.repeat([list(contents).index(person) for person in people], stylised.shape[1])
+    found = id_retrieval(content, stylised.flatten(0, 1), rows)
+    mean = lambda values: values.reshape(stylised.shape[:2]).mean(1)
+    return ByPerson(tuple(people), mean(found.found.astype(float)), mean(found.rank.astype(float)), found)
+
+
+def follows_reference(stylised: Tensor, references: Tensor, content: Tensor) -> np.ndarray:
+    """How much nearer a person's pictures are to themselves than to their references, [P]; below 0: to the references.
+
+    The squared distance of a picture's identity vector to its reference's minus that to its content's, as a mean over
+    the S pictures of each person.
+
+    stylised: [P, S, D]. references: [S, D]. content: [P, D].
+    """
+    to_reference = (stylised - references).square().sum(2)  # [P, S]
+    to_content = (stylised - content[:, None]).square().sum(2)
+    return (to_reference - to_content).mean(1).numpy()
+
+
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 

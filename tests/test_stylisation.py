@@ -31,8 +31,16 @@ def stage(repo, prepared):
 
 
 def one(stage, **changes):
-    (run,) = stylisation.grid(stage.pairs("cartoon", 1), [changes], **stage.fixed("cartoon"))
+    (run,) = stylisation.grid(stage.pairs("cartoon", 1), [changes], fixed(stage))
     return run
+
+
+def fixed(stage, **changes):
+    return stylisation.Settings(**{**stage.fixed("cartoon"), **changes})
+
+
+def start_of(run):
+    return stylisation.Mixed(run, [run.style])
 
 
 def test_measures_follow_their_judges():
@@ -52,19 +60,18 @@ def test_methods_are_what_they_say(stage):
     }
     assert set(expected) == set(stylisation.METHODS)
     for method, (lam, ws) in expected.items():
-        start = stylisation.Start(one(stage, method=method, from_block="b16"))
+        start = start_of(one(stage, method=method, from_block="b16"))
         assert torch.equal(start.ws, ws)
         assert torch.equal(start.image(), mixing.lerp_generators(G_s, G_t, lam).synthesis(ws))
 
 
 def test_columns_measure_what_they_say(stage):
     settings = one(stage, num_steps=4, lam_reg=1e-4, columns=[*COLUMNS.values()])
-    columns, values = settings["columns"], {}
-    outcome = stylisation.perform(**settings)
-    values = dict(outcome.values)
-    assert list(values) == columns and set(outcome.files) == {"image.png"}
-    start = stylisation.Start(settings)
-    mixed = stylisation.perform(**{**settings, "num_steps": 0}).values
+    found = stylisation.perform(settings)
+    values = dict(found.values)
+    assert list(values) == settings.columns and set(found.files) == {"image.png"}
+    start = start_of(settings)
+    mixed = stylisation.perform(replace(settings, num_steps=0)).values
     assert mixed["mixed:style_thin"] == 0 == mixed["background"] and values["background"] > 0
     assert mixed["loss"] == pytest.approx(
         float(start.loss(start.image().clamp(-1, 1), start.x)["perceptual"]), rel=1e-5
@@ -109,12 +116,12 @@ def test_misspelt_settings_are_refused_before_anything_runs(stage, changes, matc
 
 def test_pictures_and_galleries_that_do_not_fit(stage, tiny):
     with pytest.raises(UnknownName, match="no picture 'portrait:9'"):
-        stylisation.grid([("portrait:9", "cartoon:1")], [NONE], **stage.fixed("cartoon"))
+        stylisation.grid([("portrait:9", "cartoon:1")], [NONE], fixed(stage))
     with pytest.raises(LayoutMismatch, match="another generator"):
-        stylisation.grid(stage.pairs("cartoon"), [NONE], **{**stage.fixed("cartoon"), "target": tiny(4)})
+        stylisation.grid(stage.pairs("cartoon"), [NONE], fixed(stage, target=tiny(4)))
     large = tiny(5, resolution=64, channels={4: 8, 8: 8, 16: 8, 32: 8, 64: 8})
     with pytest.raises(LayoutMismatch, match="resolution 32 and 64"):
-        stylisation.grid(stage.pairs("cartoon"), [NONE], **{**stage.fixed("cartoon"), "target": large})
+        stylisation.grid(stage.pairs("cartoon"), [NONE], fixed(stage, target=large))
 
 
 def test_a_sweep_of_variants(stage):
@@ -142,13 +149,13 @@ def test_one_bad_code_does_not_stop_the_others(stage, tmp_path):
 
 
 def test_lam_reg_is_the_mean_share_of_the_pairs(stage):
-    starts = [stylisation.Start(r) for r in stylisation.grid(stage.pairs("cartoon"), [NONE], **stage.fixed("cartoon"))]
+    starts = [start_of(run) for run in stylisation.grid(stage.pairs("cartoon"), [NONE], fixed(stage))]
     each = [lso.scaled_lam_reg(s.G, s.ws, s.x, s.loss, share=0.3) for s in starts]
     assert stage.lam_reg(0.3) == pytest.approx(np.mean(each), rel=0.06)  # two digits
 
 
 def test_estimates(stage):
-    assert 0 < stylisation.estimate(**one(stage, num_steps=50)) < 60 and stylisation.estimate(**one(stage, **NONE)) < 5
+    assert 0 < stylisation.estimate(one(stage, num_steps=50)) < 60 and stylisation.estimate(one(stage, **NONE)) < 5
 
 
 def test_names_of_drawn_pictures():
@@ -161,9 +168,9 @@ def test_numbers_out_of_range_are_refused_before_anything_runs(stage):
     bad = {"num_steps": -1, "directions": 9, "lam_reg": -1.0, "lr": 0.0, "seed": 2**40}
     for name, value in bad.items():
         with pytest.raises(InvalidValue, match=name):
-            stylisation.grid(stage.pairs("cartoon"), [{name: value}], **stage.fixed("cartoon"))
-    (run, *_) = stylisation.grid(stage.pairs("cartoon"), [{"num_steps": np.int64(3)}], **stage.fixed("cartoon"))
-    assert type(run["num_steps"]) is int
+            stylisation.grid(stage.pairs("cartoon"), [{name: value}], fixed(stage))
+    (run, *_) = stylisation.grid(stage.pairs("cartoon"), [{"num_steps": np.int64(3)}], fixed(stage))
+    assert type(run.num_steps) is int
 
 
 @pytest.mark.parametrize(

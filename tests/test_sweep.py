@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from hrlib.lab.provenance import LIBRARY, closure
 TASK = """
 import os, time
 from pathlib import Path
-from hrlib.experiments.sweep import Outcome
+from hrlib.experiments.sweep import Measured
 
 def work(*, n, journal, seconds=0.0, fails="", image="a", seed=0):
     with open(journal, "a") as f:
@@ -38,7 +39,7 @@ def work(*, n, journal, seconds=0.0, fails="", image="a", seed=0):
     env = os.environ
     where = {"pid": os.getpid(), "threads": env["OMP_NUM_THREADS"], "gpu": env.get("CUDA_VISIBLE_DEVICES")}
     where["trim"] = env.get("MALLOC_TRIM_THRESHOLD_", "")
-    return Outcome({"square": n * n, **(where if fails == "where" else {})}, {"n.txt": str(n).encode()})
+    return Measured({"square": n * n, **(where if fails == "where" else {})}, {"n.txt": str(n).encode()})
 
 def guess(*, n, journal, **_):
     assert not Path(journal).exists(), "something has started"
@@ -200,9 +201,9 @@ def test_mistakes(task, journal):
             sweep.sweep(task.work, runs, name="s")
     with pytest.raises(BatchError, match="JSON"):
         sweep.sweep(task.work, [{**run[0], "seed": object()}], name="s")
-    with pytest.raises(UnknownName, match="workers = -1"):
+    with pytest.raises(InvalidValue, match="workers = -1"):
         sweep.sweep(task.work, run, name="s", workers=-1)
-    at_home = lambda **_: sweep.Outcome({})
+    at_home = lambda **_: sweep.Measured({})
     at_home.__module__ = "__main__"
     with pytest.raises(BatchError, match="a module"):
         sweep.sweep(at_home, run, name="s")
@@ -299,21 +300,21 @@ def test_numbers_out_of_range_are_refused_before_anything_is_computed(change, wo
 
 def test_a_grid_is_the_product_of_its_lists():
     runs = inversions.grid(**GRID | {"inputs": [32, 128], "noise": [True, False], "seeds": [0, 1]})
-    assert len(runs) == 8 and len({json.dumps(run) for run in runs}) == 8
-    assert {run["input"] for run in inversions.grid(**GRID)} == {128}
+    assert len(runs) == 8 and len({json.dumps(asdict(run)) for run in runs}) == 8
+    assert {run.input for run in inversions.grid(**GRID)} == {128}
 
 
 @pytest.mark.parametrize(("edge", "noise"), [(128, True), (32, False)])
 def test_a_run_is_an_inversion(edge, noise):
     (run,) = inversions.grid(**GRID | {"inputs": [edge], "noise": [noise], "seeds": [3]})
-    outcome = inversions.perform(**run)
+    found = inversions.perform(run)
     x = lab.picture("portrait:11", 128)
     loss = losses.named("vgg_conv", weights="shipped", resize=None if edge == 128 else edge)
     G = weights.load_generator("portraits_inr128")
     result = optim.solve(inversion.invert(G, x, loss, num_steps=3, lr=0.3, seed=3, optimise_noise=noise))
-    assert outcome.values["psnr"] == pytest.approx(metrics.psnr(result.image, x)[0], abs=1e-3)
-    assert outcome.files["image.png"][:4] == b"\x89PNG"
-    assert 0 < inversions.estimate(**run) < 60
+    assert found.values["psnr"] == pytest.approx(metrics.psnr(result.image, x)[0], abs=1e-3)
+    assert found.files["image.png"][:4] == b"\x89PNG"
+    assert 0 < inversions.estimate(run) < 60
 
 
 # --- the files that settings name -------------------------------------------------------------------------------------
@@ -381,7 +382,7 @@ def test_a_grid_takes_folders_and_ranges(repo, tiny):
         image.write(lab.picture("portrait:5", 32), repo / "my_faces" / f"{name}.png")
     how = dict(generator=tiny(1), perceptual="shipped", size=32, num_steps=2, lr=0.1, columns=["psnr"])
     runs = inversions.grid(images=["folder:my_faces", "anime:3..4"], losses=["mse"], **how)
-    assert [r["image"] for r in runs] == ["file:my_faces/a.png", "file:my_faces/b.png", "anime:3", "anime:4"]
+    assert [run.image for run in runs] == ["file:my_faces/a.png", "file:my_faces/b.png", "anime:3", "anime:4"]
 
 
 def test_a_notebook_works_in_the_root(repo, write_notebook, tmp_path, monkeypatch):

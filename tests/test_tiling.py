@@ -269,19 +269,15 @@ def test_full_size_state_grows_with_the_pixels_and_nothing_else(G):
 
 MEASURE = """
 import sys, torch
-from hrlib import inversion, losses, features, weights
+from hrlib import inversion, losses, features, optim, weights
 from hrlib.tiling import budget
-from hrlib.experiments.table1 import _Peak
-import psutil
 G, loss = weights.load_generator("scenes_inr128"), losses.Perceptual(features.vgg16("shipped")) + losses.MSE(30.0)
 size = (int(sys.argv[1]), int(sys.argv[2]))
 planned = budget.plan(G, loss, size, memory="8GB")
 x = torch.rand(1, 3, *size) * 2 - 1
-before = psutil.Process().memory_info().rss
-with _Peak("cpu") as peak:
-    for _ in zip(range(2), inversion.invert(x=x, num_steps=3, w_samples=1000, **planned.apply(G, loss))):
-        pass
-print((before + peak.bytes) / planned.peak)
+for _ in zip(range(2), inversion.invert(x=x, num_steps=3, w_samples=1000, **planned.apply(G, loss))):
+    pass
+print(optim.peak_bytes() / planned.peak)
 """
 
 
@@ -303,8 +299,8 @@ def test_a_wide_network_is_planned_from_a_probe_of_it():
 
 def test_a_run_in_a_folder_can_be_interrupted(tmp_path, capsys):
     x = panoramas.image.sample("coffee", (48, 160))
-    recipe = panoramas.Recipe(num_steps=6)
-    straight = panoramas.invert(x, tmp_path / "a", recipe, every=2, memory="4GB")
+    recipe = panoramas.Settings(num_steps=6)
+    straight = panoramas.reconstruct_into(x, tmp_path / "a", recipe, every=2, memory="4GB")
     assert "predicted peak" in capsys.readouterr().out
 
     class Killed(Exception):
@@ -319,14 +315,14 @@ def test_a_run_in_a_folder_can_be_interrupted(tmp_path, capsys):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(deepzoom, "write", dies)
-        panoramas.invert(x, tmp_path / "b", recipe, every=2, memory="4GB")
+        panoramas.reconstruct_into(x, tmp_path / "b", recipe, every=2, memory="4GB")
     assert (tmp_path / "b" / "state.safetensors").exists() and (tmp_path / "b" / "zoom" / "index.html").exists()
     page = json.loads((tmp_path / "b" / "zoom" / "status.js").read_text()[len("shown(") : -3])
     with pytest.raises(StoreError, match="holds a run of `hrlab invert` with picture"):
-        panoramas.invert(-x, tmp_path / "b", recipe, memory="4GB")
+        panoramas.reconstruct_into(-x, tmp_path / "b", recipe, memory="4GB")
     with pytest.raises(StoreError, match=r"num_steps = 6\n.*num_steps = 7"):
-        panoramas.invert(x, tmp_path / "b", panoramas.Recipe(num_steps=7), memory="4GB")
-    resumed = panoramas.invert(x, tmp_path / "b", recipe, every=2, memory="4GB", suffix=".tif")
+        panoramas.reconstruct_into(x, tmp_path / "b", panoramas.Settings(num_steps=7), memory="4GB")
+    resumed = panoramas.reconstruct_into(x, tmp_path / "b", recipe, every=2, memory="4GB", suffix=".tif")
     assert not (tmp_path / "b" / "zoom" / page["layers"][1]["folder"]).exists()  # tiles of step 2
     assert resumed["whole"] == straight["whole"] and not (tmp_path / "b" / "state.safetensors").exists()
     assert torch.equal(image.read(tmp_path / "a/reconstruction.png"), image.read(tmp_path / "b/reconstruction.tif"))
@@ -334,12 +330,12 @@ def test_a_run_in_a_folder_can_be_interrupted(tmp_path, capsys):
     assert (regions["height"] * regions["width"]).sum() == 48 * 160
     assert json.loads((tmp_path / "b" / "facts.json").read_text())["recipe"]["num_steps"] == 6
     with pytest.raises(StoreError, match="already, finished"):
-        panoramas.invert(x, tmp_path / "b", recipe, memory="4GB")
+        panoramas.reconstruct_into(x, tmp_path / "b", recipe, memory="4GB")
 
 
 def test_formats_are_checked_before_the_first_step(tmp_path):
     with pytest.raises(ImageError, match=r"png or a \.tif"):
-        panoramas.invert(torch.zeros(1, 3, 32, 70_000), tmp_path, panoramas.Recipe(), suffix=".jpg")
+        panoramas.reconstruct_into(torch.zeros(1, 3, 32, 70_000), tmp_path, panoramas.Settings(), suffix=".jpg")
     with pytest.raises(ImageError, match="at most"):
         image.write(torch.zeros(1, 3, 2, 70_000), tmp_path / "wide.jpeg")
     assert not any(tmp_path.iterdir())
@@ -347,7 +343,9 @@ def test_formats_are_checked_before_the_first_step(tmp_path):
 
 def test_a_run_of_its_own_does_not_count_its_parents_memory(tmp_path):
     ballast = torch.ones(600_000_000 // 4)
-    facts = panoramas.apart("photo:coffee", (48, 64), tmp_path, panoramas.Recipe(num_steps=2), memory="4GB")
+    facts = panoramas.reconstruct_apart(
+        "photo:coffee", (48, 64), tmp_path, panoramas.Settings(num_steps=2), memory="4GB"
+    )
     mine = optim.peak_bytes()
     assert 1.5e8 < facts["peak"] < mine - 2e8 and facts["size"] == (48, 64)
     assert mine > ballast.nbytes and (tmp_path / "reconstruction.png").exists()
@@ -474,7 +472,7 @@ def test_a_forced_run_removes_nothing_before_it_can_go_on(tmp_path, monkeypatch)
         place.mkdir()
         (place / "index.html").write_text("mine")
     (folder / "codes.safetensors").write_text("a result")
-    run = lambda: panoramas.invert(x, folder, panoramas.Recipe(num_steps=1), memory="4GB", force=True)
+    run = lambda: panoramas.reconstruct_into(x, folder, panoramas.Settings(num_steps=1), memory="4GB", force=True)
     (zoom := folder / "zoom").write_text("mine")
     with pytest.raises(StoreError, match="cannot be written"):
         run()
@@ -492,8 +490,8 @@ def test_a_forced_run_removes_nothing_before_it_can_go_on(tmp_path, monkeypatch)
 def test_a_run_that_never_stepped_leaves_its_folder_to_another(tmp_path):
     x = image.sample("coffee", (40, 48))
     with pytest.raises(NonFiniteLoss):
-        panoramas.invert(x, tmp_path / "run", panoramas.Recipe(num_steps=2, mse=1e300), memory="4GB")
-    assert panoramas.invert(x, tmp_path / "run", panoramas.Recipe(num_steps=1), memory="4GB")
+        panoramas.reconstruct_into(x, tmp_path / "run", panoramas.Settings(num_steps=2, mse=1e300), memory="4GB")
+    assert panoramas.reconstruct_into(x, tmp_path / "run", panoramas.Settings(num_steps=1), memory="4GB")
 
 
 def test_a_forced_run_replaces_files_of_its_own_names_alone(tmp_path):
@@ -501,7 +499,7 @@ def test_a_forced_run_replaces_files_of_its_own_names_alone(tmp_path):
     mine.parent.mkdir(parents=True)
     for file in (mine, tmp_path / "facts.json", tmp_path / "reconstruction.jpg", tmp_path / "zoom" / "index.html"):
         file.write_text("mine")
-    facts = panoramas.invert(x, tmp_path, panoramas.Recipe(num_steps=1), memory="4GB", force=True)
+    facts = panoramas.reconstruct_into(x, tmp_path, panoramas.Settings(num_steps=1), memory="4GB", force=True)
     assert mine.read_text() == "mine" and not (tmp_path / "reconstruction.jpg").exists()
     assert json.loads((tmp_path / "facts.json").read_text())["peak"] == facts["peak"]
     assert (tmp_path / "zoom" / "index.html").read_bytes() == (deepzoom.VIEWER / "index.html").read_bytes()
@@ -510,8 +508,8 @@ def test_a_forced_run_replaces_files_of_its_own_names_alone(tmp_path):
 def test_numbers_of_a_large_picture(tmp_path, monkeypatch):
     for name, bad in {"mse": -1.0, "lr": math.nan, "num_steps": 0, "seed": 2**32, "beta1": 1.0}.items():
         with pytest.raises(InvalidValue, match=name):
-            panoramas.Recipe(**{name: bad})
-    assert type(panoramas.Recipe(num_steps=torch.tensor(3.0)).num_steps) is int
+            panoramas.Settings(**{name: bad})
+    assert type(panoramas.Settings(num_steps=torch.tensor(3.0)).num_steps) is int
     run = lambda *words: CliRunner().invoke(cli.app, ["invert", "scene:1", "--out", str(tmp_path / "o"), *words])
     for words in (("--mse", "-1"), ("--lr", "0"), ("--lr", "nan"), ("--seed", "99999999999999")):
         assert isinstance(run(*words).exception, InvalidValue)

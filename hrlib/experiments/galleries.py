@@ -1,37 +1,63 @@
-"""Galleries built by a sweep: a run a picture, so that none is inverted twice and a bad one costs only itself."""
+"""Galleries built by a sweep, a run a picture: no picture is inverted twice, and a bad one costs only itself."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from .. import devices, image, inversion, metrics, optim, store
-from ..errors import BatchError, ImageError, plain
+from ..errors import BatchError, ImageError
 from ..gallery import Gallery, absolute, free
 from ..worlds.pictures import listed, picture
 from .inversions import generator_of, loss_of, png
-from .sweep import Outcome, Swept, sweep
+from .sweep import Measured, Results, check_numbers, sweep
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CODES = "codes.safetensors"
+RANGES = {name: inversion.RANGES[name] for name in ("num_steps", "lr", "lam_mse", "seed")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The inversion of one picture into w+, Eq. (5); `build` has the defaults.
+
+    image: a picture's name. generator: catalogue name or file. perceptual: weights of the conv-based loss, Eq. (3).
+    num_steps, lr, lam_mse, seed: as in `inversion.invert`. fit: see `exact`.
+
+    Raises:
+        InvalidValue: a number out of range.
+    """
+
+    image: str
+    generator: str
+    perceptual: str
+    num_steps: int
+    lr: float
+    lam_mse: float
+    seed: int
+    fit: bool
+    device: str
+
+    def __post_init__(self) -> None:
+        check_numbers(self, RANGES)
 
 
 @dataclass(frozen=True)
-class Built:
-    """A gallery and how it came about.
+class BuiltGallery:
+    """A gallery, and the inversions behind it.
 
     gallery: codes of the pictures that could be inverted. path: its file. table: a row a picture, with "psnr" (dB) of
-    the inversion and "error" ("" when there is none). performed: how many were inverted now. images: the inversions,
-    [N, 3, R, R] in [-1, 1] (8 bits), in the gallery's order. seconds: what each of these inversions took.
+    the inversion and "error" ("" when there is none). performed: how many pictures this build inverted itself.
+    images: the inversions, [N, 3, R, R] in [-1, 1] (8 bits), in the gallery's order. seconds: what each of these took.
     """
 
     gallery: Gallery
@@ -57,47 +83,59 @@ def build(
     workers: int = 0,
     label: str = "gallery",
     force: bool = False,
-) -> Built:
+) -> BuiltGallery:
     """Invert pictures into w+ of a generator, Eq. (5), and write them to `path`[.safetensors].
 
     The noise maps stay fixed: they are less editable than the codes (Sec. III-C). Each inversion is kept as a run of a
-    sweep, so a build that was interrupted goes on where it stopped.
+    sweep, so an interrupted build goes on where it stopped.
 
     Args:
-        images: names for `lab.listed`: of pictures, ranges and folders.
+        images: names for `lab.listed`: pictures, ranges and folders.
         generator: catalogue name or file.
-        perceptual: of the conv-based loss, Eq. (3).
+        perceptual: weights of the conv-based loss, Eq. (3): "shipped", "imagenet" or a file.
         num_steps, lr, lam_mse, seed: as in `inversion.invert`.
-        fit: crop, resize and flatten pictures that are not of the generator's size or are transparent; without it they
-            are errors in the table.
-        workers: as in `lab.sweep`.
-        force: replace a file that is at `path`; never one of the pictures.
+        fit: crop, resize and flatten pictures that are transparent or have another size than the generator; without it
+            they are errors in the table.
+        device: "auto" takes the CUDA device of the worker when it has one.
+        workers: as in `sweep`.
+        label: for the progress line.
+        force: replace a file at `path`; never one of the pictures.
 
     Raises:
         StoreError, InvalidValue, UnknownName: before anything is inverted.
-        BatchError: not one picture could be inverted; the message has the first error. Others are in the table.
+        BatchError: no picture could be inverted; the message has the first error. Other errors are in the table.
     """
-    how = dict(perceptual=perceptual, num_steps=num_steps, lr=lr, lam_mse=lam_mse, seed=seed, fit=fit, device=device)
-    runs = requests(images, generator=generator, **how)
-    path = free(path, (run["image"] for run in runs), force=force)
-    swept = invert(runs, workers=workers, label=label)
+    runs = grid(
+        images,
+        generator=generator,
+        perceptual=perceptual,
+        num_steps=num_steps,
+        lr=lr,
+        lam_mse=lam_mse,
+        seed=seed,
+        fit=fit,
+        device=device,
+    )
+    path = free(path, (run.image for run in runs), force=force)
+    swept = invert_pictures(runs, workers=workers, label=label)
     good = swept.table.index[swept.table["error"] == ""]
     if not len(good):
         raise BatchError(
             f"none of {len(runs)} pictures could be inverted; the first: {swept.table['error'][0]}",
-            expected="at least one good picture",
-            do="see the message of the first",
+            expected="at least one picture that can be inverted",
+            do="correct what the first error names, and build again",
         )
     ws = torch.cat([safetensors.torch.load_file(swept.file(i, CODES))["ws"] for i in good])
     names = tuple(absolute(name) for name in swept.table["image"][good])
     fingerprint = store.fingerprint(generator_of(str(generator), "cpu").state_dict())
-    found = Gallery(names, ws, fingerprint, json.dumps({"generator": str(generator), **how}))
+    made = {name: value for name, value in asdict(runs[0]).items() if name != "image"}
+    found = Gallery(names, ws, fingerprint, json.dumps(made))
     table = swept.table[["image", "psnr", "error"]] if "psnr" in swept.table else swept.table[["image", "error"]]
     pictures = torch.cat([swept.image(i) for i in good])
-    return Built(found, found.save(path, force=force), table, swept.performed, pictures, swept.seconds[good])
+    return BuiltGallery(found, found.save(path, force=force), table, swept.performed, pictures, swept.seconds[good])
 
 
-def requests(
+def grid(
     images: Sequence[str],
     *,
     generator: str,
@@ -108,49 +146,52 @@ def requests(
     seed: int = 0,
     fit: bool = False,
     device: str = "auto",
-) -> list[dict[str, Any]]:
-    """The runs that `build` asks for with the same arguments; a generator that is not there is an error here.
+) -> list[Settings]:
+    """The runs that `build` performs with the same arguments.
 
-    Bad numbers are, too (`InvalidValue`).
+    Raises:
+        UnknownName, MissingWeights: a generator that does not exist or is not here. InvalidValue: a number.
     """
-    how = plain(dict(num_steps=num_steps, lr=lr, lam_mse=lam_mse, seed=seed), inversion.RANGES)
     generator_of(str(generator), "cpu")
-    how = {"generator": str(generator), "perceptual": perceptual, **how, "fit": fit, "device": device}
-    return [{"image": name, **how} for name in listed(list(images))]
+    return [
+        Settings(
+            image=name,
+            generator=str(generator),
+            perceptual=perceptual,
+            num_steps=num_steps,
+            lr=lr,
+            lam_mse=lam_mse,
+            seed=seed,
+            fit=fit,
+            device=device,
+        )
+        for name in listed(list(images))
+    ]
 
 
-def invert(runs: Sequence[dict[str, Any]], *, workers: int = 0, label: str = "inversions") -> Swept:
-    """Perform `requests`, of several galleries if need be: one sweep starts its workers once."""
+def invert_pictures(runs: Sequence[Settings], *, workers: int = 0, label: str = "inversions") -> Results:
+    """Perform runs of `grid`, of several galleries if need be: one sweep starts its workers only once."""
     return sweep(perform, runs, name="galleries", workers=workers, label=label)
 
 
-def perform(
-    *,
-    image: str,
-    generator: str,
-    perceptual: str,
-    num_steps: int,
-    lr: float,
-    lam_mse: float,
-    seed: int,
-    fit: bool,
-    device: str,
-) -> Outcome:
+def perform(s: Settings) -> Measured:
     """Invert one picture: PSNR in dB, the code as codes.safetensors, the inversion as image.png."""
-    where = str(devices.choose(device))
-    G = generator_of(generator, where)
-    x = exact(image, G.resolution, fit=fit).to(where)
-    loss = loss_of("vgg_conv", perceptual, None, 0, where)
-    options: dict[str, Any] = dict(num_steps=num_steps, lr=lr, lam_mse=lam_mse, seed=seed, optimise_noise=False)
-    result = optim.solve(inversion.invert(G, x, loss, **options))
+    where = str(devices.choose(s.device))
+    G = generator_of(s.generator, where)
+    x = exact(s.image, G.resolution, fit=s.fit).to(where)
+    loss = loss_of("vgg_conv", s.perceptual, None, 0, where)
+    run = inversion.invert(
+        G, x, loss, num_steps=s.num_steps, lr=s.lr, lam_mse=s.lam_mse, seed=s.seed, optimise_noise=False
+    )
+    result = optim.solve(run)
     codes = safetensors.torch.save({"ws": result.ws.cpu().contiguous()})
-    return Outcome({"psnr": float(metrics.psnr(result.image, x)[0])}, {CODES: codes, "image.png": png(result.image)})
+    return Measured({"psnr": float(metrics.psnr(result.image, x)[0])}, {CODES: codes, "image.png": png(result.image)})
 
 
 def exact(name: str, resolution: int, *, fit: bool = False) -> Tensor:
-    """A picture [1, 3, R, R] as it is; `ImageError` for one of another size or with transparency, unless `fit`.
+    """A picture [1, 3, R, R] by name, unchanged; `ImageError` if its file has another size or transparency.
 
-    name: for `lab.picture`; pictures that are no files come in any size.
+    fit: crop, resize and flatten such a file instead. Rendered pictures and samples come in any size.
     """
     if fit or not name.startswith("file:"):
         return picture(name, resolution)
@@ -159,6 +200,6 @@ def exact(name: str, resolution: int, *, fit: bool = False) -> Tensor:
         raise ImageError(
             f"{name.removeprefix('file:')} has {x.shape[2]}x{x.shape[3]} pixels",
             expected=f"the generator's own {resolution}x{resolution}",
-            do="crop and resize it, or let us: --fit (fit=True) takes the largest centred square",
+            do="crop and resize it, or take the largest centred square with --fit (fit=True)",
         )
     return x

@@ -1,4 +1,4 @@
-"""One inversion as a run of a sweep: named picture, named loss, measured. The rows of Table II and of Fig. 12."""
+"""One inversion as a run of a sweep: a picture and a loss by name, inverted and measured."""
 
 from __future__ import annotations
 
@@ -6,18 +6,55 @@ import io
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .. import devices, inversion, losses, metrics, optim, weights
-from ..errors import number, plain
+from ..errors import number
 from ..image import to_pil
 from ..worlds.pictures import listed, picture
-from .sweep import Outcome
+from .sweep import Measured, check_numbers
 
 CACHED = 16  # networks and losses that a worker keeps
+EDGE = "whole [1, inf)"  # of a picture or of the input of a loss, in pixels
+RANGES = {name: inversion.RANGES[name] for name in ("num_steps", "lr", "lam_mse", "seed")} | {"size": EDGE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One inversion.
+
+    image: a picture's name. size: its edge in pixels.
+    loss: for `losses.named`, taps included. input: the edge in pixels to which the loss resizes its input; `size`
+    leaves the picture as it is. perceptual: weights of the perceptual loss, "shipped", "imagenet" or a file.
+    discriminator: weights of a "discriminator" loss.
+    generator: catalogue name or file. noise: optimise noise maps and w+, optim(w, n), or w+ alone, optim(w).
+    num_steps, lr, lam_mse: as in `inversion.invert`. seed: of the inversion, and of the random VGG.
+    columns: measures out of `metrics.METRICS`. device: "auto" takes the CUDA device of the worker when it has one.
+
+    Raises:
+        InvalidValue: a number out of range.
+    """
+
+    image: str
+    loss: str
+    input: int
+    noise: bool
+    seed: int
+    generator: str
+    perceptual: str
+    discriminator: str
+    size: int
+    num_steps: int
+    lr: float
+    lam_mse: float
+    columns: Sequence[str]
+    device: str
+
+    def __post_init__(self) -> None:
+        check_numbers(self, RANGES | {"input": EDGE})
 
 
 def grid(
@@ -36,57 +73,63 @@ def grid(
     lam_mse: float = 0.0,
     discriminator: str = "",
     device: str = "auto",
-) -> list[dict[str, Any]]:
-    """Every combination of pictures, losses, input sizes, spaces and seeds, as runs for `perform`; all names checked.
+) -> list[Settings]:
+    """Every combination of pictures, losses, inputs, noise and seeds, as runs for `perform`; all names are checked.
 
     Args:
-        images: names for `lab.listed`: of pictures, ranges and folders.
+        images: names for `lab.listed`: pictures, ranges and folders.
         losses: names for `losses.named`, taps included ("vgg_conv:features_21", "discriminator:b64").
-        inputs: edges of the input of the loss, in pixels; `size`, the default, is the picture as it is.
-        noise: whether the noise maps are optimised with w+ (optim(w, n)) or not (optim(w)).
+        inputs: edges in pixels to which the loss resizes its input; by default `size`, the picture as it is.
+        noise: True optimises noise maps with w+, optim(w, n); False only w+, optim(w).
         seeds: of the inversion, and of the random VGG.
-        generator: for `weights.load_generator`; discriminator: for "discriminator" losses, as a `weights` name.
-        perceptual: "shipped", "imagenet" or a file: the weights of the other perceptual losses.
-        size: edge of the pictures, in pixels.
-        num_steps: as in `inversion.invert`, and so are lr and lam_mse.
-        columns: measures out of `metrics.METRICS`.
-        device: "auto" takes the CUDA device of the worker when it has one.
+        generator, perceptual, size, num_steps, lr, columns, lam_mse, discriminator, device: as in `Settings`.
 
     Raises:
-        UnknownName, InvalidValue: a loss, tap, column, picture or network that does not exist, a number out of range;
-            before anything is computed.
+        UnknownName, InvalidValue: a loss, tap, column, picture or network that does not exist, or a number out of
+            range; before anything is computed.
         MissingWeights: a network that is not on this machine.
     """
     metrics.check_columns(columns)
     images = listed(list(images))
-    size, *inputs = (number("size", edge, "whole [1, inf)") for edge in (size, *inputs))
-    how = plain(dict(num_steps=num_steps, lr=lr, lam_mse=lam_mse), inversion.RANGES)
-    seeds = [number("seed", seed, inversion.RANGES["seed"]) for seed in seeds]
+    size, *inputs = (number("size", edge, EDGE) for edge in (size, *inputs))
+    inputs = inputs or [size]
+    runs = [
+        Settings(
+            image=image,
+            loss=loss,
+            input=edge,
+            noise=n,
+            seed=seed,
+            generator=generator,
+            perceptual=perceptual,
+            discriminator=discriminator,
+            size=size,
+            num_steps=num_steps,
+            lr=lr,
+            lam_mse=lam_mse,
+            columns=list(columns),
+            device=device,
+        )
+        for loss, edge, n, image, seed in itertools.product(losses, inputs, noise, images, seeds)
+    ]
     for name in images:
         picture(name, size)
     generator_of(generator, "cpu")
-    inputs = inputs or (size,)
     for loss, edge in itertools.product(losses, inputs):
         loss_of(loss, _source(loss, perceptual, discriminator), _resize(edge, size), seeds[0], "cpu")
-    fixed = {"generator": generator, "perceptual": perceptual, "discriminator": discriminator, "size": size}
-    fixed |= how | {"columns": list(columns), "device": device}
-    varied = itertools.product(losses, inputs, noise, images, seeds)
-    return [
-        {"loss": loss, "input": edge, "noise": n, "image": image, "seed": seed, **fixed}
-        for loss, edge, n, image, seed in varied
-    ]
+    return runs
 
 
-def perform(*, columns: Sequence[str], **settings: Any) -> Outcome:
-    """Invert one picture and measure it; the settings are those of `grid`.
+def perform(s: Settings) -> Measured:
+    """Invert one picture and measure the reconstruction.
 
     Returns:
         {column: value}, and the reconstruction as image.png (8 bits; it is measured before it is rounded).
     """
-    x, options = _prepare(**settings)
-    result = optim.solve(inversion.invert(x=x, **options))
-    return Outcome(
-        {c: float(metrics.METRICS[c][1](result.image, x)[0]) for c in columns}, {"image.png": png(result.image)}
+    x = picture(s.image, s.size).to(devices.choose(s.device))
+    result = optim.solve(_inversion(s, x))
+    return Measured(
+        {c: float(metrics.METRICS[c][1](result.image, x)[0]) for c in s.columns}, {"image.png": png(result.image)}
     )
 
 
@@ -97,46 +140,30 @@ def png(x: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def estimate(*, columns: Sequence[str], **settings: Any) -> float:
+def estimate(s: Settings) -> float:
     """Seconds that `perform` will take here, from the second and third step of the run; loading is not counted."""
-    x, options = _prepare(**settings)
-    steps = inversion.invert(x=x, **options)
+    steps = _inversion(s, picture(s.image, s.size).to(devices.choose(s.device)))
     next(steps)
     begun, count = time.perf_counter(), 0
     for _ in itertools.islice(steps, 2):
         count += 1
     steps.close()
-    return options["num_steps"] * (time.perf_counter() - begun) / max(count, 1)
+    return s.num_steps * (time.perf_counter() - begun) / max(count, 1)
 
 
-def _prepare(
-    *,
-    image: str,
-    loss: str,
-    input: int,
-    noise: bool,
-    seed: int,
-    generator: str,
-    perceptual: str,
-    discriminator: str,
-    size: int,
-    num_steps: int,
-    lr: float,
-    lam_mse: float,
-    device: str,
-) -> tuple[Tensor, dict[str, Any]]:
-    """The target [1, 3, H, W] and the other arguments of `inversion.invert`."""
-    where = str(devices.choose(device))
-    options = {
-        "G": generator_of(generator, where),
-        "loss": loss_of(loss, _source(loss, perceptual, discriminator), _resize(input, size), seed, where),
-        "optimise_noise": noise,
-        "num_steps": num_steps,
-        "lr": lr,
-        "lam_mse": lam_mse,
-        "seed": seed,
-    }
-    return picture(image, size).to(where), options
+def _inversion(s: Settings, x: Tensor) -> optim.Run[inversion.Result]:
+    where = str(x.device)
+    source = _source(s.loss, s.perceptual, s.discriminator)
+    return inversion.invert(
+        generator_of(s.generator, where),
+        x,
+        loss_of(s.loss, source, _resize(s.input, s.size), s.seed, where),
+        optimise_noise=s.noise,
+        num_steps=s.num_steps,
+        lr=s.lr,
+        lam_mse=s.lam_mse,
+        seed=s.seed,
+    )
 
 
 def _source(loss: str, perceptual: str, discriminator: str) -> str:
@@ -149,11 +176,11 @@ def _resize(edge: int, size: int) -> int | None:
 
 @weights.kept(CACHED)
 def generator_of(name: str, device: str) -> torch.nn.Module:
-    """A generator, kept by the process that asks for it: catalogue name or file."""
+    """A generator by catalogue name or file, kept by the process that uses it."""
     return weights.load_generator(name, device=device)
 
 
 @weights.kept(CACHED)
 def loss_of(name: str, source: str, resize: int | None, seed: int, device: str) -> losses.Loss:
-    """A loss of `losses.named` with weights `source`, kept by the process that asks for it."""
+    """A loss of `losses.named` with weights `source`, kept by the process that uses it."""
     return losses.named(name, weights=source, resize=resize, seed=seed).to(device)

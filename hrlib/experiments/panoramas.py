@@ -1,13 +1,13 @@
-"""Pictures of any size, inverted within a given memory: planned, resumable, followed on a page that zooms.
+"""Pictures of any size, inverted within a given memory: planned, resumable, and shown on a page that zooms.
 
-What `hrlab invert` and notebook 09 do. A run lives in a folder:
+`hrlab invert` is `reconstruct_into`. Its run has a folder of its own:
 
-    state.safetensors     the checkpoint, while it goes on
-    zoom/index.html       the picture and the reconstruction so far, to zoom into; written anew with each checkpoint
-    reconstruction.png    (or .jpg, .tif), when it has ended, with
-    codes.safetensors     ws and noise maps, and
+    state.safetensors         the checkpoint, until the run ends
+    zoom/index.html           the picture and the reconstruction so far, to zoom into; updated with each checkpoint
+    reconstruction.png        (or .jpg, .tif) the result, and
+    codes.safetensors         its ws and noise maps
     facts.json, regions.csv   how it was made, and what was measured
-    .hrlab.json               whose run it is, and whether it is finished
+    .hrlab.json               which run the folder belongs to, and whether it is finished
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import image, inversion, losses, metrics, optim, store, weights
@@ -31,19 +30,25 @@ from ..lab import deepzoom
 from ..lab.progress_bar import progress
 from ..tiling import budget, tiles
 from ..worlds.pictures import picture
+from .sweep import check_numbers
 
 STATE, CODES, FACTS, REGIONS = "state.safetensors", "codes.safetensors", "facts.json", "regions.csv"
 FILES = (STATE, CODES, FACTS, REGIONS, *(f"reconstruction{suffix}" for suffix in image.SUFFIXES))  # of a run
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a large picture is inverted; the rest is as `inversion.invert` has it. `InvalidValue` for bad numbers.
+class Settings:
+    """How a large picture is inverted; other settings are the defaults of `inversion.invert`.
 
-    mse: weight of the squared pixel error, *summed* over pixels and channels: Eq. (3) is a sum over positions, and a
-    lambda_mse on a mean would weigh less the larger the picture is. The rest is for few steps. The published projector
-    takes a thousand of 0.1; fifty must stride (lr), may not be called back to unit size after each (normalise_noise),
-    have no time to unlearn a draw (noise_start), nor for Adam to forget the first gradients at its usual pace (beta2).
+    generator: a Style-INR-GAN, by catalogue name or file. perceptual: VGG16's weights: "shipped", "imagenet", a file.
+    mse: weight of the squared pixel error, *summed* over pixels and channels: Eq. (3) is a sum over positions, so the
+    weight of a *mean* would count for less the larger the picture is.
+    num_steps, lr, normalise_noise, noise_start, beta1, beta2, seed: as in `inversion.invert`. The published projector
+    takes 1,000 steps at lr 0.1. The defaults here are for few steps: a larger lr, noise maps that start at zero and
+    keep the size they reach, and an Adam that forgets the first, large gradients sooner.
+
+    Raises:
+        InvalidValue: a number out of range.
     """
 
     generator: str = "scenes_inr128"
@@ -58,83 +63,93 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        intervals = {name: inversion.RANGES[name] for name in self.settings() if name in inversion.RANGES}
-        for name, interval in (intervals | {"mse": "[0, inf)"}).items():
-            object.__setattr__(self, name, number(name, getattr(self, name), interval))
+        intervals = {name: inversion.RANGES[name] for name in self.options() if name in inversion.RANGES}
+        check_numbers(self, intervals | {"mse": "[0, inf)"})
 
     def loss(self, size: tuple[int, int]) -> losses.Loss:
         """d of Eq. (3) and the pixel error, for a picture (H, W)."""
         d = losses.named("vgg_conv", weights=self.perceptual)
         return d + losses.MSE(self.mse * 3 * size[0] * size[1]) if self.mse else d
 
-    def settings(self) -> dict[str, Any]:
-        """For `inversion.invert`."""
+    def options(self) -> dict[str, Any]:
+        """The arguments of `inversion.invert` among these settings."""
         return {k: v for k, v in asdict(self).items() if k not in ("generator", "perceptual", "mse")}
 
 
-def plan(recipe: Recipe, size: tuple[int, int], *, memory: str | float | None = None, **decided: Any) -> budget.Plan:
-    """`budget.plan` for a recipe's generator and loss. decided: keep, moments, tile."""
-    return budget.plan(weights.load_generator(recipe.generator), recipe.loss(size), size, memory=memory, **decided)
+def plan(
+    settings: Settings,
+    size: tuple[int, int],
+    *,
+    memory: str | float | None = None,
+    keep: str | None = None,
+    moments: str | None = None,
+    tile: int | tuple[int, int] | None = None,
+) -> budget.Plan:
+    """`budget.plan` for the generator and the loss of the settings; the other arguments are the same."""
+    G, loss = weights.load_generator(settings.generator), settings.loss(size)
+    return budget.plan(G, loss, size, memory=memory, keep=keep, moments=moments, tile=tile)
 
 
-def solve(
+def reconstruct(
     x: Tensor,
-    recipe: Recipe,
+    settings: Settings,
     planned: budget.Plan,
     *,
     checkpoint: Path | None = None,
     every: int = 10,
     watch: Any = iter,
 ) -> inversion.Result:
-    """Invert x [1, 3, H, W] in [-1, 1] as planned; `checkpoint`, `every` and `watch` as in `optim.solve`."""
-    G = weights.load_generator(recipe.generator, device=x.device)
-    how = planned.apply(G, recipe.loss(planned.size).to(x.device)) | recipe.settings()
+    """Invert x [1, 3, H, W] in [-1, 1] as planned; `checkpoint`, `every` and `watch` are those of `optim.solve`."""
+    G = weights.load_generator(settings.generator, device=x.device)
+    how = planned.apply(G, settings.loss(planned.size).to(x.device)) | settings.options()
     return optim.solve(inversion.invert(x=x, **how), checkpoint=checkpoint, every=every, watch=watch)
 
 
-def invert(
+def reconstruct_into(
     x: Tensor,
     folder: str | Path,
-    recipe: Recipe,
+    settings: Settings,
     *,
     title: str = "panorama",
     memory: str | float | None = None,
+    keep: str | None = None,
+    moments: str | None = None,
+    tile: int | tuple[int, int] | None = None,
     every: int = 10,
     suffix: str = ".png",
     source: str | Path | None = None,
     force: bool = False,
-    **decided: Any,
 ) -> dict[str, Any]:
-    """Invert x [1, 3, H, W] in [-1, 1] in a folder, going on where a run that was interrupted there stopped.
+    """Invert x [1, 3, H, W] in [-1, 1] in a folder; a run that was interrupted there goes on where it stopped.
 
     Args:
-        folder: a new or an empty one, or that of the interrupted run: the same recipe, networks and picture.
+        folder: a new or empty one, or that of an interrupted run with the same settings, networks and picture.
         title: of the zooming page.
-        memory, decided: as in `plan`.
-        every: steps between two checkpoints, at which the page is written anew, too.
+        memory, keep, moments, tile: as in `budget.plan`.
+        every: steps between two checkpoints, each of which also updates the page.
         suffix: format of the reconstruction: .png, .jpg, .tif or another of `image.SUFFIXES`.
-        source: the file that x was read from, which is never replaced.
-        force: take the folder whatever is in it, and start afresh; files of a run's own names are then replaced.
+        source: the file that x was read from; it is never replaced.
+        force: take the folder whatever it holds, and start afresh, replacing only files with the names of a run's.
 
     Returns:
         The facts, as in facts.json.
 
     Raises:
-        BudgetError: it does not fit. StoreError: the folder cannot be written, holds anything else or another or a
-        finished run, or another process works in it; or the source lies in it under a name of the run's.
-        ImageError: a suffix that cannot hold the picture. InvalidValue: `every`; all before the first step.
+        BudgetError: the run does not fit into the memory. StoreError: the folder cannot be written, holds other files
+        or another or a finished run, or another process works in it; or the source lies in it under a name of the
+        run's. ImageError: a suffix that cannot hold the picture. InvalidValue: `every`. All before the first step.
     """
     folder, size, suffix = Path(folder), tuple(x.shape[2:]), suffix.lower()
     every = number("every", every, "whole [1, inf)")
     image.writable(f"reconstruction{suffix}", size)
-    planned = plan(recipe, size, memory=memory, **decided)
-    G = weights.load_generator(recipe.generator)
-    identity = recipe.settings() | {
-        "mse": recipe.mse,
+    planned = plan(settings, size, memory=memory, keep=keep, moments=moments, tile=tile)
+    G = weights.load_generator(settings.generator)
+    identity = settings.options() | {
+        "mse": settings.mse,
         "size": size,
         "picture": store.fingerprint({"x": x}),
         "generator": store.fingerprint(G.state_dict()),
-        "loss": planned.apply(G, recipe.loss(size))["loss"].describe(),
+        "loss": planned.apply(G, settings.loss(size))["loss"].describe(),
     }
     if source is not None:
         _spare(Path(source), folder)
@@ -143,49 +158,56 @@ def invert(
         if resumed:
             store.sweep_temps(folder)
         print(planned, flush=True)
-        how = dict(title=title, every=every, suffix=suffix, force=force)
-        return _inverted(x, folder, recipe, planned, **how)
+        return _inverted(x, folder, settings, planned, title=title, every=every, suffix=suffix, force=force)
 
 
 def _spare(source: Path, folder: Path) -> None:
-    """Refuse a source picture that lies in the run's folder where a result will be, forced or not.
+    """Refuse a source picture that lies in the run's folder where a result will be written, forced or not.
 
-    In whatever case its name is written: not every disk tells reconstruction.PNG from reconstruction.png.
+    Upper and lower case count as the same: not every disk distinguishes reconstruction.PNG and reconstruction.png.
     """
     named = [p for p in folder.glob("*") if p.name.lower() in FILES and p.exists()]
     if any(p.samefile(source) for p in named) or source.resolve().is_relative_to((folder / "zoom").resolve()):
         raise StoreError(
             f"the picture {source} lies in {folder} under a name that the run's own files have",
             expected="a picture that the run does not replace",
-            do="give another folder, or move the picture",
+            do="choose another folder, or move the picture",
         )
 
 
 def _inverted(
-    x: Tensor, folder: Path, recipe: Recipe, planned: budget.Plan, *, title: str, every: int, suffix: str, force: bool
+    x: Tensor,
+    folder: Path,
+    settings: Settings,
+    planned: budget.Plan,
+    *,
+    title: str,
+    every: int,
+    suffix: str,
+    force: bool,
 ) -> dict[str, Any]:
-    """`invert` in a folder that is claimed."""
+    """`reconstruct_into` a folder that is claimed."""
     show = lambda pictures, caption: deepzoom.write(
         pictures, folder / "zoom", title=title, caption=caption, force=force
     )
 
     def watch(iterates: Iterator[optim.Iterate]) -> Iterator[optim.Iterate]:
         said = lambda it: f"loss {it.total:.4g}"
-        for it in progress(iterates, total=recipe.num_steps, label="inversion", status=said):
+        for it in progress(iterates, total=settings.num_steps, label="inversion", status=said):
             yield it
             if (it.step + 1) % every == 0:
                 shown = {"original": x, f"after step {it.step + 1}": it.image}
                 show(shown, f"step {it.step + 1}, {said(it)}")
 
-    result = solve(x, recipe, planned, checkpoint=folder / STATE, every=every, watch=watch)
+    result = reconstruct(x, settings, planned, checkpoint=folder / STATE, every=every, watch=watch)
     image.write(result.image, folder / f"reconstruction{suffix}")
-    with store.atomic(folder / CODES) as temp:
-        save_file({"ws": result.ws} | {inversion.NOISE + k: v.contiguous() for k, v in result.noise.items()}, temp)
+    codes = {"ws": result.ws} | {inversion.NOISE + k: v for k, v in result.noise.items()}
+    weights.save_state(codes, folder / CODES, force=True)
     regions = by_region(result.image, x)
     store.write_bytes(folder / REGIONS, regions.to_csv(index=False, float_format="%.5g").encode())
     steps = [row["seconds"] for row in result.history]
     facts = {
-        "recipe": asdict(recipe),
+        "recipe": asdict(settings),
         "size": planned.size,
         "plan": str(planned),
         "predicted_peak": planned.peak,
@@ -202,24 +224,31 @@ def _inverted(
     return facts
 
 
-def apart(name: str, size: tuple[int, int], folder: str | Path, recipe: Recipe, **how: Any) -> dict[str, Any]:
-    """`invert` of `targets.picture(name, size)` in a process of its own, so that "peak" is of this picture alone."""
+def reconstruct_apart(
+    name: str, size: tuple[int, int], folder: str | Path, settings: Settings, *, memory: str | float | None = None
+) -> dict[str, Any]:
+    """`reconstruct_into` for a picture by name, in a process of its own: the fact "peak" is then this picture's alone.
+
+    name, size: for `worlds.pictures.picture`.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(_apart, name, size, folder, recipe, how).result()
+        return process.submit(_apart, name, size, folder, settings, memory).result()
 
 
-def _apart(name: str, size: tuple[int, int], folder: Path, recipe: Recipe, how: dict[str, Any]) -> dict[str, Any]:
-    return invert(picture(name, size), folder, recipe, **how)
+def _apart(
+    name: str, size: tuple[int, int], folder: str | Path, settings: Settings, memory: str | float | None
+) -> dict[str, Any]:
+    return reconstruct_into(picture(name, size), folder, settings, memory=memory)
 
 
 MEASURES = {"psnr": "psnr", "lpips": "lpips_thin", "colour_shift": "colour_shift"}
 
 
 def by_region(recon: Tensor, target: Tensor, edge: int = 256, columns: dict[str, str] | None = None) -> pd.DataFrame:
-    """Measures of every square of `edge` pixels, a row each: top, left, height, width, then the columns.
+    """Measures of each square of about `edge` pixels, a row each: top, left, height, width, then the columns.
 
-    columns: name -> measure of `metrics.METRICS`; PSNR, LPIPS and colour shift unless told. Squares at the right and
-    lower edge are smaller; slivers below 32 pixels, which LPIPS cannot take, are joined to their neighbours.
+    columns: name -> measure of `metrics.METRICS`; by default PSNR, LPIPS and colour shift. The picture is cut into
+    parts of nearly equal size, because LPIPS cannot take a sliver of less than 32 pixels.
     """
     columns, edge = columns or MEASURES, number("edge", edge, "whole [1, inf)")
     metrics.check_columns(list(columns.values()))
@@ -232,12 +261,12 @@ def by_region(recon: Tensor, target: Tensor, edge: int = 256, columns: dict[str,
 
 
 def _even(size: tuple[int, int], edge: int) -> tuple[int, int]:
-    """Sides near `edge` that cut a picture (H, W) into parts of nearly one size, so that no sliver is left."""
+    """Sides near `edge` that cut a picture (H, W) into parts of nearly equal size."""
     return tuple(-(-n // max(1, round(n / edge))) for n in size)
 
 
 def whole(regions: pd.DataFrame) -> dict[str, float]:
-    """The measures of the whole picture from those of its regions: PSNR by the mean squared error, else the mean."""
+    """Measures of the whole picture from those of its regions: means over the area; PSNR's is of squared errors."""
     area = regions["height"] * regions["width"]
     found = {}
     for name in regions.columns[4:]:

@@ -1,7 +1,6 @@
-"""One cross-domain synthesis as a run of a sweep: content, reference, a way of mixing, LSO or none, measured.
+"""One cross-domain synthesis as a run of a sweep: a content, a reference, a way of mixing them, LSO or none, measured.
 
-The rows of Fig. 2, 7, 13, 14, 16 and 17. A run's settings are `DEFAULTS` with changes; a column is a measure and what
-it is measured against::
+A run is a `Settings`. A column is a measure and what it is measured against::
 
     "content:identity_thin"     a measure of `metrics.METRICS` against the content picture,
     "mixed:style_thin"          ... the mixed image G_m(w_m) of the same run, before LSO,
@@ -17,86 +16,121 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import devices, directions, gallery, lso, metrics, mixing, optim, pose, weights
+from .. import devices, directions, gallery, inversion, lso, metrics, mixing, optim, pose, weights
 from ..errors import UnknownName, nearest, number
 from ..worlds import portraits
 from ..worlds.pictures import DRAWN, drawn, picture
 from .inversions import CACHED, generator_of, loss_of, png
-from .sweep import Outcome
+from .sweep import Measured, check_numbers
 
 METHODS = ("swap_layers", "swap_codes", "blend_layers", "interpolate")
 AGAINST = ("content", "mixed", "reference")
 OTHERS = ("loss", "pose_error", "background")
-WITHIN = ("content", "style")  # what tells the runs of one row of a table apart
-MARGIN = 0.05  # of the picture's side by which heads are widened before the rest counts as background
-DEFAULTS: Mapping[str, Any] = {
-    "content": "",  # a picture's name, and the gallery that has its code in the source generator
-    "contents": "",
-    "style": "",  # the reference, and the gallery that has its code in the target generator
-    "styles": "",
-    "source": "portraits_inr128",
-    "target": "",
-    "method": "interpolate",  # of METHODS
-    "low": mixing.LOW,  # lambda of the coarse blocks, and of the fine ones
-    "high": mixing.HIGH,
-    "from_block": "b32",  # where swapping begins, or the middle of a smooth blend
-    "num_steps": 50,  # of LSO; 0 leaves the mixed image as it is
-    "layers": "early",  # or "all", or indices of codes
-    "directions": 0,  # K of Eq. (9); 0 is Eq. (8)
-    "shared": True,
-    "lam_reg": 0.0,
-    "optimise_noise": False,
-    "lr": 0.1,
-    "seed": 0,
-    "loss": "vgg_high",  # for losses.named
-    "perceptual": "shipped",
-    "columns": (),
-    "device": "auto",
-}
-
-RANGES = {name: lso.RANGES[name] for name in ("lam_reg", "lr", "seed")} | {  # lambdas are checked by `mixing`
+WITHIN = ("content", "style")  # the settings in which the runs of one row of a table differ
+MARGIN = 0.05  # of the picture's side: heads are widened by this much before the rest counts as background
+RANGES = {name: lso.RANGES[name] for name in ("lam_reg", "lr", "seed")} | {  # `mixing` checks the lambdas
     "num_steps": "whole [0, inf)",
     "directions": "whole [0, inf)",
 }
+Record = TypeVar("Record", bound="Mix")
 
 
-def grid(pairs: Sequence[tuple[str, str]], variants: Sequence[Mapping[str, Any]], **fixed: Any) -> list[dict[str, Any]]:
-    """Every variant of every pair (content, style) as runs for `perform`, variant by variant; all names are checked.
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """How content and references are mixed and optimised: the settings that syntheses and comparisons share.
 
-    variants: changes of `DEFAULTS`, one a row of a table. fixed: changes that all share.
+    content: a picture's name. contents: the gallery file that holds its code in the source generator. styles: the
+    gallery file that holds the references' codes in the target generator.
+    source, target: the two generators, by catalogue name or file.
+    method: of `METHODS`. low, high: lambda of the coarse blocks and of the fine ones, Eq. (6) and (7), in [0, 1].
+    from_block: where swapping begins, or the middle of a smooth blend.
+    num_steps: of LSO; 0 leaves the mixed image as it is. layers: the codes that LSO moves: "early", "all" or indices.
+    directions: K of Eq. (9); 0 is Eq. (8). shared, lam_reg, optimise_noise, lr, seed: as in `lso.optimise`.
+    loss, perceptual: d_h, for `losses.named`, and its weights: "shipped", "imagenet" or a file.
+    device: "auto" takes the CUDA device of the worker when it has one.
 
     Raises:
-        UnknownName: a setting, method, column, loss, tap, layer, picture or generator that there is not.
+        InvalidValue: a number out of range.
+    """
+
+    content: str = ""
+    contents: str = ""
+    styles: str = ""
+    source: str = "portraits_inr128"
+    target: str = ""
+    method: str = "interpolate"
+    low: float = mixing.LOW
+    high: float = mixing.HIGH
+    from_block: str = "b32"
+    num_steps: int = 50
+    layers: str | Sequence[int] = "early"
+    directions: int = 0
+    shared: bool = True
+    lam_reg: float = 0.0
+    optimise_noise: bool = False
+    lr: float = 0.1
+    seed: int = 0
+    loss: str = "vgg_high"
+    perceptual: str = "shipped"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, RANGES)
+
+    def changed(self: Record, changes: Mapping[str, Any]) -> Record:
+        """These settings with some replaced; `UnknownName`, with the nearest spelling, for one that does not exist."""
+        known = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in known:
+                hint = nearest(name, known) or "use the name of a setting"
+                raise UnknownName(f"setting {name!r}", expected=f"one of {', '.join(known)}", do=hint)
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Mix):
+    """One synthesis: the settings of `Mix`, and
+
+    style: the name of the reference, in the gallery `styles`. columns: what to measure (see the head of this file).
+    """
+
+    style: str = ""
+    columns: Sequence[str] = ()
+
+
+def grid(
+    pairs: Sequence[tuple[str, str]], variants: Sequence[Mapping[str, Any]], settings: Settings | None = None
+) -> list[Settings]:
+    """Every variant of every pair (content, style) as runs for `perform`, variant by variant; all names are checked.
+
+    Args:
+        variants: changes of `settings`, one for each row of a table.
+        settings: what all runs share; by default the defaults of `Settings`.
+
+    Raises:
+        UnknownName: a setting, method, column, loss, tap, layer, picture or generator that does not exist.
         InvalidValue: a number out of range.
         LayoutMismatch: generators that cannot be mixed, or a gallery of another generator.
     """
     runs = []
     for variant in variants:
-        for name in (changes := {**fixed, **variant}):
-            if name not in DEFAULTS:
-                raise UnknownName(
-                    f"setting {name!r}",
-                    expected=f"one of {list(DEFAULTS)}",
-                    do=nearest(name, list(DEFAULTS)) or "see it",
-                )
-        row = {**DEFAULTS, **changes}
-        row |= {name: number(name, row[name], interval) for name, interval in RANGES.items()}
-        row["columns"] = list(row["columns"])
+        row = (settings or Settings()).changed(variant)
         _check(row, pairs)
-        runs += [{**row, "content": content, "style": style} for content, style in pairs]
+        runs += [replace(row, content=content, style=style) for content, style in pairs]
     return runs
 
 
-def _check(row: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> None:
-    for column in row["columns"]:
+def _check(s: Settings, pairs: Sequence[tuple[str, str]]) -> None:
+    for column in s.columns:
         against, colon, metric = column.partition(":")
         if not colon and column in OTHERS:
             continue
@@ -105,40 +139,42 @@ def _check(row: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> None:
             raise UnknownName(
                 f"column {column!r}",
                 expected=f"'AGAINST:METRIC' with one of {', '.join(AGAINST)}, or one of {', '.join(OTHERS)}",
-                do=nearest(column, known) or "see hrlib/experiments/stylisation.py",
+                do=nearest(column, known) or 'write for instance "content:lpips_thin"',
             )
         metrics.check_columns([metric])
-    G_m = _mixed(*_mixing(row), "cpu")
-    number("directions", row["directions"], f"whole [0, {G_m.w_dim}]")
-    loss_of(row["loss"], row["perceptual"], None, 0, "cpu")
-    lso.checked_layers(_layers(row["layers"], G_m.num_ws), G_m.num_ws)
-    for which, generator, names in (
-        ("contents", "source", {c for c, _ in pairs}),
-        ("styles", "target", {s for _, s in pairs}),
-    ):
-        found = codes(row[which], row[generator])
+    G_m = _mixed(s, "cpu")
+    number("directions", s.directions, f"whole [0, {G_m.w_dim}]")
+    loss_of(s.loss, s.perceptual, None, 0, "cpu")
+    lso.checked_layers(_layers(s.layers, G_m.num_ws), G_m.num_ws)
+    check_codes(s, {content for content, _ in pairs}, {style for _, style in pairs})
+
+
+def check_codes(s: Mix, contents: Iterable[str], styles: Iterable[str]) -> None:
+    """Raise unless the galleries are those of the generators, and hold these contents and references."""
+    for file, generator, names in ((s.contents, s.source, contents), (s.styles, s.target, styles)):
+        found = codes(file, generator)
         for name in names:
             found[name]
 
 
-def perform(*, columns: Sequence[str], **settings: Any) -> Outcome:
-    """Mix one content with one reference, optimise if asked to, and measure; the settings are those of `grid`.
+def perform(s: Settings) -> Measured:
+    """Mix one content with one reference, run LSO if `s.num_steps` is not 0, and measure.
 
     Returns:
         {column: value, or None where it cannot be measured}, and the result as image.png (8 bits; it is measured
         before it is rounded).
     """
-    start = Start(settings)
-    mixed, result = start.image().clamp(-1, 1), start.optimised(settings).clamp(-1, 1)
-    return Outcome({c: _measured(c, result, mixed, start, settings) for c in columns}, {"image.png": png(result)})
+    start = Mixed(s, [s.style])
+    mixed, result = start.image().clamp(-1, 1), start.optimised().clamp(-1, 1)
+    return Measured({c: _measured(c, result, mixed, start, s) for c in s.columns}, {"image.png": png(result)})
 
 
-def estimate(*, columns: Sequence[str], **settings: Any) -> float:
+def estimate(s: Settings) -> float:
     """Seconds that `perform` will take here, from the second and third step of LSO; loading is not counted."""
-    start, steps = Start(settings), settings["num_steps"]
+    start, steps = Mixed(s, [s.style]), s.num_steps
     begun = time.perf_counter()
     if steps:
-        run = lso.optimise(start.G, start.ws, start.x, start.loss, **options(start.G, settings))
+        run = start.optimise()
         next(run)
         begun = time.perf_counter()
         count = sum(1 for _ in itertools.islice(run, 2))
@@ -153,85 +189,105 @@ def estimate(*, columns: Sequence[str], **settings: Any) -> float:
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
-class Start:
-    """What a run begins with: the mixed generator G and codes ws, the content x [N, 3, R, R], the loss.
+class Mixed:
+    """One content mixed with some references, before LSO.
 
-    N is 1, or with a list of references in s["style"], as many.
+    G: the mixed generator, Eq. (6). ws: the mixed codes [N, num_ws, w_dim], Eq. (7), one for each reference.
+    x: the content [N, 3, R, R]. loss: d_h.
     """
 
-    def __init__(self, s: Mapping[str, Any]) -> None:
-        mix, where = _mixing(s), str(devices.choose(s["device"]))
-        self.device = where
-        self.G = _mixed(*mix, where)
-        w_s = codes(s["contents"], s["source"])[s["content"]].to(where)
-        styles = codes(s["styles"], s["target"])
-        names = [s["style"]] if isinstance(s["style"], str) else s["style"]
-        w_t = torch.cat([styles[name] for name in names]).to(where)
-        w_s = w_s.expand_as(w_t)
-        self.ws = mixing.lerp_ws(w_s, w_t, _lambdas(*mix[2:], self.G.resolution)[1])  # Eq. (7)
-        self.x = content_picture(s["content"], self.G.resolution).to(where).expand(len(names), -1, -1, -1)
-        self.loss = loss_of(s["loss"], s["perceptual"], None, 0, where)
+    def __init__(self, s: Mix, references: Sequence[str]) -> None:
+        self.settings, self.device = s, str(devices.choose(s.device))
+        self.G = _mixed(s, self.device)
+        styles = codes(s.styles, s.target)
+        w_t = torch.cat([styles[name] for name in references]).to(self.device)
+        w_s = codes(s.contents, s.source)[s.content].to(self.device).expand_as(w_t)
+        _, lam = _lambdas(s.method, s.low, s.high, s.from_block, self.G.resolution)
+        self.ws = mixing.lerp_ws(w_s, w_t, lam)  # Eq. (7)
+        x = content_picture(s.content, self.G.resolution).to(self.device)
+        self.x = x.expand(len(references), -1, -1, -1)
+        self.loss = loss_of(s.loss, s.perceptual, None, 0, self.device)
 
     @torch.no_grad()
     def image(self) -> Tensor:
-        """The mixed images G_m(w_m)."""
+        """The mixed images G_m(w_m), [N, 3, R, R]."""
         return self.G.synthesis(self.ws)
 
-    def optimised(self, s: Mapping[str, Any]) -> Tensor:
-        """The images after LSO with the settings of a run, or the mixed ones where it has no steps."""
-        if not s["num_steps"]:
-            return self.image()
-        return optim.solve(lso.optimise(self.G, self.ws, self.x, self.loss, **options(self.G, s))).image
+    def optimise(self) -> optim.Run[inversion.Result]:
+        """LSO with the run's settings, Eq. (8) or (9); `num_steps` must not be 0."""
+        s = self.settings
+        e = directions.closed_form(self.G)[1][:, : s.directions].to(self.G.w_avg) if s.directions else None
+        return lso.optimise(
+            self.G,
+            self.ws,
+            self.x,
+            self.loss,
+            lam_reg=s.lam_reg,
+            layers=_layers(s.layers, self.G.num_ws),
+            directions=e,
+            shared=s.shared,
+            num_steps=s.num_steps,
+            optimise_noise=s.optimise_noise,
+            lr=s.lr,
+            seed=s.seed,
+        )
 
-
-def options(G: nn.Module, s: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `lso.optimise` in the settings of a run."""
-    kept = ("num_steps", "lam_reg", "optimise_noise", "shared", "lr", "seed")
-    e = directions.closed_form(G)[1][:, : s["directions"]].to(G.w_avg) if s["directions"] else None
-    return {name: s[name] for name in kept} | {"layers": _layers(s["layers"], G.num_ws), "directions": e}
+    def optimised(self) -> Tensor:
+        """The images after LSO, [N, 3, R, R], or the mixed ones when the run has no steps."""
+        return optim.solve(self.optimise()).image if self.settings.num_steps else self.image()
 
 
 def _layers(layers: str | Sequence[int], num_ws: int) -> list[int]:
     if isinstance(layers, str):
         if layers not in ("early", "all"):
-            raise UnknownName(f"layers {layers!r}", expected='"early", "all" or indices of codes', do="use one of them")
+            expected = '"early", "all" or indices of codes'
+            raise UnknownName(f"layers {layers!r}", expected=expected, do='use "early" for those of Sec. III-C')
         return lso.early_layers(num_ws) if layers == "early" else list(range(num_ws))
     return list(layers)
 
 
-def _mixing(s: Mapping[str, Any]) -> tuple[str, str, str, float, float, str]:
-    return s["source"], s["target"], s["method"], s["low"], s["high"], s["from_block"]
-
-
-def _lambdas(method: str, low: float, high: float, from_block: str, resolution: int) -> tuple[Any, Any]:
-    """Lambdas of the generators and of the codes."""
+def _lambdas(
+    method: str, low: float, high: float, from_block: str, resolution: int
+) -> tuple[mixing.Lambdas, mixing.Lambdas]:
+    """Lambdas of the generators, Eq. (6), and of the codes, Eq. (7)."""
     swap = mixing.swap_lambdas(resolution, from_block)
     known = {
-        "swap_layers": (swap, 0.0),  # Fig. 2a
-        "swap_codes": (swap, swap),  # Fig. 2b
+        "swap_layers": (swap, 0.0),
+        "swap_codes": (swap, swap),
         "blend_layers": (mixing.logistic_lambdas(resolution, from_block), 0.0),
-        "interpolate": (mixing.paper_lambdas(resolution, low, high),) * 2,  # Fig. 2c, Eq. (6) and (7)
+        "interpolate": (mixing.paper_lambdas(resolution, low, high),) * 2,
     }
     if method not in known:
-        hint = nearest(method, list(METHODS))
-        raise UnknownName(f"method {method!r}", expected=f"one of {', '.join(METHODS)}", do=hint or "pick one")
+        hint = nearest(method, list(METHODS)) or 'use "interpolate" for Eq. (6) and (7)'
+        raise UnknownName(f"method {method!r}", expected=f"one of {', '.join(METHODS)}", do=hint)
     return known[method]
 
 
+def _mixed(s: Mix, device: str) -> nn.Module:
+    """The mixed generator, which runs that differ in other settings share."""
+    return _mixed_of(s.source, s.target, s.method, s.low, s.high, s.from_block, device)
+
+
 @weights.kept(CACHED)
-def _mixed(source: str, target: str, method: str, low: float, high: float, from_block: str, device: str) -> nn.Module:
+def _mixed_of(
+    source: str, target: str, method: str, low: float, high: float, from_block: str, device: str
+) -> nn.Module:
     G_s, G_t = generator_of(source, device), generator_of(target, device)
-    return mixing.lerp_generators(G_s, G_t, _lambdas(method, low, high, from_block, G_s.resolution)[0])  # Eq. (6)
+    lam, _ = _lambdas(method, low, high, from_block, G_s.resolution)
+    return mixing.lerp_generators(G_s, G_t, lam)  # Eq. (6)
 
 
 @weights.kept(64)
 def content_picture(name: str, resolution: int) -> Tensor:
-    """`lab.picture`, kept by the process that asks for it."""
+    """A picture by name, [1, 3, R, R] in [-1, 1], kept by the process that uses it."""
     return picture(name, resolution)
 
 
 def codes(file: str, generator: str) -> gallery.Gallery:
-    """The gallery in a file named as in the settings, checked to be the generator's; read again when it changes."""
+    """The gallery in a file, named as in the settings; `LayoutMismatch` unless it is the generator's.
+
+    It is read again when the file changes.
+    """
     return _read(file.removeprefix("file:"), generator)
 
 
@@ -243,17 +299,17 @@ def _read(path: str, generator: str) -> gallery.Gallery:
 # --- measures ---------------------------------------------------------------------------------------------------------
 
 
-def _measured(column: str, result: Tensor, mixed: Tensor, start: Start, s: Mapping[str, Any]) -> float | None:
+def _measured(column: str, result: Tensor, mixed: Tensor, start: Mixed, s: Settings) -> float | None:
     against, colon, metric = column.partition(":")
     if colon:
         other = {"content": lambda: start.x, "mixed": lambda: mixed}.get(against)
-        other = other() if other else content_picture(s["style"], start.G.resolution).to(start.device)
+        other = other() if other else content_picture(s.style, start.G.resolution).to(start.device)
         return float(metrics.METRICS[metric][1](result, other)[0])
     if column == "loss":
         return float(sum(start.loss(result, start.x).values()))
     if column == "pose_error":
-        return pose_error(result, s["content"])
-    outside = background(s["content"], s["style"], start.G.resolution)
+        return pose_error(result, s.content)
+    outside = background(s.content, s.style, start.G.resolution)
     if outside is None:
         return None
     change = ((result - mixed) / 2).square().mean(1, keepdim=True).cpu()  # on the [0, 1] scale
@@ -261,14 +317,14 @@ def _measured(column: str, result: Tensor, mixed: Tensor, start: Start, s: Mappi
 
 
 def pose_error(x: Tensor, content: str) -> float | None:
-    """Angle in degrees between the pose that is read off x [1, 3, H, W] and that of a rendered content; else None."""
+    """Angle in degrees between the pose read off x [1, 3, H, W] and that of a rendered content; None for any other."""
     people = drawn(content)
     return None if people is None else float(np.asarray(pose.error(x, people.pose))[0])
 
 
 @functools.lru_cache(256)
 def background(content: str, style: str, resolution: int) -> Tensor | None:
-    """[1, 1, R, R]: 1 where neither the content's nor the reference's head is near, by `MARGIN`; None unless drawn."""
+    """[1, 1, R, R]: 1 further than `MARGIN` from the heads of content and reference; None unless both are rendered."""
     heads = []
     for name in (content, style):
         people, kind = drawn(name), name.partition(":")[0]

@@ -1,30 +1,33 @@
-"""Tables of runs on Dask: many settings, one task, any number of workers, nothing done twice, nothing lost.
+"""Tables of runs on Dask: many settings, one task, any number of workers; nothing is done twice, nothing is lost.
 
-A run is a dict of JSON settings, a task an importable function that performs it::
+A run is a dict of JSON settings, or a frozen dataclass of them; a task is an importable function that performs it::
 
-    def perform(**settings) -> Outcome       # the numbers, and the files worth keeping
+    def perform(*, image, loss) -> Measured   # or perform(settings: Settings): the numbers, and the files to keep
 
-    swept = sweep(perform, [{"image": "portrait:1", "loss": "vgg_conv"}, ...], name="03_loss_benchmark", workers=2)
-    swept.table                              # a row a run: settings, numbers, error
+    swept = sweep(perform, [{"image": "portrait:1", "loss": "vgg_conv"}, ...], name="my_losses", workers=2)
+    swept.table                               # a row a run: settings, numbers, error
 
-Each finished run is written at once and atomically, its description last; only that counts as finished. So a sweep that
-is killed and started again repeats at most the runs that were in flight, and ends with the same table. A failed run
-stays in the table with its error, and is tried again the next time.
+Each run is written atomically as soon as it ends, its description last; only a run with a description counts as
+finished. A sweep that is killed and started again therefore repeats at most the runs that were in progress, and ends
+with the same table. A failed run stays in the table with its error, and the next sweep tries it again.
 
-A run is recognised by its settings, by the content of the files they name (as "file:PATH" or as a path with a suffix,
-in lists, too; relative to the current directory), and by what else decides its numbers: the code of the task and of all
-in this library that it imports, the catalogue of weights, the versions of torch, timm and NumPy. Old results stay
-in build/sweeps; delete the folder to free the disk.
+A run is recognised by its settings, by the content of the files they name ("file:PATH", or a path with a suffix; in
+lists, too; relative to the current directory), and by whatever else decides its numbers: the code of the task and of
+everything it imports from this library, the catalogue of weights, and the versions of torch, timm and NumPy. Old
+results stay in build/sweeps; delete the folder to free the disk.
 
 Where runs are performed::
 
     workers=0                                in this process, one after the other
     workers=2                                two processes here, which share the machine's threads; with CUDA one a GPU
-    HRLAB_SCHEDULER=tcp://10.0.0.5:8786      on the workers of that scheduler, whatever started them
+    HRLAB_SCHEDULER=tcp://10.0.0.5:8786      on the workers of that scheduler, however they were started
 
 The last is also `hrlab run --scheduler ADDRESS`; the README shows it for SLURM. Such workers need this library, its
 data folder and the pictures under the same paths (a shared file system), and should have one thread for tasks each
-(`--nthreads 1`). Workers may come and go: what a lost worker was doing is done by another.
+(`--nthreads 1`). Workers may come and go: another takes over what a lost worker was doing.
+
+Why results are kept here and not by joblib.Memory or Dask: joblib keys a function's own source and arguments, not the
+modules it imports, the files it reads or the weights; Dask keeps results only as long as its scheduler lives.
 """
 
 from __future__ import annotations
@@ -39,12 +42,13 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import image, store
-from ..errors import BatchError, StoreError, UnknownName
+from ..errors import BatchError, StoreError, number, plain
+from ..gallery import absolute
 from ..lab.place import cpus, root
 from ..lab.progress_bar import progress
 from ..lab.provenance import LIBRARY, Hashes, closure
@@ -54,26 +58,28 @@ if TYPE_CHECKING:
     from dask.distributed import Client
     from torch import Tensor
 
+T = TypeVar("T")
 ENVIRONMENT = "HRLAB_SCHEDULER"
-PATIENCE = "20 s"  # with a scheduler that does not answer
-LOOK = 10  # seconds between two looks for new workers
-ATTEMPTS = 3  # a run whose worker dies so often is a failed run
+PATIENCE = "20 s"  # how long to wait for a scheduler to answer
+LOOK = 10  # seconds between two checks for new workers
+ATTEMPTS = 3  # a run whose worker has died this often counts as failed
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a task returns: numbers or words by column, and files by name."""
+class Measured:
+    """What a task returns: numbers or words by column, and the bytes of files by name."""
 
     values: Mapping[str, float | str | None]
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Swept:
+class Results:
     """A finished sweep.
 
-    table: a row a run, in the order asked for: the settings, the task's values, and "error" ("" when there is none);
-    the same whenever it was made. seconds: what each run took on its worker. performed: how many runs this call did.
+    table: a row a run, in the order of the runs: the settings, the task's values, and "error" ("" when there is none);
+    it does not depend on when or where the runs were performed. seconds: what each run took on its worker.
+    performed: how many runs this call performed.
     """
 
     table: pd.DataFrame
@@ -87,8 +93,8 @@ class Swept:
         if self.table["error"][row] or not path.exists():
             raise StoreError(
                 f"row {row} has no file {name!r}: {self.table['error'][row] or 'its task left none'}",
-                expected="a run that ended well and left that file",
-                do="look at the error in the table",
+                expected="a run that succeeded and left that file",
+                do='look at the column "error" of the table',
             )
         return path
 
@@ -96,15 +102,15 @@ class Swept:
         """The picture [1, 3, H, W] in [-1, 1] that the task of a row left as image.png (8 bits)."""
         return image.read(self.file(row, "image.png"))
 
-    def at(self, rows: Sequence[int]) -> Swept:
-        """The same sweep with other rows: some of them, in another order, or some more than once."""
+    def at(self, rows: Sequence[int]) -> Results:
+        """The same sweep with only these rows, in this order; a row may be given more than once."""
         table, seconds = (part.iloc[list(rows)].reset_index(drop=True) for part in (self.table, self.seconds))
-        return Swept(table, seconds, self.performed, tuple(self._places[i] for i in rows))
+        return Results(table, seconds, self.performed, tuple(self._places[i] for i in rows))
 
 
 def sweep(
-    task: Callable[..., Outcome],
-    runs: Sequence[Mapping[str, Any]],
+    task: Callable[..., Measured],
+    runs: Sequence[Any],
     *,
     name: str,
     workers: int = 0,
@@ -112,32 +118,35 @@ def sweep(
     label: str = "",
     estimate: Callable[..., float] | None = None,
     within: Sequence[str] = ("image", "seed"),
-) -> Swept:
+) -> Results:
     """Perform those of `runs` that are not finished yet, and return them all.
 
     Args:
-        task: an importable function; its keywords are the settings of a run.
-        runs: settings with JSON values, no two alike.
-        name: folder below build/sweeps.
-        workers: processes on this machine, 0 for none (see above); not used when a scheduler is given.
+        task: an importable function that takes the settings of a run as keywords, or the dataclass.
+        runs: dicts or dataclasses of JSON values, all different.
+        name: of the folder below build/sweeps.
+        workers: processes on this machine, 0 for none (see above); ignored when a scheduler is given.
         scheduler: address of a Dask scheduler; None takes $HRLAB_SCHEDULER, "" insists on this machine.
         label: for the progress line.
-        estimate: settings -> seconds that the run will take, tried on a worker for one run of every row before
-            anything else starts; the prediction is printed. A row is a group of runs that differ in `within` only.
+        estimate: takes what `task` takes and returns the seconds that the run will need. It is called on a worker for
+            one run of each row before anything else starts, and the prediction is printed. A row is a group of runs
+            that differ only in the settings named in `within`.
         within: see `estimate`.
 
     Raises:
-        BatchError: a task that cannot be imported; runs that are alike, that JSON cannot hold, or that have different
-            settings; another sweep of that name at work; a scheduler that does not answer. Errors of the task itself
-            are kept in the table instead.
+        BatchError: a task that cannot be imported; runs that are equal, that JSON cannot hold, or that have different
+            settings; a scheduler that does not answer. Errors of the task itself go into the table.
+        StoreError: another sweep of that name is at work.
+        InvalidValue: `workers`.
     """
     if task.__module__ == "__main__":
         raise BatchError(
-            f"task {task.__qualname__}, which lives in a notebook or a script",
-            expected="a function of a module, which workers can import and whose source says what was done",
+            f"task {task.__qualname__}, which is defined in a notebook or a script",
+            expected="a function of a module, which workers can import and whose source can be hashed",
             do="move it to a module, such as hrlib.experiments.inversions",
         )
-    asked = [dict(run) for run in runs]
+    kind = type(runs[0]) if runs and is_dataclass(runs[0]) else dict
+    asked = [asdict(run) if is_dataclass(run) else dict(run) for run in runs]
     runs = [_absolute(run) for run in asked]
     hashes = Hashes()
     files = [_named_files(run, hashes) for run in runs]
@@ -150,14 +159,36 @@ def sweep(
         with store.alone(folder / "sweep.lock", f"sweep named {name}"), _client(workers, address) as client:
             store.sweep_temps(folder)
             if estimate is not None:
-                _predict(client, estimate, [runs[i] for i in todo], within)
+                _predict(client, estimate, kind, [runs[i] for i in todo], within)
             for i, done in progress(
-                _performed(client, task, version, runs, todo), len(todo), label or name, unit="run"
+                _performed(client, task, version, kind, runs, todo), len(todo), label or name, unit="run"
             ):
                 if _named_files(runs[i], hashes) != files[i]:
                     done = (None, f"BatchError: {', '.join(files[i])} changed during this run", "", done[-1])
                 _write(places[i], runs[i], *done)
     return _collect(asked, places, len(todo))
+
+
+def check_numbers(settings: Any, intervals: Mapping[str, str]) -> None:
+    """Check fields of a frozen dataclass from its `__post_init__`, and make them plain numbers.
+
+    intervals: name -> interval, as in `errors.number`, which raises `InvalidValue`.
+    """
+    for name, value in plain({name: getattr(settings, name) for name in intervals}, intervals).items():
+        object.__setattr__(settings, name, value)
+
+
+def keyed(results: Results, keys: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """`keys`, a row a run, beside results of these runs and "error"; also prints a line for each run that failed.
+
+    columns: name in the new table -> column of the results, which is empty if no run has it.
+    """
+    import pandas as pd
+
+    found = results.table.reindex(columns=[*columns.values(), "error"]).set_axis([*columns, "error"], axis=1)
+    for i in found.index[found["error"] != ""]:
+        print(f"failed: {', '.join(map(str, keys.loc[i]))}: {found['error'][i]}")
+    return pd.concat([keys, found], axis=1)
 
 
 # --- what is finished -------------------------------------------------------------------------------------------------
@@ -170,7 +201,7 @@ def _places(
     if not runs or any(list(run) != list(runs[0]) for run in runs):
         raise BatchError(
             f"{len(runs)} runs with the settings {sorted({name for run in runs for name in run})}",
-            expected="at least one run, and the same settings in the same order for all",
+            expected="at least one run, and the same settings in the same order for all of them",
             do="give every run a value for every setting",
         )
     shared = {"task": f"{task.__module__}.{task.__qualname__}", "version": version}
@@ -178,16 +209,16 @@ def _places(
         keys = [store.digest({**shared, "run": r, "files": f}) for r, f in zip(runs, files, strict=True)]
     except TypeError as e:
         raise BatchError(
-            f"settings that JSON cannot hold: {e}", expected="JSON values", do="use names, not objects"
+            f"settings that JSON cannot hold: {e}", expected="JSON values", do="pass names instead of objects"
         ) from e
     if len(set(keys)) < len(keys):
         twice = next(run for run, key in zip(runs, keys, strict=True) if keys.count(key) > 1)
-        raise BatchError(f"the run {twice} twice", expected="every run once", do="remove one, or give it another seed")
+        raise BatchError(f"the run {twice} twice", expected="every run once", do="remove one, or change its seed")
     return [folder / f"{key[:32]}.json" for key in keys]
 
 
 def _version(task: Callable) -> str:
-    """Hash of what decides a run's numbers besides its settings and the files they name."""
+    """Hash of everything that decides a run's numbers except its settings and the files they name."""
     hashes = Hashes()
     sources = closure([Path(inspect.getfile(task))], without=Path(__file__))
     catalogue = LIBRARY.parent / "data" / "weights" / "catalogue.json"
@@ -200,17 +231,19 @@ def _version(task: Callable) -> str:
 
 
 def _absolute(value: Any) -> Any:
-    """A setting with the files that it names by their absolute paths: a worker's current directory may be another."""
+    """A setting with absolute paths for the files it names: a worker may have another current directory."""
     if isinstance(value, dict):
         return {k: _absolute(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_absolute(v) for v in value]
+    if isinstance(value, str) and value.startswith("file:"):
+        return absolute(value)
     path = _file(value)
-    return value if path is None else f"{'file:' * value.startswith('file:')}{path.absolute()}"
+    return value if path is None else str(path.absolute())
 
 
 def _named_files(value: Any, hashes: Hashes) -> dict[str, str]:
-    """Path -> hash of the files that settings name."""
+    """Path -> hash, of the files that settings name."""
     if isinstance(value, (dict, list, tuple)):
         parts = value.values() if isinstance(value, dict) else value
         return {k: v for part in parts for k, v in _named_files(part, hashes).items()}
@@ -219,7 +252,7 @@ def _named_files(value: Any, hashes: Hashes) -> dict[str, str]:
 
 
 def _file(value: Any) -> Path | None:
-    """The file that a setting names, as "file:PATH" or as a path with a suffix; None for one that nobody can read."""
+    """The readable file that a setting names, as "file:PATH" or as a path with a suffix; else None."""
     if not isinstance(value, str):
         return None
     path = Path(value.removeprefix("file:"))
@@ -228,7 +261,7 @@ def _file(value: Any) -> Path | None:
 
 
 def _finished(place: Path) -> dict[str, Any] | None:
-    """The description of a run, None when it is not there or its files are not as described."""
+    """The description of a run; None when it is missing or does not match its files."""
     try:
         found = store.read_json(place)
         whole = all(store.sha256(place.with_suffix("") / name) == sha for name, sha in found["files"].items())
@@ -238,15 +271,15 @@ def _finished(place: Path) -> dict[str, Any] | None:
 
 
 def _write(
-    place: Path, run: Mapping[str, Any], outcome: Outcome | None, error: str, trace: str, seconds: float
+    place: Path, run: Mapping[str, Any], measured: Measured | None, error: str, trace: str, seconds: float
 ) -> None:
-    """Keep a run's results: the files, then the description, which makes it count."""
-    files = dict(outcome.files) if outcome else {}
+    """Keep a run's results: first the files, then the description, which marks it as finished."""
+    files = dict(measured.files) if measured else {}
     for name, data in files.items():
         store.write_bytes(store.inside(place.with_suffix(""), name), data)
     found = {
         "run": run,
-        "values": dict(outcome.values) if outcome else {},
+        "values": dict(measured.values) if measured else {},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         "error": error,
         "trace": trace,
@@ -255,7 +288,7 @@ def _write(
     store.write_json(place, found, default=float)
 
 
-def _collect(runs: Sequence[dict[str, Any]], places: Sequence[Path], performed: int) -> Swept:
+def _collect(runs: Sequence[dict[str, Any]], places: Sequence[Path], performed: int) -> Results:
     import pandas as pd
 
     found = [_finished(place) for place in places]
@@ -264,7 +297,7 @@ def _collect(runs: Sequence[dict[str, Any]], places: Sequence[Path], performed: 
     rows = [{**run, **f["values"], "error": f["error"]} for run, f in zip(runs, found, strict=True)]
     table = pd.DataFrame(rows)
     table["error"] = table.pop("error")  # last, whichever run came first
-    return Swept(table, pd.Series([f["seconds"] for f in found], name="seconds"), performed, tuple(places))
+    return Results(table, pd.Series([f["seconds"] for f in found], name="seconds"), performed, tuple(places))
 
 
 # --- on the workers ---------------------------------------------------------------------------------------------------
@@ -272,32 +305,43 @@ def _collect(runs: Sequence[dict[str, Any]], places: Sequence[Path], performed: 
 
 @functools.cache
 def _loaded(task: Callable) -> str:
-    """The version that this process has in its memory: that of its first run."""
+    """The version that this process has in memory: that of its first run."""
     return _version(task)
 
 
-def _perform(task: Callable[..., Outcome], version: str, run: dict[str, Any]) -> tuple[Outcome | None, str, str, float]:
-    """(outcome, error, traceback, seconds). A task's error is a result: Dask need not know, or pickle it."""
+def _call(function: Callable[..., T], kind: type, run: dict[str, Any]) -> T:
+    return function(**run) if kind is dict else function(kind(**run))
+
+
+def _perform(
+    task: Callable[..., Measured], version: str, kind: type, run: dict[str, Any]
+) -> tuple[Measured | None, str, str, float]:
+    """(what was measured, error, traceback, seconds). A task's error is a result: Dask need not pickle it."""
     begun = time.perf_counter()
     try:
         if _loaded(task) != version:
             raise BatchError(
-                f"a worker that holds other sources, networks or libraries for {task.__qualname__} than there are now",
-                expected="the same everywhere",
-                do="restart the workers, or the kernel when it performs the runs itself",
+                f"a worker that loaded other sources, networks or libraries for {task.__qualname__} than there are now",
+                expected="the same on all workers",
+                do="restart the workers, or this kernel if it performs the runs itself",
             )
-        return task(**run), "", "", time.perf_counter() - begun
+        return _call(task, kind, run), "", "", time.perf_counter() - begun
     except Exception as e:
         return None, f"{type(e).__name__}: {e}", traceback.format_exc(), time.perf_counter() - begun
 
 
 def _performed(
-    client: Client, task: Callable[..., Outcome], version: str, runs: Sequence[dict[str, Any]], todo: Sequence[int]
-) -> Iterator[tuple[int, tuple[Outcome | None, str, str, float]]]:
-    """(number of the run, what `_perform` returned), as they come.
+    client: Client,
+    task: Callable[..., Measured],
+    version: str,
+    kind: type,
+    runs: Sequence[dict[str, Any]],
+    todo: Sequence[int],
+) -> Iterator[tuple[int, tuple[Measured | None, str, str, float]]]:
+    """(number of the run, what `_perform` returned), in the order in which runs end.
 
-    No worker holds a queue: one that outlives this process would go on with it. So a run is handed out when a worker is
-    free, and workers that join later get theirs within `LOOK` seconds.
+    A run is handed out only when a worker is free, because a worker that outlives this process would go on with its
+    queue. Workers that join later get their first run within `LOOK` seconds.
     """
     from dask.distributed import wait
     from distributed.client import FuturesCancelledError
@@ -307,7 +351,7 @@ def _performed(
         hands = max(1, sum(client.nthreads().values()))
         while waiting and len(flying) < hands:
             i = waiting.pop()
-            flying[client.submit(_perform, task, version, runs[i], pure=False)] = i
+            flying[client.submit(_perform, task, version, kind, runs[i], pure=False)] = i
         try:
             with client.as_current():
                 done = wait(list(flying), timeout=LOOK, return_when="FIRST_COMPLETED").done
@@ -316,28 +360,28 @@ def _performed(
         except FuturesCancelledError as e:
             raise BatchError(
                 f"the Dask scheduler is gone ({e})",
-                expected="one that stays",
-                do="start again: what is finished is kept",
+                expected="a scheduler that runs until the sweep ends",
+                do="start a scheduler and run the sweep again: finished runs are kept",
             ) from e
         for future in done:
             i = flying.pop(future)
             if future.status == "finished":
                 yield i, future.result()
-            else:  # its worker died, again and again
+            else:  # its worker died, `ATTEMPTS` times
                 yield i, (None, f"{type(future.exception()).__name__}: {future.exception()}", "", 0.0)
-            future.release()  # pictures of a finished run need no memory
+            future.release()  # or the pictures of finished runs would fill the memory
 
 
 def _predict(
-    client: Client, estimate: Callable[..., float], runs: Sequence[dict[str, Any]], within: Sequence[str]
+    client: Client, estimate: Callable[..., float], kind: type, runs: Sequence[dict[str, Any]], within: Sequence[str]
 ) -> None:
-    """Print what every row will take, from one run of each."""
+    """Print the time that each row will take, predicted from one run of it."""
     rows: dict[str, list[dict[str, Any]]] = {}
     fixed = [name for name in runs[0] if len({repr(run[name]) for run in runs}) == 1]
     for run in runs:
         said = ", ".join(f"{k} {v}" for k, v in run.items() if k not in within and k not in fixed)
         rows.setdefault(said or "all runs", []).append(run)
-    futures = {said: client.submit(_estimated, estimate, group[0], pure=False) for said, group in rows.items()}
+    futures = {said: client.submit(_estimated, estimate, kind, group[0], pure=False) for said, group in rows.items()}
     hands, total = max(1, sum(client.nthreads().values())), 0.0
     print(f"predicted on {hands} worker{'s' if hands > 1 else ''}, before anything starts:")
     for said, future in futures.items():
@@ -350,10 +394,10 @@ def _predict(
     print(f"  together {_words(total / hands)}", flush=True)
 
 
-def _estimated(estimate: Callable[..., float], run: dict[str, Any]) -> float | str:
+def _estimated(estimate: Callable[..., float], kind: type, run: dict[str, Any]) -> float | str:
     try:
-        return estimate(**run)
-    except Exception as e:  # the run itself will tell more
+        return _call(estimate, kind, run)
+    except Exception as e:  # the run itself will say more
         return f"{type(e).__name__}: {e}".splitlines()[0]
 
 
@@ -376,8 +420,8 @@ def _client(workers: int, scheduler: str) -> Iterator[Client]:
     settings = {
         "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
         "distributed.admin.tick.limit": "10 min",  # a step of torch may keep a worker's loop waiting
-        # Dask has workers give freed memory back at once (MALLOC_TRIM_THRESHOLD_): an inversion then takes twice as
-        # long, the other half in page faults (94 ms a step against 42).
+        # Dask makes workers return freed memory at once (MALLOC_TRIM_THRESHOLD_); page faults then double the time of
+        # an inversion (94 ms a step against 42).
         "distributed.nanny.pre-spawn-environ": {},
     }
     with config.set(settings):
@@ -402,8 +446,7 @@ def _cluster(workers: int) -> Any:
     """Workers on this machine: threads of this process for 0, else processes, with CUDA one for each GPU."""
     from dask.distributed import LocalCluster, Nanny, Scheduler, SpecCluster
 
-    if workers < 0:
-        raise UnknownName(f"workers = {workers}", expected="0 or more", do="0 works in this process")
+    workers = number("workers", workers, "whole [0, inf)")
     quiet = {"silence_logs": logging.CRITICAL}
     if workers == 0:
         return LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, **quiet)

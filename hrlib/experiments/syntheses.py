@@ -1,10 +1,10 @@
-"""What notebooks 05 to 07 work on: galleries of contents and references, and sweeps of variants over their pairs."""
+"""Galleries of contents and references, and sweeps of variants of cross-domain synthesis over their pairs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,13 @@ from .. import lso, store
 from ..lab.place import root
 from ..worlds.pictures import listed
 from . import galleries, stylisation
-from .sweep import Swept, sweep
+from .sweep import Results, keyed, sweep
 
 
 def measures(judges: Mapping[str, str]) -> dict[str, str]:
-    """What notebooks 05 to 07 measure of every synthesis, as name -> column of `stylisations.perform`.
+    """Measures of a synthesis against its content, mixed image and reference: name -> column of `stylisation.Settings`.
 
-    judges: "identity", "lpips" and "style" -> a measure of `metrics.METRICS`; "" where there is no such network, which
-    leaves out what it would measure.
+    judges: "identity", "lpips" and "style" -> a measure of `metrics.METRICS`; "" leaves out what it would measure.
     """
     found = {"colour_to_content": "content:colour", "colour_change": "mixed:colour", "roughness": "content:roughness"}
     found |= {"pose_error": "pose_error", "background_change": "background", "loss": "loss"}
@@ -39,35 +38,39 @@ def measures(judges: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Stage:
-    """The codes that syntheses begin with: of the contents, and of the references of each target domain.
+    """The codes that syntheses start from.
 
-    contents: inverted in the source generator. styles: domain -> inverted in that domain's generator.
+    contents: the contents, inverted in the source generator. styles: domain -> its references, inverted in its
+    generator. source: the source generator. generators: domain -> target generator. perceptual: weights of the losses.
     """
 
-    contents: galleries.Built
-    styles: dict[str, galleries.Built]
+    contents: galleries.BuiltGallery
+    styles: dict[str, galleries.BuiltGallery]
     source: str
     generators: dict[str, str]
     perceptual: str
 
     def pairs(self, domain: str, n: int | None = None) -> list[tuple[str, str]]:
-        """The first n contents (default: all), each with a reference; these take turns."""
+        """The first n contents (default: all), each with one reference; the references take turns."""
         contents, styles = self.contents.gallery.names, self.styles[domain].gallery.names
         return [(c, styles[i % len(styles)]) for i, c in enumerate(contents[:n])]
 
     def fixed(self, domain: str) -> dict[str, Any]:
-        """The settings for `stylisations.grid` that all syntheses in a domain share."""
+        """The settings of a domain: its galleries and networks, as changes of `stylisation.Mix`."""
         files = {"contents": self.contents.path, "styles": self.styles[domain].path}
         paths = {name: f"file:{path}" for name, path in files.items()}
         networks = {"source": self.source, "target": self.generators[domain], "perceptual": self.perceptual}
         return paths | networks
 
-    def lam_reg(self, share: float, **changes: Any) -> float:
-        """`lso.scaled_lam_reg` over all pairs of all domains with the default mixing, to two digits."""
+    def lam_reg(self, share: float, settings: stylisation.Settings | None = None) -> float:
+        """`lso.scaled_lam_reg` as a mean over all pairs of all domains, to two digits.
+
+        settings: how contents and references are mixed, and the loss; by default the defaults.
+        """
         found = []
         for domain in self.styles:
-            for run in stylisation.grid(self.pairs(domain), [changes], **self.fixed(domain)):
-                s = stylisation.Start(run)
+            for run in stylisation.grid(self.pairs(domain), [self.fixed(domain)], settings):
+                s = stylisation.Mixed(run, [run.style])
                 found.append(lso.scaled_lam_reg(s.G, s.ws, s.x, s.loss, share=share))
         return float(f"{np.mean(found):.1e}")
 
@@ -80,10 +83,10 @@ class Syntheses:
     """
 
     table: pd.DataFrame
-    _swept: Swept
+    _swept: Results
 
     def values(self, measure: str, variant: str) -> pd.Series:
-        """A measure of a variant by (domain, content, style); runs that failed, or without it, are left out."""
+        """A measure of a variant by (domain, content, style), without runs that failed or do not have it."""
         rows = self.table[self.table["variant"] == variant].set_index(["domain", "content", "style"])
         return rows.get(measure, pd.Series(np.nan, rows.index)).astype(float).dropna()
 
@@ -98,11 +101,11 @@ class Syntheses:
         return None if self.table["error"][row] else self._swept.image(row)
 
     def seconds(self, variant: str) -> pd.Series:
-        """What each run of a variant took on its worker."""
+        """The seconds that each run of a variant took on its worker."""
         return self._swept.seconds[self.table["variant"] == variant]
 
     def images(self, variant: str) -> Tensor:
-        """The pictures [N, 3, R, R] of a variant's good runs, in the table's order."""
+        """The pictures [N, 3, R, R] of a variant's successful runs, in the table's order."""
         good = self.table.index[(self.table["variant"] == variant) & (self.table["error"] == "")]
         return torch.cat([self._swept.image(row) for row in good])
 
@@ -112,42 +115,43 @@ def synthesise(
     variants: Mapping[str, Mapping[str, Any]],
     columns: Mapping[str, str],
     *,
+    settings: stylisation.Settings | None = None,
     pairs: Mapping[str, Sequence[tuple[str, str]]] | None = None,
     workers: int = 0,
     label: str = "syntheses",
     predict: bool = False,
-    **fixed: Any,
 ) -> Syntheses:
-    """Perform every variant for every pair of every domain, as one sweep, and say which runs failed.
+    """Perform every variant for every pair of every domain, as one sweep, and print which runs failed.
 
     Args:
-        stage: see `prepare`.
-        variants: name -> changes of `stylisations.DEFAULTS`.
-        columns: name of a measure -> column of `stylisations.perform`; see `measures`.
-        pairs: domain -> pairs; default: every content of the stage with one reference.
-        predict: say first how long every variant will take.
-        fixed: changes that all variants share.
+        stage: see `prepare`; it decides the galleries and networks.
+        variants: name -> changes of `settings`.
+        columns: name of a measure -> column of `stylisation.Settings`; see `measures`.
+        settings: what all variants share; by default the defaults of `stylisation.Settings`.
+        pairs: domain -> pairs (content, style); by default `Stage.pairs`.
+        workers, label: as in `sweep`.
+        predict: print first how long every variant will take.
     """
     pairs = {domain: stage.pairs(domain) for domain in stage.styles} if pairs is None else pairs
     runs, keys = [], []
+    settings = replace(settings or stylisation.Settings(), columns=list(columns.values()))
     for domain, some in pairs.items():
-        more = stage.fixed(domain) | {"columns": list(columns.values())} | fixed
-        runs += stylisation.grid(some, list(variants.values()), **more)
+        runs += stylisation.grid(some, list(variants.values()), settings.changed(stage.fixed(domain)))
         keys += [(domain, variant, *pair) for variant in variants for pair in some]
-    kept, place = [], {}  # two variants may ask for the same run
-    for run in runs:
-        kept += [run] if (key := json.dumps(run)) not in place else []
-        place.setdefault(key, len(kept) - 1)
-    rows = [place[json.dumps(run)] for run in runs]
-    guess = stylisation.estimate if predict else None
-    how = dict(name="stylisations", workers=workers, label=label, estimate=guess, within=stylisation.WITHIN)
-    swept = sweep(stylisation.perform, kept, **how)
-    found = swept.table.rename(columns={column: name for name, column in columns.items()})
-    found = found.reindex(columns=[*columns, "error"]).iloc[rows].reset_index(drop=True)
-    table = pd.concat([pd.DataFrame(keys, columns=["domain", "variant", "content", "style"]), found], axis=1)
-    for bad in table[table["error"] != ""].itertuples():
-        print(f"failed: {bad.variant} of {bad.content} and {bad.style}: {bad.error}")
-    return Syntheses(table, swept.at(rows))
+    names = [json.dumps(asdict(run)) for run in runs]  # two variants may ask for the same run
+    kept = dict(zip(names, runs, strict=True))
+    place = {name: i for i, name in enumerate(kept)}
+    swept = sweep(
+        stylisation.perform,
+        list(kept.values()),
+        name="stylisations",
+        workers=workers,
+        label=label,
+        estimate=stylisation.estimate if predict else None,
+        within=stylisation.WITHIN,
+    ).at([place[name] for name in names])
+    table = keyed(swept, pd.DataFrame(keys, columns=["domain", "variant", "content", "style"]), columns)
+    return Syntheses(table, swept)
 
 
 def prepare(
@@ -157,28 +161,34 @@ def prepare(
     source: str,
     perceptual: str,
     limits: Mapping[str, int] | None = None,
-    **how: Any,
+    num_steps: int = 150,
+    lr: float = 0.1,
+    lam_mse: float = 3.0,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
 ) -> Stage:
-    """Invert contents and references, Eq. (5), as far as that is not done yet; prints which pictures failed.
+    """Invert the contents and references that have not been inverted yet, Eq. (5), and print which pictures failed.
 
     Args:
         contents: names for `lab.listed`.
         targets: domain -> {"generator": name or file, "styles": names for `lab.listed`}.
-        limits: "contents" and "styles" -> how many to keep of each list, the first ones; 0 keeps all.
-        how: further arguments of `galleries.build`: num_steps, lr, lam_mse, workers ...
+        source: generator of the contents.
+        limits: "contents" and "styles" -> how many to keep of each list, from its start; 0 keeps all.
+        perceptual, num_steps, lr, lam_mse, seed, device, workers: as in `galleries.build`.
     """
     wanted = {"contents": (contents, source)} | {d: (t["styles"], t["generator"]) for d, t in targets.items()}
     keep = lambda name: (limits or {}).get("contents" if name == "contents" else "styles", 0)
     wanted = {name: (listed(list(images), keep(name)), str(g)) for name, (images, g) in wanted.items()}
-    workers = how.pop("workers", 0)
-    runs = [galleries.requests(i, generator=g, perceptual=perceptual, **how) for i, g in wanted.values()]
-    galleries.invert([run for some in runs for run in some], workers=workers)
+    how = dict(perceptual=perceptual, num_steps=num_steps, lr=lr, lam_mse=lam_mse, seed=seed, device=device)
+    runs = [galleries.grid(images, generator=g, **how) for images, g in wanted.values()]
+    galleries.invert_pictures([run for some in runs for run in some], workers=workers)
     built = {}
     for name, (images, generator) in wanted.items():
-        what = store.digest([images, generator, perceptual, how])
-        path = root() / "build" / "galleries" / f"{name}-{what[:12]}.safetensors"
-        more = {"perceptual": perceptual, "label": f"gallery of {name}", "force": True, **how}  # a file of our own
-        built[name] = galleries.build(images, generator=generator, path=path, **more)
+        what = store.digest([images, generator, how])
+        path = root() / "build" / "galleries" / f"{name}-{what[:12]}.safetensors"  # a file of our own: force
+        label = f"gallery of {name}"
+        built[name] = galleries.build(images, generator=generator, path=path, label=label, force=True, **how)
         for bad in built[name].table.query("error != ''").itertuples():
             print(f"left out: {bad.image}: {bad.error}")
     generators = {domain: str(target["generator"]) for domain, target in targets.items()}

@@ -1,6 +1,6 @@
-"""What a row of Table I costs on the machine at hand: seconds and peak memory, measured in a process of its own.
+"""What a row of Table I costs on this machine: seconds and peak memory, each measured in a process of its own.
 
-A fresh process, because a process that has done something else keeps memory for later, and a notebook's has done a lot.
+A fresh process, because peak memory is that of a process's whole life, and one that has worked before keeps memory.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,9 +25,9 @@ ROWS = ("training", "inversion", "lso", "generation")
 class Cost:
     """What was measured.
 
-    seconds: of a step: of training on one batch, of one iteration of an inversion or of LSO, of drawing one picture.
-    The mean in training, where one step in sixteen pays for R1, else the median. memory: bytes at the peak, beyond what
-    the process took before (parameters of the networks are counted, the libraries are not).
+    seconds: of one step: training on a batch, an iteration of an inversion or of LSO, or drawing a picture. The mean in
+    training, where one step in sixteen also computes R1, else the median. memory: peak in bytes, beyond that of the
+    process before it loads the networks, so that libraries do not count. steps: how many were measured.
     """
 
     seconds: float
@@ -43,15 +42,16 @@ def cost(
 
     Args:
         row: "training": adversarial training of a network like `generator` from random weights on batches of `batch`
-            random pictures (values do not matter); "inversion": Eq. (1), w+ and noise maps, VGG conv loss, one picture;
-            "lso": Eq. (8) with noise maps and d_h, one picture (the numbers of the mixed generator do not matter);
-            "generation": z to one picture.
+            random pictures (time and memory do not depend on the values); "inversion": Eq. (1), w+ and noise maps, VGG
+            conv loss, one picture; "lso": Eq. (8) with noise maps and d_h, one picture, in the generator itself instead
+            of a mixed one; "generation": from z to one picture.
         generator: catalogue name or file.
-        steps: how many are measured, after one that is not.
+        steps: how many to measure, after a first one that is not measured.
+        device: "cpu", "cuda" or another name that torch knows.
         perceptual: VGG16's weights in "inversion" and "lso".
 
     Raises:
-        UnknownName: the row. BatchError: the process failed; its last words are in the message.
+        UnknownName: the row. BatchError: the process failed; the message has the end of its error output.
     """
     if row not in ROWS:
         raise UnknownName(f"row {row!r}", expected=f"one of {', '.join(ROWS)}", do=nearest(row, list(ROWS)))
@@ -69,7 +69,7 @@ def cost(
         raise BatchError(
             f"measuring {row} of {generator} ended with {done.returncode}: {done.stderr.strip()[-800:]}",
             expected="a process that prints its cost",
-            do="see the last words above",
+            do="correct what the end of its error output names",
         )
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -82,22 +82,24 @@ def _measure(
 ) -> dict[str, float]:
     import torch
 
+    from .. import optim
+
     torch.set_num_threads(threads)
+    before = optim.peak_bytes(device)
     steppers = {
         "training": lambda: _training(generator, batch, device),
         "inversion": lambda: _inversion(generator, steps, device, perceptual),
         "lso": lambda: _lso(generator, steps, device, perceptual),
         "generation": lambda: _generation(generator, device),
     }
-    with _Peak(device) as peak:
-        stepper, times = steppers[row](), []
+    stepper, times = steppers[row](), []
+    next(stepper)
+    for _ in range(steps):
+        begun = time.perf_counter()
         next(stepper)
-        for _ in range(steps):
-            begun = time.perf_counter()
-            next(stepper)
-            times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - begun)
     seconds = statistics.fmean(times) if row == "training" else statistics.median(times)
-    return asdict(Cost(seconds, peak.bytes, steps))
+    return asdict(Cost(seconds, optim.peak_bytes(device) - before, steps))
 
 
 def _training(generator: str, batch: int, device: str) -> Iterator[None]:
@@ -163,45 +165,6 @@ def _synchronise(device: str) -> None:
 
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
-
-
-class _Peak:
-    """Peak memory of the block beyond what there was before: the CUDA allocator's, or the resident set's.
-
-    The resident set is looked at every few milliseconds: the system's own high-water mark (`ru_maxrss`) survives fork
-    and exec, so a small child of a large notebook would report the notebook's.
-    """
-
-    bytes = 0
-
-    def __init__(self, device: str) -> None:
-        import torch
-
-        self.cuda = torch.device(device).type == "cuda"
-        self.ended = threading.Event()
-
-    def __enter__(self) -> _Peak:
-        import psutil
-
-        self.resident: Callable[[], int] = lambda: psutil.Process().memory_info().rss
-        self.before = 0 if self.cuda else self.resident()
-        self.watch = threading.Thread(target=self._look, daemon=True)
-        if not self.cuda:
-            self.watch.start()
-        return self
-
-    def _look(self) -> None:
-        while not self.ended.wait(0.003):
-            self.bytes = max(self.bytes, self.resident() - self.before)
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        if self.cuda:
-            import torch
-
-            self.bytes = torch.cuda.max_memory_allocated()
-        else:
-            self.watch.join()
 
 
 if __name__ == "__main__":
