@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hrlib import fid, image, lso, optim, retrieval, weights
-from hrlib.errors import InvalidValue, MissingWeights, UnknownName
+from hrlib.errors import BatchError, InvalidValue, MissingWeights, UnknownName
 from hrlib.experiments import stylisation, table3
 from hrlib.nets.dualstylegan import DualStyleGAN
 from hrlib.nets.starganv2 import StarGANv2
@@ -144,3 +144,70 @@ def test_numbers_out_of_range_are_refused_before_anything_runs(stage):
 def test_a_rival_that_is_not_here_is_an_error(stage):
     with pytest.raises(MissingWeights, match="dualstylegan_anime_generator"):
         table3.grid(CONTENTS, [{"method": "dualstylegan", "stylist": "dualstylegan_anime_generator"}], common(stage))
+
+
+# --- measures of a comparison -----------------------------------------------------------------------------------------
+
+
+def test_retrieval_by_person_is_the_retrieval_of_their_pictures():
+    g = torch.Generator().manual_seed(0)
+    content = torch.nn.functional.normalize(torch.randn(5, 8, generator=g), dim=1)
+    people, names = ["d", "b", "a"], ["a", "b", "c", "d", "e"]
+    stylised = content[[3, 1, 0]][:, None] + 0.5 * torch.randn(3, 4, 8, generator=g)  # [people, styles, D]
+    found = retrieval.by_person(content, stylised, names, people)
+    for k, (person, row) in enumerate(zip(people, (3, 1, 0), strict=True)):
+        alone = retrieval.id_retrieval(content, stylised[k], [row] * 4)
+        assert found.share[k] == alone.rate and found.rank[k] == alone.rank.mean() and found.people[k] == person
+        assert found.confusion()[k].tolist() == np.bincount(alone.nearest, minlength=5).tolist()
+    assert found.all.rate == found.share.mean()
+    perfect = retrieval.by_person(content, content[[0, 2, 3]][:, None], names, ["a", "c", "d"])
+    assert perfect.share.tolist() == [1, 1, 1] and np.array_equal(perfect.confusion().argmax(1), [0, 2, 3])
+    assert found.minus(perfect).tolist() == [found.share[0] - 1, found.share[2] - 1]  # d and a, whom both have
+    with pytest.raises(UnknownName, match="'f'"):
+        retrieval.by_person(content, stylised, names, ["a", "b", "f"])
+
+
+def test_whom_pictures_follow():
+    content, references = torch.eye(4)[:2], torch.eye(4)[2:]  # squared distances of 2
+    like_content, like_reference = content[:, None].expand(2, 2, 4), references.expand(2, 2, 4)
+    assert retrieval.follows_reference(like_content, references, content).tolist() == [2, 2]
+    assert retrieval.follows_reference(like_reference, references, content).tolist() == [-2, -2]
+
+
+def test_a_jackknife_is_the_distance_and_its_standard_error():
+    g = torch.Generator().manual_seed(0)
+    stylised, reference = (torch.randn(30, 3, generator=g) for _ in range(2))
+    people = [str(i // 3) for i in range(30)]
+    found = fid.jackknife(stylised, reference, people)
+    assert found.value == fid.frechet_distance(stylised, reference)
+    assert np.array_equal(found.by_person, fid.by_person(stylised, reference, people))
+    assert found.half == pytest.approx(1.96 * found.by_person.std(ddof=1) / 10**0.5)
+
+
+def test_what_a_comparison_measures(stage, tmp_path):
+    fixed = replace(common(stage), num_steps=0)
+    made = table3.compare(CONTENTS, {"cartoon": {"mixed": {}}}, settings=fixed)
+    names = [*CONTENTS, "portrait:3"]
+    faces = table3.observe(names, settings=fixed, batch=2)
+    drawings = table3.observe([f"cartoon:{i}" for i in range(4, 9)], settings=fixed)
+    net, vectors = weights.load_identity(), made.vectors("cartoon", "mixed", "whole")
+    seen = torch.cat([image.from_uint8(image.to_uint8(picture(name, 32))) for name in names])
+    assert torch.allclose(faces.vectors["whole"], retrieval.embed(net, seen), atol=1e-5)
+    assert torch.equal(faces.of(["portrait:3", "portrait:1"]), faces.vectors["whole"][[2, 0]])
+    found = made.retrieval("cartoon", "mixed", faces)
+    direct = retrieval.id_retrieval(faces.vectors["whole"], vectors.flatten(0, 1), [0, 0, 0, 1, 1, 1])
+    assert found.all.rate == direct.rate and found.people == tuple(CONTENTS)
+    features, real = made.vectors("cartoon", "mixed", "fid32"), drawings.vectors["fid32"]
+    assert made.frechet("cartoon", "mixed", drawings, 32).value == fid.frechet_distance(features.flatten(0, 1), real)
+    rate, distance = made.point("cartoon", "mixed", faces, drawings, 32, turns={"portrait:1": 2, "portrait:2": 3})
+    assert distance == fid.frechet_distance(features[[0, 1], [2, 0]], real)  # the fourth of three is the first
+    assert rate == retrieval.id_retrieval(faces.vectors["whole"], vectors[[0, 1], [2, 0]], [0, 1]).rate
+    home = made.write("cartoon", "mixed", tmp_path / "out", 32)
+    *_, report = retrieval.evaluate(home / "content", home / "stylised", net)
+    alone = retrieval.by_person(faces.of(CONTENTS), vectors, CONTENTS, CONTENTS).all
+    assert len(report.table) == 6 and report.rates()["top1"] == pytest.approx(alone.rate)
+
+
+def test_a_picture_that_cannot_be_observed_is_an_error(stage):
+    with pytest.raises(BatchError, match="parts of pictures failed"):
+        table3.observe(["portrait:1", "file:none.png"], settings=common(stage))
