@@ -1,7 +1,7 @@
-"""How often the shipped identity network finds the right one of 200 people it has never seen.
+"""How often the shipped identity network finds the right one of 200 people whom it has never seen.
 
-Prints top-1 rates with mean, spread and least over five seeds, beside the chance level: photographs against other
-views, low resolution, look-alikes, and the other domains. About eight minutes on one core.
+Prints mean, spread and minimum of the top-1 rate over five seeds, beside chance: photographs against other views, low
+resolution, look-alikes, and the other domains. About eight minutes on one core.
 """
 
 from __future__ import annotations

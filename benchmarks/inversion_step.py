@@ -1,8 +1,8 @@
-"""One step of Eq. (1) on the shipped generator: w+ and noise maps, VGG conv loss at full size, two threads.
+"""The time of one step of Eq. (1) with the shipped generator: w+ and noise maps, VGG conv loss, two threads.
 
-Prints the median step, and its ratio to the same step with the textbook StyleGAN2 convolution (kernels modulated per
-image, grouped convolution, FIR filter as a separate pass), measured in turns in the same run. Images are equal to
-rounding; the script checks it.
+Prints the median time of a step, and its ratio to the same step with the textbook StyleGAN2 convolution (kernels
+modulated per image, grouped convolution, FIR filter as a separate pass); the two take turns in the same run. The script
+checks that their images are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def textbook_forward(self: ModulatedConv, x: Tensor, w: Tensor, noise: Tensor | 
 
 
 def seconds_per_step(G: torch.nn.Module, x: Tensor, loss: losses.Loss) -> float:
-    """Median over the steps of one short inversion, the first left out."""
+    """Median over the steps of one short inversion, without the first."""
     its = inversion.invert(G, x, loss, num_steps=STEPS)
     next(its)
     times, start = [], time.perf_counter()

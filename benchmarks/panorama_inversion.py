@@ -4,8 +4,9 @@
     python benchmarks/panorama_inversion.py --full          # also 6143x1677, tiled
     python benchmarks/panorama_inversion.py --wide          # one step of 6143x1677 at the paper's widths, within 8 GB
 
-Every measurement is a process of its own. Two steps each; the second is timed. --wide: the full VGG16 and the channels
-of a generator of 1024 pixels, with random weights, for neither time nor memory depends on what they are; one step.
+Every measurement has a process of its own and takes two steps, of which the second is timed. --wide takes one step with
+the full VGG16 and the channels of a generator of 1024 pixels, with random weights: time and memory do not depend on
+their values.
 """
 
 from __future__ import annotations

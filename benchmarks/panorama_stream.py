@@ -1,16 +1,15 @@
-"""A panorama streamed into a TIFF: seconds, and the memory it takes against that of one tile.
+"""A panorama streamed into a TIFF: seconds, and peak memory compared with that of one tile.
 
     python benchmarks/panorama_stream.py            # 6143x1677, the size of Fig. 10
     python benchmarks/panorama_stream.py --full     # 24,400x4,100: 100 megapixels
 
-Uses as many threads as torch (OMP_NUM_THREADS). The file is checked: its size, and one tile drawn again on its own.
+Uses torch's threads (OMP_NUM_THREADS). Checks the size of the file, and one of its tiles against that tile drawn alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -18,14 +17,15 @@ from pathlib import Path
 import tifffile
 import torch
 
+from hrlib import optim
 from hrlib.worlds import scenes
 
 TILE = 512
 
 
 def peak() -> float:
-    """MiB this process has needed at most so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak memory of this process so far, in MiB."""
+    return optim.peak_bytes() / 2**20
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""How long a row of Table II takes at the paper's scale on this machine, before anybody waits for it.
+"""How long a row of Table II would take at the paper's scale on this machine.
 
-StyleGAN2 of 1024 px and VGG16 with the paper's architectures, filled with random numbers: the time of a step does not
-depend on their values, so no download is needed. Each row is tried for three steps, by the same function that makes
-`lab.sweep` print its predictions, in a process of its own; prints seconds a step, the time of a row, and peak memory.
+StyleGAN2 of 1024 px and VGG16 have the paper's architectures and random weights: the time of a step does not depend on
+their values, so no download is needed. Each row is tried for three steps in a process of its own, by the function with
+which a sweep predicts its time. Prints seconds a step, the time of a row, and peak memory.
 
     python benchmarks/paper_row.py [--images 50] [--device cuda]
 """
@@ -22,7 +22,7 @@ from hrlib.features import vgg16
 from hrlib.nets.stylegan2 import Generator
 
 SIZE, REDUCED, STEPS = 1024, 256, 1000
-ROWS = [  # loss, edge of its input, w and n?
+ROWS = [  # loss, edge of its input, whether noise maps are optimised with w
     ("image2stylegan", REDUCED, False),
     ("vgg_relu", REDUCED, True),
     ("vgg_conv", REDUCED, True),

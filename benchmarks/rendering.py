@@ -1,8 +1,8 @@
-"""Portraits drawn a second, domain by domain, at 128 x 128 with the default arguments.
+"""How many portraits of each domain are drawn in a second, at 128 x 128 with the default arguments.
 
-Three rates: a CPU-second of one thread, which other work on the machine disturbs least; a second of the clock with two
-threads; and with two processes of one thread each, which is how two cores draw most (the operations are small). The
-latter two want a quiet machine. The last column compares each domain with the photo in the same run.
+Three rates: per CPU-second of one thread, which other work on the machine disturbs least; per second of the clock with
+two threads; and with two processes of one thread each, the fastest way for two cores because the operations are small.
+The latter two need a quiet machine. The last column compares each domain with photos in the same run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COUNT, ROUNDS = 16, 3
 
 
 def rate(domain: str, threads: int, clock: Callable[[], float]) -> float:
-    """Portraits a second of that clock: the median of a few rounds, the first left out."""
+    """Portraits a second of that clock: the median of a few rounds, without the first."""
     torch.set_num_threads(threads)
     people = portraits.sample(COUNT, seed=5)
     rates = []

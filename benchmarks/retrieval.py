@@ -1,8 +1,8 @@
-"""What the paper's ID retrieval costs here: 100 contents and 50 stylisations of each, through an IR-SE50.
+"""What the paper's ID retrieval costs on this machine: 100 contents and 50 stylisations of each, through an IR-SE50.
 
-The network has the paper's architecture and random weights, on which neither time nor memory depends; the pictures are
-noise of 256 px in files. A part of the 5,100 is looked up, in a process of its own for each batch size; prints
-milliseconds a picture, the time of all, and how much memory the process took at most.
+The network has the paper's architecture and random weights, because time and memory do not depend on their values; the
+pictures are files of noise of 256 px. Some of the 5,100 are looked up, in a process of its own for each batch size.
+Prints milliseconds a picture, the time for all of them, and the peak memory of the process.
 
     python benchmarks/retrieval.py [--contents 20] [--each 10]
 """
@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from hrlib import image, retrieval
+from hrlib import image, optim, retrieval
 from hrlib.nets.ir_se import IRSE
 
 PAPER = 100 + 100 * 50
@@ -30,8 +29,7 @@ def look_up(folder: str, batch: int, queue: multiprocessing.Queue) -> None:
     begun = time.perf_counter()
     for report in retrieval.evaluate(f"{folder}/content", f"{folder}/stylised", net, batch=batch):
         pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    queue.put((report.total, time.perf_counter() - begun, peak))
+    queue.put((report.total, time.perf_counter() - begun, optim.peak_bytes()))
 
 
 def main() -> None:

@@ -6,8 +6,8 @@
     python benchmarks/shipped_world.py table                     # all that was measured, with bars
     python benchmarks/shipped_world.py all
 
-Results go to benchmarks/results/shipped_world.json, and into the model cards. On one core: rendering 10,000 portraits
-takes about five minutes and is kept in build/measure; then a ladder takes ten, a layout (after its 5,000 renders) two,
+Results go to benchmarks/results/shipped_world.json and into the model cards. On one core, rendering 10,000 portraits
+takes about five minutes (they are kept in build/measure), a ladder then ten, a layout after its 5,000 renders two, and
 the inversion fifteen.
 """
 
@@ -33,8 +33,8 @@ RESULTS = Path(__file__).parent / "results" / "shipped_world.json"
 SOURCE = family.SOURCE
 DOMAINS = ("cartoon_inr128", "caricature_inr128", "anime_inr128")
 PEOPLE_SEED, GALLERY = 3, 100
-# Adam's step is large because 300 steps are few. The pixel loss is what PSNR asks for, the conv loss keeps the face.
-# The noise maps are zero, because grain that nobody fits is an error everywhere.
+# The learning rate is high because 300 steps are few. The pixel loss is what PSNR measures; the conv loss keeps the
+# face. The noise maps are zero, because maps that are not fitted would only add grain.
 INVERSION = dict(num_steps=300, space="w+", optimise_noise=False, normalise_noise=False, lr=0.3, lam_mse=10.0)
 LOSS, BATCH = "vgg_conv", 8
 
@@ -78,7 +78,7 @@ def all_commands(n: int = 10_000, small: Annotated[int, typer.Option(help="n of 
 
 @app.command()
 def table() -> None:
-    """Print all that was measured; the exit status is 1 unless every bar was measured of these weights and passed."""
+    """Print all measurements; the exit status is 1 unless every bar was measured with these weights and passed."""
     passed = True
     for what, value, bar, verdict in bars(read_json(RESULTS) if RESULTS.exists() else {}):
         print(f"{what:62s} {value:>18s}  {bar:14s} {verdict}")
@@ -87,7 +87,7 @@ def table() -> None:
 
 
 def invert_unseen(G: torch.nn.Module, n: int) -> dict[str, Any]:
-    """Reconstruct n people nobody was trained on from codes alone; PSNR, and whom the identity network sees in it."""
+    """Reconstruct n people outside all training sets from codes alone; PSNR, and whom the identity network sees."""
     who = portraits.sample(GALLERY, seed=PEOPLE_SEED)
     photos = portraits.render(who, G.resolution)
     others = portraits.render(view(who.identity, seed=PEOPLE_SEED + 1), G.resolution)
@@ -116,7 +116,7 @@ def invert_unseen(G: torch.nn.Module, n: int) -> dict[str, Any]:
 
 
 def keep(what: str, name: str, value: dict[str, Any]) -> None:
-    """Enter a result, with the hash of the weights it was measured of, and print it with its bar."""
+    """Store a result with the hash of the weights that were measured, and print it with its bar."""
     results = read_json(RESULTS) if RESULTS.exists() else {}
     value = value | {"sha256": weights.entry(name).sha256, "threads": torch.get_num_threads()}
     results.setdefault(what, {})[name] = value

@@ -3,7 +3,7 @@
     python benchmarks/views3d.py                # 100 people, about half an hour on two cores
     python benchmarks/views3d.py --people 20    # the other people are still looked up among 100
 
-The people are drawn with a seed that no training has seen; the settings are those of notebook 11.
+The people are drawn with a seed that no training has seen.
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ def _even(size: tuple[int, int], edge: int) -> tuple[int, int]:
 
 
 def whole(regions: pd.DataFrame) -> dict[str, float]:
-    """Measures of the whole picture from those of its regions: means over the area; PSNR's is of squared errors."""
+    """Measures of the whole picture from those of its regions, weighted by area; PSNR from the mean squared error."""
     area = regions["height"] * regions["width"]
     found = {}
     for name in regions.columns[4:]:

@@ -108,13 +108,13 @@ class Settings(Mix):
 
 
 def grid(
-    pairs: Sequence[tuple[str, str]], variants: Sequence[Mapping[str, Any]], settings: Settings | None = None
+    pairs: Sequence[tuple[str, str]], variants: Sequence[Mapping[str, Any]], settings: Settings = Settings()
 ) -> list[Settings]:
     """Every variant of every pair (content, style) as runs for `perform`, variant by variant; all names are checked.
 
     Args:
         variants: changes of `settings`, one for each row of a table.
-        settings: what all runs share; by default the defaults of `Settings`.
+        settings: what all runs share.
 
     Raises:
         UnknownName: a setting, method, column, loss, tap, layer, picture or generator that does not exist.
@@ -123,7 +123,7 @@ def grid(
     """
     runs = []
     for variant in variants:
-        row = (settings or Settings()).changed(variant)
+        row = settings.changed(variant)
         _check(row, pairs)
         runs += [replace(row, content=content, style=style) for content, style in pairs]
     return runs

@@ -18,6 +18,8 @@ from ..worlds.pictures import listed
 from . import galleries, stylisation
 from .sweep import Results, keyed, sweep
 
+DEFAULTS = stylisation.Settings()
+
 
 def measures(judges: Mapping[str, str]) -> dict[str, str]:
     """Measures of a synthesis against its content, mixed image and reference: name -> column of `stylisation.Settings`.
@@ -62,10 +64,10 @@ class Stage:
         networks = {"source": self.source, "target": self.generators[domain], "perceptual": self.perceptual}
         return paths | networks
 
-    def lam_reg(self, share: float, settings: stylisation.Settings | None = None) -> float:
+    def lam_reg(self, share: float, settings: stylisation.Settings = DEFAULTS) -> float:
         """`lso.scaled_lam_reg` as a mean over all pairs of all domains, to two digits.
 
-        settings: how contents and references are mixed, and the loss; by default the defaults.
+        settings: how contents and references are mixed, and the loss.
         """
         found = []
         for domain in self.styles:
@@ -83,7 +85,7 @@ class Syntheses:
     """
 
     table: pd.DataFrame
-    _swept: Results
+    _results: Results
 
     def values(self, measure: str, variant: str) -> pd.Series:
         """A measure of a variant by (domain, content, style), without runs that failed or do not have it."""
@@ -98,16 +100,16 @@ class Syntheses:
         """The picture [1, 3, R, R] of one run; None when it failed."""
         wanted = {"domain": domain, "variant": variant, "content": content, "style": style}
         (row,) = self.table.index[(self.table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
-        return None if self.table["error"][row] else self._swept.image(row)
+        return None if self.table["error"][row] else self._results.image(row)
 
     def seconds(self, variant: str) -> pd.Series:
         """The seconds that each run of a variant took on its worker."""
-        return self._swept.seconds[self.table["variant"] == variant]
+        return self._results.seconds[self.table["variant"] == variant]
 
     def images(self, variant: str) -> Tensor:
         """The pictures [N, 3, R, R] of a variant's successful runs, in the table's order."""
         good = self.table.index[(self.table["variant"] == variant) & (self.table["error"] == "")]
-        return torch.cat([self._swept.image(row) for row in good])
+        return torch.cat([self._results.image(row) for row in good])
 
 
 def synthesise(
@@ -115,7 +117,7 @@ def synthesise(
     variants: Mapping[str, Mapping[str, Any]],
     columns: Mapping[str, str],
     *,
-    settings: stylisation.Settings | None = None,
+    settings: stylisation.Settings = DEFAULTS,
     pairs: Mapping[str, Sequence[tuple[str, str]]] | None = None,
     workers: int = 0,
     label: str = "syntheses",
@@ -127,14 +129,14 @@ def synthesise(
         stage: see `prepare`; it decides the galleries and networks.
         variants: name -> changes of `settings`.
         columns: name of a measure -> column of `stylisation.Settings`; see `measures`.
-        settings: what all variants share; by default the defaults of `stylisation.Settings`.
+        settings: what all variants share.
         pairs: domain -> pairs (content, style); by default `Stage.pairs`.
         workers, label: as in `sweep`.
         predict: print first how long every variant will take.
     """
     pairs = {domain: stage.pairs(domain) for domain in stage.styles} if pairs is None else pairs
     runs, keys = [], []
-    settings = replace(settings or stylisation.Settings(), columns=list(columns.values()))
+    settings = replace(settings, columns=list(columns.values()))
     for domain, some in pairs.items():
         runs += stylisation.grid(some, list(variants.values()), settings.changed(stage.fixed(domain)))
         keys += [(domain, variant, *pair) for variant in variants for pair in some]

@@ -69,13 +69,13 @@ class Settings(stylisation.Mix):
 
 
 def grid(
-    people: Sequence[str], variants: Sequence[Mapping[str, Any]], settings: Settings | None = None
+    people: Sequence[str], variants: Sequence[Mapping[str, Any]], settings: Settings = Settings()
 ) -> list[Settings]:
     """Every variant for every content picture as runs for `perform`, variant by variant; all names are checked.
 
     Args:
         variants: changes of `settings`.
-        settings: what all runs share; by default the defaults of `Settings`.
+        settings: what all runs share.
 
     Raises:
         UnknownName: a setting, method, picture or network that does not exist. MissingWeights: one that is not here.
@@ -83,7 +83,7 @@ def grid(
     """
     runs = []
     for variant in variants:
-        row = (settings or Settings()).changed(variant)
+        row = settings.changed(variant)
         _check(row, people)
         runs += [replace(row, content=content) for content in people]
     return runs
@@ -274,7 +274,7 @@ def compare(
     people: Sequence[str],
     variants: Mapping[str, Mapping[str, Changes]],
     *,
-    settings: Settings | None = None,
+    settings: Settings = Settings(),
     workers: int = 0,
     label: str = "comparison",
 ) -> Comparison:
@@ -283,7 +283,7 @@ def compare(
     Args:
         people: names of content pictures.
         variants: domain -> name -> changes of `settings`, or a function that returns them for a content's name.
-        settings: what all runs share; by default the defaults of `Settings`.
+        settings: what all runs share.
         workers, label: as in `sweep`.
     """
     runs, keys = [], []
@@ -301,7 +301,7 @@ def compare(
 def observe(
     names: Sequence[str],
     *,
-    settings: Settings | None = None,
+    settings: Settings = Settings(),
     workers: int = 0,
     label: str = "pictures",
     batch: int = 20,
@@ -325,5 +325,5 @@ def observe(
             expected="pictures that can all be read and seen",
             do="remove the picture that the first error names",
         )
-    keys = [*retrieval.FACES, *(f"fid{edge}" for edge in (settings or Settings()).edges)]
+    keys = [*retrieval.FACES, *(f"fid{edge}" for edge in settings.edges)]
     return Pictures(tuple(names), {k: torch.cat([seen.vectors(p[0], "pictures", k)[0] for p in parts]) for k in keys})
