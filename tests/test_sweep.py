@@ -25,6 +25,7 @@ from hrlib.lab.provenance import LIBRARY, closure
 
 TASK = """
 import os, time
+from dataclasses import dataclass
 from pathlib import Path
 from hrlib.experiments.sweep import Measured
 
@@ -44,6 +45,18 @@ def work(*, n, journal, seconds=0.0, fails="", image="a", seed=0):
 def guess(*, n, journal, **_):
     assert not Path(journal).exists(), "something has started"
     return 10.0 * (n + 1)
+
+@dataclass(frozen=True)
+class Settings:
+    n: int
+    journal: str
+    image: str = ""
+
+def work_on(s):
+    return work(n=s.n, journal=s.journal, fails="" if Path(s.image.removeprefix("file:")).is_absolute() else "always")
+
+def guess_of(s):
+    return guess(n=s.n, journal=s.journal)
 """
 
 
@@ -192,6 +205,18 @@ def test_prediction_comes_first(task, journal, capsys):
     assert "n 0: 2 of 10 s, 20 s" in said and "n 1: 2 of 20 s, 40 s" in said and "together 60 s" in said
     with pytest.raises(AssertionError):  # the estimate does look
         task.guess(n=0, journal=journal)
+
+
+def test_runs_may_be_dataclasses(task, journal, repo, capsys):
+    (repo / "p.txt").write_text("one")
+    runs = [task.Settings(n, str(journal), "file:p.txt") for n in range(3)]
+    first = sweep.sweep(task.work_on, runs, name="s", estimate=task.guess_of)
+    assert "n 1: 1 of 20 s" in capsys.readouterr().out
+    assert first.table["square"].tolist() == [0, 1, 4] and not first.table["error"].any()
+    assert list(first.table.columns) == ["n", "journal", "image", "square", "error"]
+    assert sweep.sweep(task.work_on, runs, name="s").performed == 0
+    (repo / "p.txt").write_text("another")
+    assert sweep.sweep(task.work_on, runs[:1], name="s").performed == 1
 
 
 def test_mistakes(task, journal):
