@@ -47,7 +47,7 @@ def features(x: Tensor, network: str = "inception", size: int | None = None) -> 
     return _inception()(pixels)[0].cpu()
 
 
-@weights.kept(1)
+@weights.cached(1)
 def _inception() -> nn.Module:
     """torch-fidelity's extractor, filled with the catalogued weights as our own reader gives them."""
     from torch_fidelity import feature_extractor_inceptionv3 as module

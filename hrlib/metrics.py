@@ -63,7 +63,7 @@ def lpips(recon: Tensor, target: Tensor, net: str = "thin") -> np.ndarray:
     return torch.stack(list(parts.values())).sum(0).double().cpu().numpy()
 
 
-@weight_files.kept(5)
+@weight_files.cached(5)
 def _lpips(net: str) -> losses.LPIPS:
     return losses.LPIPS(net)
 
@@ -97,7 +97,7 @@ def _grams(weights: str, x: Tensor) -> list[Tensor]:
     return [f @ f.transpose(1, 2) / f.shape[2] for f in flat]
 
 
-@weight_files.kept(2)
+@weight_files.cached(2)
 def _vgg_relu(weights: str) -> features.Features:
     return features.vgg16(weights, tap="relu")
 
@@ -137,7 +137,7 @@ def identity_distance(recon: Tensor, target: Tensor, net: str = "identity_thin")
     return (network.embed((a * 2 - 1).float()) - network.embed((b * 2 - 1).float())).square().sum(1).cpu().numpy()
 
 
-@weight_files.kept(2)
+@weight_files.cached(2)
 def _identity(net: str) -> nn.Module:
     return weight_files.load_identity(net)
 

@@ -20,7 +20,7 @@ NAME = "pose_thin"  # in the catalogue
 EDGE, CELLS = 128, 4  # of the pictures it was fitted on, and of the parts over which features are averaged
 
 
-@weights.kept(1)
+@weights.cached(1)
 def vgg() -> features.Features:
     """The shipped thin VGG16, before its ReLUs."""
     return features.vgg16("shipped", tap="conv")
@@ -76,7 +76,7 @@ def error(images: Tensor, truth: Tensor) -> np.ndarray:
     return np.degrees(torch.hypot(apart[:, 0], apart[:, 1]).numpy())
 
 
-@weights.kept(1)
+@weights.cached(1)
 def _reader() -> dict[str, Tensor]:
     state, metadata = weights.load_state(NAME)
     if metadata.get("vgg") != vgg().fingerprint:

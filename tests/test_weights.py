@@ -341,7 +341,7 @@ def test_what_is_at_the_place_of_a_download_is_never_replaced(data, server, tmp_
 
 
 def test_what_came_of_a_file_is_made_anew_when_it_changes(tmp_path, monkeypatch):
-    @weights.kept(4)
+    @weights.cached(4)
     def content(name, *, more=""):
         return object()
 

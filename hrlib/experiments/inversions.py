@@ -174,13 +174,13 @@ def _resize(edge: int, size: int) -> int | None:
     return None if edge == size else edge
 
 
-@weights.kept(CACHED)
+@weights.cached(CACHED)
 def generator_of(name: str, device: str) -> torch.nn.Module:
     """A generator by catalogue name or file, kept by the process that uses it."""
     return weights.load_generator(name, device=device)
 
 
-@weights.kept(CACHED)
+@weights.cached(CACHED)
 def loss_of(name: str, source: str, resize: int | None, seed: int, device: str) -> losses.Loss:
     """A loss of `losses.named` with weights `source`, kept by the process that uses it."""
     return losses.named(name, weights=source, resize=resize, seed=seed).to(device)

@@ -268,7 +268,7 @@ def _mixed(s: Mix, device: str) -> nn.Module:
     return _mixed_of(s.source, s.target, s.method, s.low, s.high, s.from_block, device)
 
 
-@weights.kept(CACHED)
+@weights.cached(CACHED)
 def _mixed_of(
     source: str, target: str, method: str, low: float, high: float, from_block: str, device: str
 ) -> nn.Module:
@@ -277,7 +277,7 @@ def _mixed_of(
     return mixing.lerp_generators(G_s, G_t, lam)  # Eq. (6)
 
 
-@weights.kept(64)
+@weights.cached(64)
 def content_picture(name: str, resolution: int) -> Tensor:
     """A picture by name, [1, 3, R, R] in [-1, 1], kept by the process that uses it."""
     return picture(name, resolution)
@@ -291,7 +291,7 @@ def codes(file: str, generator: str) -> gallery.Gallery:
     return _read(file.removeprefix("file:"), generator)
 
 
-@weights.kept(CACHED)
+@weights.cached(CACHED)
 def _read(path: str, generator: str) -> gallery.Gallery:
     return gallery.load(path, generator_of(generator, "cpu"))
 

@@ -163,13 +163,13 @@ def _ours(s: Settings, where: str) -> Tensor:
         return mixed.G.synthesis(found.ws).clamp(-1, 1)
 
 
-@weights.kept(CACHED)
+@weights.cached(CACHED)
 def stylist(name: str, device: str) -> nn.Module:
     """A rival's network, kept by the process that uses it."""
     return weights.load_stylist(name, device)
 
 
-@weights.kept(2)
+@weights.cached(2)
 def _judge(name: str, device: str) -> nn.Module:
     return weights.load_identity(name, device)
 

@@ -1,4 +1,4 @@
-"""Pictures larger than memory: the same losses, pictures and gradients, tile by tile, within a planned budget."""
+"""Pictures larger than memory: the same losses, pictures and gradients, tile by tile, within a planned amount of memory."""
 
 from .exact import TiledGenerator, TiledLoss, tiles
 

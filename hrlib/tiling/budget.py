@@ -1,7 +1,7 @@
-"""The memory of a tiled inversion, foretold: which tiles fit a budget, and what is kept where.
+"""Plan the memory of a tiled inversion: which tiles fit a budget, and what is kept where.
 
-Nothing is guessed from a table of layers: one small tile of the very loss and generator is run, the tensors alive at
-its worst moment are counted, and the count grows with the tile's area. What stays at full size is a short list.
+The plan is measured rather than looked up: small tiles of this very loss and generator are run, the tensors alive at the
+worst moment are counted, and the count is extrapolated by the tile's area. What stays at full size is a short list.
 """
 
 from __future__ import annotations
@@ -21,50 +21,54 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..errors import BudgetError, UnknownName, nearest, number
+from ..errors import BudgetError, InvalidValue, UnknownName, nearest, number
 from ..losses import Loss, Perceptual
 from ..nets.windows import Window, needed
 from . import limits
 from .exact import TiledGenerator, TiledLoss, haloed, parts_of, reach_of, tiles
 
-# Tensors of full size that `optim.descend` keeps alive while a tile is worked on, and those of a checkpoint on top.
-IMAGES = 4  # the target, the picture, its gradient, and the previous iterate's picture
-NOISE = {"noise maps": 1, "their gradients": 1, "the best and the last iterate": 2}
-MOMENTS = 2  # Adam's
-CHECKPOINT = 7  # copies of maps and moments, and the bytes of all that is written
-SCRATCH = 1.4  # allocated over alive: buffers of the convolutions, and what the allocator holds back (measured)
-WARM = 100_000_000  # what the libraries take when they are first used on a CPU (measured)
-EDGES = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)  # of tiles that are tried
-CPU_EDGE = 512  # larger tiles are no faster on a CPU: above it every tensor is fetched anew from the system
+# Full-size tensors that `optim.descend` holds while a tile is processed, and those that a checkpoint adds.
+IMAGES = 4  # the target, the picture, its gradient, and the picture of the previous iterate
+NOISE = {"noise maps": 1, "their gradients": 1, "the best and the last iterate": 2}  # in sets of noise maps
+MOMENTS = 2  # sets of noise maps: Adam's two moments
+CHECKPOINT = 7  # sets of noise maps: copies of maps and moments, and the bytes of the file written
+SCRATCH = 1.4  # allocated bytes per live byte: the convolutions' buffers and the allocator's reserve (measured)
+WARM_UP = 100_000_000  # bytes that the libraries allocate at their first use on a CPU (measured)
+EDGES = (2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)  # pixels; sides of the tiles tried
+CPU_EDGE = 512  # larger tiles are no faster on a CPU: the system then allocates every tensor afresh
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 def bytes_of(memory: str | float) -> int:
-    """Bytes of "4GB", "900 MiB" or a number, one at least; `BudgetError` for anything else."""
+    """The bytes that "4GB", "900 MiB" or a number stand for, at least 1; `InvalidValue` for anything else."""
     found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?I?)B?\s*", str(memory).upper())
     try:
         value = int(float(found[1]) * UNITS[found[2]])
     except (TypeError, ValueError, KeyError) as e:
-        raise BudgetError(f"memory {memory!r}", expected='a size as "4GB" or "900MiB"', do="write it so") from e
+        raise InvalidValue(
+            f"memory = {memory!r}", expected='a size such as "4GB" or "900MiB"', do="write a number and a unit"
+        ) from e
     if value < 1:
-        raise BudgetError(f"memory {memory!r}", expected="more than nothing", do='give a size as "4GB"')
+        raise InvalidValue(
+            f"memory = {memory!r}", expected="at least one byte", do='write a number and a unit, such as "4GB"'
+        )
     return value
 
 
 def shown(count: float) -> str:
-    """Bytes for people: "3.2 GB", "45 MB" (powers of ten)."""
+    """Bytes in words: "3.20 GB", "45 MB" (powers of ten)."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a tiled inversion will need, and how it will be done.
+    """How a tiled inversion will be done, and how much memory it takes.
 
-    size: (H, W). tile: (height, width). keep: where the target's features stay, see `tiling.Shelf`. moments: where
-    Adam's moments stay, "memory" or "file". needs: {what: bytes}, all alive together. checkpoint: bytes that
-    writing one takes instead of a tile. budget: bytes. extra: pixels that the loss looks at, over the picture's own.
-    stored: bytes of temporary files. decided: what the budget comes from. limit: the bytes that this process can have
-    at all, and what says so.
+    size: (H, W). tile: (height, width). keep: where the target's features stay, see `tiling.exact.TargetFeatures`.
+    moments: where Adam's moments stay, "memory" or "file". needs: {item: bytes}, all held at the same time.
+    checkpoint: bytes that writing a checkpoint takes, instead of a tile. budget: bytes. extra: pixels that the loss
+    processes (tiles with halos) over pixels of the picture. disk: bytes of temporary files. source: where the budget
+    comes from, in words. limit: (bytes, limit in words) that this process cannot exceed, or None.
     """
 
     size: tuple[int, int]
@@ -75,13 +79,13 @@ class Plan:
     checkpoint: int
     budget: int
     extra: float
-    stored: int = 0
-    decided: str = ""
+    disk: int = 0
+    source: str = ""
     limit: tuple[int, str] | None = None
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment: working on a tile, or writing a checkpoint."""
+        """Bytes at the worst moment: while a tile is processed, or while a checkpoint is written."""
         resting = sum(self.needs.values()) - self.needs["a tile"]
         return max(sum(self.needs.values()), resting + self.checkpoint)
 
@@ -89,22 +93,22 @@ class Plan:
         height, width = self.size
         count = len(tiles(self.size, self.tile))
         rows = [f"{width} x {height} = {width * height / 1e6:.2f} megapixels in {count} tiles of up to "]
-        rows[0] += f"{self.tile[1]} x {self.tile[0]}; the loss sees {self.extra:.2f} times as many pixels"
+        rows[0] += f"{self.tile[1]} x {self.tile[0]}; with halos, the loss sees {self.extra:.2f} times as many pixels"
         rows += [f"  {what:32s} {shown(n):>9s}" for what, n in self.needs.items()]
         rows += [f"  {'(writing a checkpoint instead of a tile)':32s} {shown(self.checkpoint):>9s}"]
-        budget = f"{shown(self.budget)}{self.decided and f' ({self.decided})'}"
+        budget = f"{shown(self.budget)}{self.source and f' ({self.source})'}"
         rows += [f"  {'predicted peak':32s} {shown(self.peak):>9s}   of {budget}"]
-        where = {"memory": "in memory", "file": "in memory-mapped files", "recompute": "computed anew in each step"}
-        where["half"] = "in memory at 16 bits, which is not exact"
+        where = {"memory": "in memory", "file": "in memory-mapped files", "recompute": "recomputed in each step"}
+        where["half"] = "in memory at 16 bits (not exact)"
         rows += [f"  target features: {where[self.keep]}; Adam's moments: {where[self.moments]}"]
-        if self.stored:
-            rows += [f"  on disk: {shown(self.stored)} in {tempfile.gettempdir()}"]
+        if self.disk:
+            rows += [f"  on disk: {shown(self.disk)} in {tempfile.gettempdir()}"]
         if self.limit and self.peak > self.limit[0]:
             rows += [f"  WARNING: this will fail here: {self.limit[1]} allows {shown(self.limit[0])}"]
         return "\n".join(rows)
 
     def apply(self, G: nn.Module, loss: Loss) -> dict[str, Any]:
-        """Arguments of `inversion.invert`: the generator and the loss, tiled, and where the moments stay."""
+        """Arguments for `inversion.invert`: the tiled generator, the tiled loss, and where Adam's moments stay."""
         tiled = TiledLoss(loss, self.tile, keep=self.keep)
         return {"G": TiledGenerator(G, self.tile), "loss": tiled, "moments": self.moments}
 
@@ -121,23 +125,24 @@ def plan(
     moments: str | None = None,
     tile: int | tuple[int, int] | None = None,
 ) -> Plan:
-    """How to invert a picture of `size` within `memory`, the most convenient way that fits.
+    """The fastest way to invert a picture of `size` within `memory`.
 
     Args:
-        memory: of the whole process, as "4GB"; by default what is taken already, and four fifths of what may still be
-            taken now by the machine's free memory, the process's limits and its control groups. The plan says which
-            decided. One above what this process can have makes a plan for another machine, with a warning.
-        batch: pictures at once. optimise_noise: as in `inversion.invert`.
-        keep, moments, tile: decide these instead of leaving them to the plan. keep="half" is never chosen unasked,
-            because it is not exact.
+        size: (H, W) of the picture.
+        memory: for the whole process, such as "4GB". Default: what it uses already, plus four fifths of what it may
+            still use: the least of the machine's free memory, the process's limits and its control groups. The plan
+            says which of them that was. A budget beyond these limits gives a plan for another machine, with a warning.
+        batch: pictures inverted at once. optimise_noise: as in `inversion.invert`.
+        keep, moments, tile: fix these rather than let the plan choose. keep="half" is only used if set here, because
+            it is not exact.
 
     Raises:
-        BudgetError: nothing fits; it says what is smallest, and what would help.
-        UnknownName, ShapeError: a loss or generator that cannot be tiled, a size that the network cannot take.
-        InvalidValue: a batch, size or tile that is no whole number.
+        BudgetError: nothing fits; the message gives the smallest plan and what would help.
+        InvalidValue: a loss or generator that cannot be tiled, or a memory, batch, size or tile out of range.
+        UnknownName: an unknown `keep` or `moments`. ShapeError: a size that the loss's network cannot take.
     """
     device = next(G.parameters()).device
-    TiledGenerator(G, (64, 64))  # refuses a generator of one size
+    TiledGenerator(G, (64, 64))  # raises for a generator of one size
     batch = number("batch", batch, "whole [1, inf)")
     size = tuple(number("size", n, "whole [1, inf)") for n in size)
     pixels = size[0] * size[1] * batch
@@ -150,42 +155,42 @@ def plan(
     element = next(G.parameters()).element_size()
     noise = element * batch * sum(math.prod(s) * (1 if r == 4 else 2) for r, s in G.synthesis.canvas(size).items())
     noise *= optimise_noise
-    taken, rooms = limits.of(device)
-    taken += WARM * (device.type == "cpu")
-    tightest = min(rooms)
-    budget = taken + int(0.8 * tightest.free) if memory is None else bytes_of(memory)
-    decided = f"four fifths of what is left by {tightest.why}" if memory is None else "as asked for"
-    in_memory = 0.5 if tightest.why != limits.ADDRESSES else MOMENTS  # maps' worth of moments that lie in files
-    hard = min((room for room in rooms if room.hard), default=None)
-    limit = hard and (taken + hard.free, hard.why)
+    used, headrooms = limits.memory(device)
+    used += WARM_UP * (device.type == "cpu")
+    tightest = min(headrooms)
+    budget = used + int(0.8 * tightest.free) if memory is None else bytes_of(memory)
+    source = f"four fifths of what {tightest.limit} leaves" if memory is None else "as requested"
+    mapped = 0.5 if tightest.limit != limits.ADDRESSES else MOMENTS  # sets of maps that moments in files occupy
+    hard = min((headroom for headroom in headrooms if headroom.hard), default=None)
+    limit = hard and (used + hard.free, hard.limit)
     features = _feature_bytes(loss) * pixels
-    need_draw, need_look = _tile_needs(G, loss, size, batch)
-    room = shutil.disk_usage(tempfile.gettempdir()).free
+    synthesis_bytes, loss_bytes = _tile_bytes(G, loss, size, batch)
+    disk_free = shutil.disk_usage(tempfile.gettempdir()).free
 
     @functools.cache  # a large picture has many thousands of small tiles
     def grid(edge: tuple[int, int]) -> tuple[int, int, int]:
-        """Pixels of the largest tile, of the largest as the loss sees it, and of all that it sees."""
+        """Pixels of the largest tile, of the largest tile with its halo, and of all tiles with their halos."""
         windows = tiles(size, tuple(-(-e // stride) * stride for e in edge))
         area = lambda w: (w[0].stop - w[0].start) * (w[1].stop - w[1].start) * batch
         seen = [area(haloed(w, size, stride=stride, halo=halo)) for w in windows]
         return max(map(area, windows)), max(seen), sum(seen)
 
-    def made(edge: tuple[int, int], keep: str, moments: str) -> Plan:
-        drawn, looked_at, seen = grid(edge)
+    def candidate(edge: tuple[int, int], keep: str, moments: str) -> Plan:
+        own, with_halo, seen = grid(edge)
         resting = {"memory": features, "half": features / (element / 2)}.get(keep, 0)
         needs = {
-            "libraries and networks": taken,
+            "libraries and networks": used,
             "target, pictures, gradient": IMAGES * 3 * element * pixels,
             **{what: n * noise for what, n in NOISE.items()},
-            "Adam's moments": int((MOMENTS if moments == "memory" else in_memory) * noise),
+            "Adam's moments": int((MOMENTS if moments == "memory" else mapped) * noise),
             "target features": int(resting),
-            "a tile": int(SCRATCH * max(need_draw(drawn), need_look(looked_at))),
+            "a tile": int(SCRATCH * max(synthesis_bytes(own), loss_bytes(with_halo))),
         }
-        on_disk = (features if keep == "file" else 0) + (MOMENTS * noise if moments == "file" else 0)
+        disk = (features if keep == "file" else 0) + (MOMENTS * noise if moments == "file" else 0)
         extra = seen / pixels
-        return Plan(size, edge, keep, moments, needs, CHECKPOINT * noise, budget, extra, int(on_disk), decided, limit)
+        return Plan(size, edge, keep, moments, needs, CHECKPOINT * noise, budget, extra, int(disk), source, limit)
 
-    def cost(p: Plan) -> float:  # of a step, relative: computing features anew is a fourth pass besides three
+    def cost(p: Plan) -> float:  # relative time of a step: recomputing features is a fourth pass besides three
         reading = 0.05 * (p.keep == "file") + 0.02 * (p.moments == "file")
         return p.extra * (4 / 3 if p.keep == "recompute" else 1) + reading
 
@@ -196,8 +201,8 @@ def plan(
         edges = [tuple(number("tile", n, "whole [1, inf)") for n in pair)]
     places = [keep] if keep else ["memory", "recompute", "file"]
     rests = [moments] if moments else ["memory", "file"]
-    options = [made(e, k, m) for e in dict.fromkeys(edges) for k in places for m in rests]
-    options = [p for p in options if p.stored < room]
+    options = [candidate(e, k, m) for e in dict.fromkeys(edges) for k in places for m in rests]
+    options = [p for p in options if p.disk < disk_free]
     fitting = [p for p in options if p.peak <= budget]
     if not fitting:
         raise _refusal(options, budget, pixels)
@@ -207,17 +212,17 @@ def plan(
 def _refusal(options: list[Plan], budget: int, pixels: int) -> BudgetError:
     if not options:
         return BudgetError(
-            f"no room for temporary files in {tempfile.gettempdir()}",
-            expected="room for the target's features and Adam's moments",
-            do="set TMPDIR to a larger disk, or keep them in memory",
+            f"too little space for temporary files in {tempfile.gettempdir()}",
+            expected="space for the target's features and Adam's moments",
+            do="set TMPDIR to a folder on a larger disk, or keep them in memory",
         )
     least = min(options, key=lambda p: p.peak)
     fixed = least.needs["libraries and networks"] + least.needs["a tile"]
     fits = max(0, budget - fixed) / ((least.peak - fixed) / pixels)
     return BudgetError(
-        f"a budget of {shown(budget)} for {pixels / 1e6:.2f} megapixels; the least is {shown(least.peak)}:\n{least}",
-        expected="a budget that holds the noise maps, the picture and one tile",
-        do=f"give {shown(1.05 * least.peak)}, reduce the picture to {fits / 1e6:.2f} megapixels or less"
+        f"a budget of {shown(budget)} for {pixels / 1e6:.2f} megapixels, which take at least {shown(least.peak)}:\n{least}",
+        expected="enough memory for the noise maps, the picture and one tile",
+        do=f"give it {shown(1.05 * least.peak)}, reduce the picture to {fits / 1e6:.2f} megapixels or less"
         + ("" if least.moments == "file" else ", keep Adam's moments in files (moments='file')")
         + ", or leave the noise maps fixed (optimise_noise=False)",
     )
@@ -225,12 +230,12 @@ def _refusal(options: list[Plan], budget: int, pixels: int) -> BudgetError:
 
 def _check(name: str, value: str | None, known: tuple[str, ...]) -> None:
     if value is not None and value not in known:
-        hint = nearest(str(value), list(known)) or "choose one of them, or leave it to the plan"
+        hint = nearest(str(value), list(known)) or "leave it out, and the plan will choose"
         raise UnknownName(f"{name}={value!r}", expected=f"one of {', '.join(known)}", do=hint)
 
 
 def _feature_bytes(loss: Loss) -> float:
-    """Bytes a pixel of the target's features, all taps together."""
+    """Bytes per pixel of the target's features, all taps together."""
     total = 0.0
     for part in parts_of(loss):
         if isinstance(part, Perceptual):
@@ -240,27 +245,27 @@ def _feature_bytes(loss: Loss) -> float:
     return total
 
 
-def _tile_needs(
+def _tile_bytes(
     G: nn.Module, loss: Loss, size: tuple[int, int], batch: int
 ) -> tuple[Callable[[int], float], Callable[[int], float]]:
-    """Bytes alive while a tile of so many pixels (of the whole batch) is drawn, and looked at: two functions."""
+    """Two functions from a tile's pixels (of the whole batch) to the bytes alive: in the synthesis, and in the loss."""
     p = next(G.parameters())
     ws = p.new_zeros(batch, G.num_ws, G.w_dim)
 
-    def draw(edge: int) -> int:
+    def draw_tile(edge: int) -> int:
         window = tuple(slice(0, min(edge, n)) for n in size)
         leaf = ws.clone().requires_grad_()
         maps = _maps_of(G, size, window, batch, p)
         return _live_peak(lambda: G.synthesis(leaf, maps, size, window=window).sum().backward())
 
-    def look(edge: int) -> int:
+    def evaluate_tile(edge: int) -> int:
         shape = tuple(min(edge, n) for n in size)
         tiled = TiledLoss(loss, shape, keep="recompute")
         x = p.new_zeros(batch, 3, *shape).requires_grad_()
         target = tiled.prepare(p.new_zeros(batch, 3, *shape))
         return _live_peak(lambda: sum(tiled(x, target).values()).backward())
 
-    return _line(draw, size, batch), _line(look, size, batch)
+    return _line(draw_tile, size, batch), _line(evaluate_tile, size, batch)
 
 
 def _maps_of(G: nn.Module, size: tuple[int, int], window: Window, batch: int, like: Tensor) -> dict[str, Tensor]:
@@ -270,16 +275,16 @@ def _maps_of(G: nn.Module, size: tuple[int, int], window: Window, batch: int, li
 
 
 def _line(measure: Callable[[int], int], size: tuple[int, int], batch: int) -> Callable[[int], float]:
-    """area -> bytes, from two probes (one, in proportion, for a picture that is hardly larger than the smaller)."""
+    """Pixels -> bytes: a line through two probes, or in proportion to one if the picture is too small for two."""
     area = lambda edge: math.prod(min(edge, n) for n in size) * batch
     small, large = 64, 160
     a, b = measure(small), measure(large)
-    slope = (b - a) / (area(large) - area(small)) if area(large) > area(small) else a / area(small)
-    return lambda pixels: max(a + slope * (pixels - area(small)), 0)
+    per_pixel = (b - a) / (area(large) - area(small)) if area(large) > area(small) else a / area(small)
+    return lambda pixels: max(a + per_pixel * (pixels - area(small)), 0)
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of all tensors made while it is active and not yet freed; `.peak` is the most at once."""
+    """Counts the bytes of the tensors created while it is active and not yet freed; `.peak` is their maximum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -306,7 +311,7 @@ class _Live(TorchDispatchMode):
 
 
 def _live_peak(run: Callable[[], Any]) -> int:
-    """Bytes of the tensors that `run` makes, at the moment when most of them are alive."""
+    """The largest number of bytes alive at once in tensors that `run` creates."""
     with _Live() as live:
         run()
     return live.peak

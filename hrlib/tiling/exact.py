@@ -1,15 +1,16 @@
 """The same losses, pictures and gradients, tile by tile: inversion at any size in bounded memory.
 
-    plan = budget.plan(G, loss, x.shape[2:], memory="4GB")     # what will be needed; refuses what cannot fit
+    plan = budget.plan(G, loss, x.shape[2:], memory="4GB")     # how much memory it takes; an error if it cannot fit
     print(plan)
     result = optim.solve(inversion.invert(x=x, **plan.apply(G, loss), num_steps=200))
 
-Nothing is approximated. Eq. (3) is a sum over positions, so the loss of a picture is the sum of what its tiles own, and
-so are the gradients. A tile of the loss sees a halo as wide as the network's reach (90 pixels for features_28) and
-starts on a multiple of its stride, so that pooling windows fall where they fall in the whole picture; a tile of the
-generator (`nets.windows`) makes exactly the rows it needs. Results differ from the untiled ones by rounding alone.
+Nothing is approximated. Eq. (3) is a sum over positions, so a picture's loss, and its gradient, is the sum over its
+tiles. Each tile of the loss also sees a halo as wide as the network's reach (90 pixels for features_28), and starts on a
+multiple of its stride, so that pooling windows lie where they lie in the whole picture; each tile of the generator
+(`nets.windows`) computes exactly the rows it needs. Results differ from untiled ones by rounding only.
 
-In memory at full size: the picture, its gradient and the target; the noise maps and Adam's moments. All else is a tile.
+Held in memory at full size: the picture, its gradient and the target; the noise maps and Adam's moments. Everything
+else is only ever as large as a tile.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import store
-from ..errors import ShapeError, UnknownName, nearest
+from ..errors import InvalidValue, UnknownName, nearest
 from ..losses import MSE, Loss, Perceptual, Sum, Target, sides
 from ..nets.windows import Window, needed, within
 
@@ -32,7 +33,7 @@ KEEP = ("memory", "file", "recompute", "half")  # where the target's features st
 
 
 def tiles(size: tuple[int, int], tile: tuple[int, int]) -> list[Window]:
-    """The windows of a grid over a picture (H, W), in rows from the top left; the last ones may be smaller."""
+    """The windows of a grid over a picture (H, W), row by row from the top left; the last ones may be smaller."""
     (height, width), tile = size, sides("tile", tuple(tile))
     return [
         (slice(y, min(y + tile[0], height)), slice(x, min(x + tile[1], width)))
@@ -45,35 +46,35 @@ def tiles(size: tuple[int, int], tile: tuple[int, int]) -> list[Window]:
 
 
 def parts_of(loss: Loss) -> tuple[Loss, ...]:
-    """The summands of a loss, each one that is a sum over positions; `UnknownName` for any other."""
+    """The terms of a loss that can be tiled: each is a sum over positions, or `InvalidValue` is raised."""
     parts = tuple(loss.losses) if isinstance(loss, Sum) else (loss,)
     for part in parts:
         if isinstance(part, MSE):
             continue
         if not isinstance(part, Perceptual):
-            raise UnknownName(
+            raise InvalidValue(
                 f"a tiled {type(part).__name__}",
-                expected="Perceptual, MSE or a sum of them: distances that are sums over positions",
-                do="use such a loss, or invert without tiles",
+                expected="Perceptual, MSE or a sum of them: losses that are sums over positions",
+                do="use one of these, or invert without tiles",
             )
         if part.resize is not None:
-            raise UnknownName(
+            raise InvalidValue(
                 f"a tiled loss with resize={part.resize}",
-                expected="resize=None: the loss sees the whole picture (Sec. III-B)",
-                do="a reduced input is small; use this loss without tiles",
+                expected="resize=None: the loss sees the picture at full resolution (Sec. III-B)",
+                do="use this loss without tiles: its resized input is small",
             )
         part.features.reach(part.weights)  # refuses networks that look at the whole picture at once
     return parts
 
 
 def reach_of(loss: Loss) -> tuple[int, int]:
-    """(stride, halo) of a loss in pixels: the largest of its parts; (1, 0) for MSE."""
+    """(stride, halo) of a loss in pixels, each the largest among its terms; (1, 0) for MSE."""
     reaches = [p.features.reach(p.weights) for p in parts_of(loss) if isinstance(p, Perceptual)]
     return max((s for s, _ in reaches), default=1), max((h for _, h in reaches), default=0)
 
 
 def haloed(window: Window, size: tuple[int, int], *, stride: int, halo: int) -> Window:
-    """What a tile of the loss must see: the window and its halo inside the picture, begun on a multiple of stride."""
+    """What a tile of the loss must see: its window and halo within the picture, starting on a multiple of the stride."""
     return tuple(
         slice(max(0, w.start - halo) // stride * stride, min(n, w.stop + halo))
         for w, n in zip(window, size, strict=True)
@@ -81,7 +82,7 @@ def haloed(window: Window, size: tuple[int, int], *, stride: int, halo: int) -> 
 
 
 def _owned(window: Window, seen: Window, size: tuple[int, int], stride: int) -> Window:
-    """The positions of a map of this stride, computed from `seen`, that belong to the window."""
+    """The positions that belong to `window` in a map of this stride computed from `seen`."""
     return tuple(
         slice((w.start - s.start) // stride, None if w.stop == n else (w.stop - s.start) // stride)
         for w, s, n in zip(window, seen, size, strict=True)
@@ -89,18 +90,18 @@ def _owned(window: Window, seen: Window, size: tuple[int, int], stride: int) -> 
 
 
 def _owned_maps(loss: Perceptual, x: Tensor, window: Window, seen: Window, size: tuple[int, int]) -> dict[str, Tensor]:
-    """{tap: the window's part of the map}, from the seen part of the picture [N, 3, h, w]."""
+    """{tap: the window's part of the map}; x: the part of the picture that the tile sees, [N, 3, h, w]."""
     return {
         tap: m[:, :, *_owned(window, seen, size, loss.features.reach([tap])[0])]
         for tap, m in loss.features(x, loss.weights).items()
     }
 
 
-class Shelf:
-    """The target's features, a dict for each tile, kept where the plan says.
+class TargetFeatures:
+    """The target's features, one dict of maps per tile, kept in memory or in files.
 
-    keep: "memory" (as they are), "file" (memory-mapped files in a temporary folder under `folder`), "half" (16 bits in
-    memory: not exact), "recompute" (nowhere).
+    keep: "memory" (unchanged), "file" (memory-mapped files in a temporary folder below `folder`), "half" (in memory at 16
+        bits: not exact), "recompute" (not kept).
     """
 
     def __init__(self, keep: str, folder: str | Path | None) -> None:
@@ -108,45 +109,46 @@ class Shelf:
         with store.writing(folder or tempfile.gettempdir()):
             self.folder = tempfile.TemporaryDirectory(prefix="hrlib-features-", dir=folder) if keep == "file" else None
 
-    def put(self, maps: dict[str, Tensor]) -> None:
-        """Append the maps of the next tile."""
+    def append(self, maps: dict[str, Tensor]) -> None:
+        """Keep the maps of the next tile."""
         if self.keep == "file":
             path = Path(self.folder.name) / f"{len(self.tiles)}.safetensors"
             with store.writing(path):
                 save_file({k: v.cpu().contiguous() for k, v in maps.items()}, path)
             self.tiles.append(path)
         elif self.keep != "recompute":
-            # clones: a view would keep the halo's features alive
+            # cloned, since a view would keep the halo's features in memory
             self.tiles.append({k: v.half() if self.keep == "half" else v.clone() for k, v in maps.items()})
 
-    def get(self, k: int, like: Tensor) -> dict[str, Tensor]:
-        """The maps of tile k, in the type of `like` and on its device."""
+    def of_tile(self, k: int, like: Tensor) -> dict[str, Tensor]:
+        """The maps of tile k, with the dtype of `like` and on its device."""
         maps = load_file(self.tiles[k]) if self.keep == "file" else self.tiles[k]
         return {tap: m.to(like) for tap, m in maps.items()}
 
 
 @dataclass(frozen=True)
 class TiledTarget(Target):
-    """A prepared target of a `TiledLoss`: the image, and one shelf for each perceptual part."""
+    """A target prepared by a `TiledLoss`: the image, and the features for each perceptual term by its position."""
 
-    shelves: dict[int, Shelf] = field(default_factory=dict, repr=False)
+    features: dict[int, TargetFeatures] = field(default_factory=dict, repr=False)
 
 
 class TiledLoss(Loss):
     """The value and the gradient of `loss`, computed tile by tile.
 
-    Its terms must be summed with equal weights, as every loop of this library does: the gradient of their sum is
-    computed along with them, so that no tile is looked at twice.
+    Sum its terms with equal weights, as every loop of this library does: the gradient of that sum is computed along with
+    the terms, so that each tile is processed once.
 
     Args:
-        loss: `Perceptual` on a VGG16 without resize, `MSE`, or a sum of such.
-        tile: (height, width) of the tiles in pixels, rounded up to the loss's stride.
-        keep: where the target's features stay between steps: "memory", "file", "recompute" or "half", which rounds
-            them to 16 bits and so is not exact.
-        folder: where "file" makes its temporary folder.
+        loss: `Perceptual` on a VGG16 without resize, `MSE`, or a sum of these.
+        tile: (height, width) of the tiles in pixels, rounded up to multiples of the loss's stride.
+        keep: where the target's features stay between steps: "memory", "file", "recompute", or "half", which rounds
+            them to 16 bits and is therefore not exact.
+        folder: where "file" creates its temporary folder.
 
     Raises:
-        UnknownName: a loss that is not a sum over positions, or that resizes.
+        InvalidValue: a loss that is not a sum over positions or that resizes, or a tile smaller than a pixel.
+        UnknownName: an unknown `keep`.
     """
 
     def __init__(
@@ -154,39 +156,39 @@ class TiledLoss(Loss):
     ) -> None:
         super().__init__()
         if keep not in KEEP:
-            raise UnknownName(f"keep={keep!r}", expected=f"one of {', '.join(KEEP)}", do=nearest(keep, list(KEEP)))
+            hint = nearest(str(keep), list(KEEP)) or "leave it to budget.plan"
+            raise UnknownName(f"keep={keep!r}", expected=f"one of {', '.join(KEEP)}", do=hint)
         self.loss, self.keep, self.folder = loss, keep, folder
         self.stride, self.halo = reach_of(loss)
         self.tile = tuple(-(-n // self.stride) * self.stride for n in sides("tile", tuple(tile)))
 
     def describe(self) -> str:
-        """The loss's own description, and whether its target was rounded: a run may go on with other tiles."""
+        """The loss's own description, and whether its target is rounded. Not the tiles: a run may resume with others."""
         return self.loss.describe() + (", target features in half precision" if self.keep == "half" else "")
 
     def windows(self, size: tuple[int, int]) -> list[tuple[Window, Window]]:
-        """(owned, seen) of every tile of a picture (H, W)."""
-        how = {"stride": self.stride, "halo": self.halo}
-        return [(w, haloed(w, size, **how)) for w in tiles(size, self.tile)]
+        """The (own window, window with halo) of every tile of a picture (H, W)."""
+        return [(w, haloed(w, size, stride=self.stride, halo=self.halo)) for w in tiles(size, self.tile)]
 
     @torch.no_grad()
     def _prepare(self, image: Tensor) -> TiledTarget:
-        shelves = {}
+        features = {}
         for i, part in enumerate(parts_of(self.loss)):
             if isinstance(part, Perceptual):
                 part.features.check_size(*image.shape[2:])
-                shelves[i] = Shelf(self.keep, self.folder)
+                features[i] = TargetFeatures(self.keep, self.folder)
                 if self.keep != "recompute":
                     for window, seen in self.windows(image.shape[2:]):
-                        shelves[i].put(_owned_maps(part, image[:, :, *seen], window, seen, image.shape[2:]))
-        return TiledTarget(self, image, shelves=shelves)
+                        features[i].append(_owned_maps(part, image[:, :, *seen], window, seen, image.shape[2:]))
+        return TiledTarget(self, image, features=features)
 
     def _terms(self, pred: Tensor, target: TiledTarget) -> dict[str, Tensor]:
         names: list[str] = []
         values = _TiledTerms.apply(pred, self, target, names)
         return dict(zip(names, values, strict=True))
 
-    def of_tile(self, k: int, x: Tensor, window: Window, seen: Window, target: TiledTarget) -> dict[str, Tensor]:
-        """What tile k adds to each term; x: the seen part of the picture, [N, 3, h, w]."""
+    def terms_of_tile(self, k: int, x: Tensor, window: Window, seen: Window, target: TiledTarget) -> dict[str, Tensor]:
+        """What tile k contributes to each term; x: the part of the picture that it sees, [N, 3, h, w]."""
         size, terms = target.image.shape[2:], {}
         for i, part in enumerate(parts_of(self.loss)):
             if isinstance(part, MSE):
@@ -198,13 +200,15 @@ class TiledLoss(Loss):
                     with torch.no_grad():
                         goal = _owned_maps(part, target.image[:, :, *seen], window, seen, size)
                 else:
-                    goal = target.shelves[i].get(k, x)
+                    goal = target.features[i].of_tile(k, x)
                 lambdas = part.weights.items()
                 squares = [lam**2 * (maps[tap] - goal[tap]).square().sum() for tap, lam in lambdas]
                 name, value = part.name, torch.stack(squares).sum() / len(x)  # Eq. (3)
             if name in terms:
-                raise UnknownName(
-                    f"two terms named {name!r}", expected="a name for each term", do="give one another name=..."
+                raise InvalidValue(
+                    f"two terms named {name!r}",
+                    expected="a different name for each term",
+                    do="rename one of them: Perceptual(..., name=...)",
                 )
             terms[name] = value
         return terms
@@ -215,51 +219,54 @@ class _TiledTerms(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, loss: TiledLoss, target: TiledTarget, names: list[str]) -> Tensor:
-        slope = torch.zeros_like(image) if ctx.needs_input_grad[0] else None
+        gradient = torch.zeros_like(image) if ctx.needs_input_grad[0] else None
         sums: dict[str, float] = {}
         for k, (window, seen) in enumerate(loss.windows(image.shape[2:])):
-            x = image[:, :, *seen].detach().requires_grad_(slope is not None)
-            with torch.set_grad_enabled(slope is not None):
-                terms = loss.of_tile(k, x, window, seen, target)
-                if slope is not None:
-                    slope[:, :, *seen] += torch.autograd.grad(sum(terms.values()), x)[0]
+            x = image[:, :, *seen].detach().requires_grad_(gradient is not None)
+            with torch.set_grad_enabled(gradient is not None):
+                terms = loss.terms_of_tile(k, x, window, seen, target)
+                if gradient is not None:
+                    gradient[:, :, *seen] += torch.autograd.grad(sum(terms.values()), x)[0]
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
         names += sums
-        ctx.slope = slope
+        ctx.gradient = gradient
         return image.new_tensor(list(sums.values()))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
         if not bool((grad == grad[0]).all()):
-            raise ShapeError(
+            raise InvalidValue(
                 f"terms of a tiled loss weighted by {grad.tolist()}",
-                expected="one weight for all: the gradient of their sum is what was computed",
-                do="put weights into the losses, as MSE(0.1)",
+                expected="one weight for all terms, since only the gradient of their sum was computed",
+                do="put the weights into the losses, as in MSE(0.1)",
             )
-        return (ctx.slope if float(grad[0]) == 1 else ctx.slope * grad[0]), None, None, None
+        return (ctx.gradient if float(grad[0]) == 1 else ctx.gradient * grad[0]), None, None, None
 
 
 # --- synthesis --------------------------------------------------------------------------------------------------------
 
 
 class TiledGenerator:
-    """A Style-INR-GAN whose `synthesis` works tile by tile; everything else is the generator's own.
+    """A Style-INR-GAN whose `synthesis` works tile by tile; all other attributes are the generator's.
 
-    The picture is drawn without remembering anything; in the backward pass each tile is drawn again, and what it says
-    of ws and of its parts of the noise maps is added up.
+    The forward pass stores no activations. The backward pass draws each tile again, and adds up the gradients with
+    respect to ws and to the tile's parts of the noise maps.
 
     Args:
         G: a generator that draws any size (`any_size`).
         tile: (height, width) of the tiles in pixels.
+
+    Raises:
+        InvalidValue: a generator of one size, or a tile smaller than a pixel.
     """
 
     def __init__(self, G: nn.Module, tile: tuple[int, int]) -> None:
         if not G.any_size:
-            raise ShapeError(
+            raise InvalidValue(
                 f"tiles of a StyleGAN2 of {G.resolution}x{G.resolution}",
                 expected="a Style-INR-GAN, which draws any size (Sec. III-A)",
-                do="use one, or invert without tiles",
+                do="load a Style-INR-GAN, or invert without tiles",
             )
         self.G, self.tile = G, sides("tile", tuple(tile))
 
@@ -267,7 +274,7 @@ class TiledGenerator:
         return getattr(self.G, name)
 
     def synthesis(self, ws: Tensor, noise: Any = "const", size: tuple[int, int] | None = None) -> Tensor:
-        """[N, num_ws, w_dim] -> image [N, 3, H, W]; as the generator's own, without its canvas and grid."""
+        """[N, num_ws, w_dim] -> image [N, 3, H, W]; as the generator's own, but without canvas and grid."""
         size = tuple(size or (self.G.resolution, self.G.resolution))
         maps = self.G.synthesis.resolved(noise, len(ws), size)
         return _TiledSynthesis.apply(self.G.synthesis, self.tile, size, list(maps), ws, *maps.values())
@@ -287,7 +294,7 @@ class _TiledSynthesis(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         ws, *maps = ctx.saved_tensors
         wanted = ctx.needs_input_grad[4:]
-        slopes = [torch.zeros_like(v) if w else None for v, w in zip((ws, *maps), wanted, strict=True)]
+        gradients = [torch.zeros_like(v) if w else None for v, w in zip((ws, *maps), wanted, strict=True)]
         for window in tiles(ctx.size, ctx.tile):
             layers = needed(window, ctx.net.canvas(ctx.size))
             places = [(...,), *((..., *layers[name]) for name in ctx.names)]
@@ -298,7 +305,7 @@ class _TiledSynthesis(torch.autograd.Function):
                 noise = dict(zip(ctx.names, leaves[1:], strict=True)) or "none"
                 part = ctx.net(leaves[0], noise, ctx.size, window=window)
             inputs = [i for i, w in enumerate(wanted) if w]
-            found = torch.autograd.grad(part, [leaves[i] for i in inputs], grad[:, :, *window])
-            for i, slope in zip(inputs, found, strict=True):
-                slopes[i][places[i]] += slope
-        return None, None, None, None, *slopes
+            of_tile = torch.autograd.grad(part, [leaves[i] for i in inputs], grad[:, :, *window])
+            for i, gradient in zip(inputs, of_tile, strict=True):
+                gradients[i][places[i]] += gradient
+        return None, None, None, None, *gradients

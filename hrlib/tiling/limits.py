@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and what says so: the machine, its own limits, its control groups."""
+"""How much more memory this process may use: by the machine, by its own limits and by its control groups."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-ADDRESSES = "the limit of the process's address space (ulimit -v)"  # in which mapped files count, too
-UNLIMITED = 1 << 60  # a control group of the first version writes such numbers where it has no limit
+ADDRESSES = "the limit of the process's address space (ulimit -v)"  # mapped files count towards it
+UNLIMITED = 1 << 60  # version 1 of control groups writes such large numbers for "no limit"
 
 
-class Room(NamedTuple):
-    """free: bytes that may still be taken. why: what says so. hard: whether more would be refused or killed, rather
-    than swapped."""
+class Headroom(NamedTuple):
+    """What one limit leaves.
+
+    free: bytes that may still be allocated. limit: the limit in words. hard: whether using more fails or kills the
+        process, rather than swapping.
+    """
 
     free: int
-    why: str
+    limit: str
     hard: bool
 
 
-def of(device: torch.device) -> tuple[int, list[Room]]:
-    """(bytes of the device's memory taken by this process, what it may still take by every limit there is)."""
+def memory(device: torch.device) -> tuple[int, list[Headroom]]:
+    """(bytes of the device's memory that this process uses, what each limit leaves it)."""
     if device.type == "cuda":
         import torch
 
-        return torch.cuda.memory_reserved(device), [Room(torch.cuda.mem_get_info(device)[0], "the GPU's memory", True)]
+        free = torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.memory_reserved(device), [Headroom(free, "the GPU's memory", True)]
     import psutil
 
-    taken = psutil.Process().memory_info().rss
-    rooms = [Room(psutil.virtual_memory().available, "the machine's free memory", False)]
-    return taken, [*rooms, *process_limits(), *group_limits()]
+    used = psutil.Process().memory_info().rss
+    machine = Headroom(psutil.virtual_memory().available, "the machine's free memory", False)
+    return used, [machine, *process_limits(), *group_limits()]
 
 
-def process_limits() -> list[Room]:
-    """RLIMIT_AS (`ulimit -v`) and RLIMIT_DATA (`ulimit -d`), where they are set."""
+def process_limits() -> list[Headroom]:
+    """What RLIMIT_AS (`ulimit -v`) and RLIMIT_DATA (`ulimit -d`) leave, if they are set."""
     try:
         import resource
     except ImportError:  # Windows has none
@@ -44,21 +48,21 @@ def process_limits() -> list[Room]:
 
     used = psutil.Process().memory_info()
     found = []
-    for name, count, what in (
+    for name, count, words in (
         ("RLIMIT_AS", used.vms, ADDRESSES),
         ("RLIMIT_DATA", getattr(used, "data", used.vms), "the limit of the process's data (ulimit -d)"),
     ):
         limit = resource.getrlimit(getattr(resource, name))[0]
         if limit not in (resource.RLIM_INFINITY, -1):
-            found.append(Room(max(0, limit - count), what, True))
+            found.append(Headroom(max(0, limit - count), words, True))
     return found
 
 
-def group_limits(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> list[Room]:
-    """What the control groups that this process is in leave, of either version: those of containers, SLURM, systemd."""
+def group_limits(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> list[Headroom]:
+    """What the process's control groups leave (containers, SLURM, systemd), of version 1 or 2."""
     try:
         lines = proc.read_text().splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return []
     found = []
     for line in lines:  # hierarchy:controllers:path
@@ -71,28 +75,28 @@ def group_limits(proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sy
         else:
             continue
         inside = base / path.lstrip("/")
-        for folder in (inside, *inside.parents):  # a limit above holds, too; in a container only the mount is there
-            if folder.is_relative_to(base) and (room := _left(folder, *names)) is not None:
-                found.append(Room(room, f"the limit of the control group {folder} ({names[0]})", True))
+        for folder in (inside, *inside.parents):  # limits further up apply too; a container may show only the mount
+            if folder.is_relative_to(base) and (free := _free(folder, *names)) is not None:
+                found.append(Headroom(free, f"the limit of the control group {folder} ({names[0]})", True))
     return found
 
 
-def _left(folder: Path, most: str, high: str, used: str, cache: str) -> int | None:
-    """Bytes that a group leaves; pages of files that it would drop first count as free. None without a limit."""
-    limits = [n for n in (_number(folder / most), _number(folder / high)) if n is not None and n < UNLIMITED]
-    taken = _number(folder / used)
-    if not limits or taken is None:
+def _free(folder: Path, limit: str, soft_limit: str, usage: str, cache: str) -> int | None:
+    """Bytes that a group leaves, counting reclaimable file cache as free; None without a limit."""
+    limits = [n for n in (_number(folder / limit), _number(folder / soft_limit)) if n is not None and n < UNLIMITED]
+    used = _number(folder / usage)
+    if not limits or used is None:
         return None
     try:
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        taken -= min(taken, int(stat.get(cache, 0)))
-    except (OSError, ValueError):  # then they count as taken
+        used -= min(used, int(stat.get(cache, 0)))
+    except (OSError, ValueError):  # then the cache counts as used
         pass
-    return max(0, min(limits) - taken)
+    return max(0, min(limits) - used)
 
 
 def _number(file: Path) -> int | None:
     try:
         return int(file.read_text())
-    except (OSError, ValueError):  # not there, or "max"
+    except (OSError, ValueError):  # missing, or "max"
         return None

@@ -1,9 +1,9 @@
 """Weight files: the catalogue, verified downloads, strict loading, saving, safe conversion of foreign checkpoints.
 
-G = weights.load_generator("portraits_inr128")     # a catalogue name, a file of ours, or a foreign checkpoint
+    G = weights.load_generator("portraits_inr128")     # a catalogue name, a file of ours, or a foreign checkpoint
 """
 
-from .files import Entry, catalogue, entry, fetch, is_path, kept, path, status
+from .files import Entry, cached, catalogue, entry, fetch, is_path, path, status
 from .load import (
     TORCH_SUFFIXES,
     checked_finite,
@@ -24,13 +24,13 @@ from .load import (
 __all__ = [
     "TORCH_SUFFIXES",
     "Entry",
+    "cached",
     "catalogue",
     "checked_finite",
     "convert",
     "entry",
     "fetch",
     "is_path",
-    "kept",
     "load_codes",
     "load_discriminator",
     "load_generator",

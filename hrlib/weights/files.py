@@ -1,6 +1,6 @@
-"""The catalogue of weight files and data sets, and the files it names: verified, downloaded, or clearly missing.
+"""The catalogue of weight files and data sets: where each file belongs, whether it is there and intact, how to get it.
 
-Its functions are used as `hrlib.weights.path`, `.status`, `.fetch`, `.catalogue`, `.entry`.
+Use these functions as `hrlib.weights.path`, `.status`, `.fetch`, `.catalogue`, `.entry`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from ..errors import DamagedFile, MissingWeights, UnknownName, nearest
 from ..image import SUFFIXES
 
 F = TypeVar("F", bound=Callable)
-DATA = Path(__file__).resolve().parents[2] / "data"  # holds weights/catalogue.json and all that ships
+DATA = Path(__file__).resolve().parents[2] / "data"  # the catalogue, weights/catalogue.json, and everything that ships
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One catalogued weight file or data set.
+    """A weight file or data set of the catalogue.
 
     Attributes:
-        kind: "network" (ours or foreign, loadable here), "file" (read by other code), or "dataset" (a folder).
-        file: path below the data folder; `path` is the absolute one.
-        profile: "laptop" for what ships with the repository, "paper" for what the user brings.
-        url: direct link, or None (shipped, or to be fetched by hand as `prepare` says).
-        size, sha256: of the file; None where the origin publishes none (the first use then pins the hash, beside it).
-        min_files: for a data set, the least number of pictures below its folder.
-        prepare: how to get it and bring it into the form we read.
+        kind: "network" (ours or foreign, loadable by this package), "file" (read by other code), or "dataset" (a folder).
+        file: path relative to the data folder; `path` is the absolute one.
+        profile: "laptop" if it ships with the repository, "paper" if the user provides it.
+        url: direct link; None if the file ships or must be fetched by hand (see `prepare`).
+        size, sha256: of the file; None if the origin publishes none. The hash found at the first use is then written
+            beside the file, and later changes are refused.
+        min_files: for a data set, the smallest number of pictures that its folder must hold.
+        prepare: how to get it and convert it to the form we read.
     """
 
     name: str
@@ -54,26 +55,29 @@ class Entry:
 
     @property
     def by_hand(self) -> str:
-        """How to get it, as a sentence for error messages."""
+        """How to get the file, as a phrase for error messages."""
         if self.profile == "laptop":
-            return f"it ships with the repository: git checkout -- data/{self.file}"
-        command = f"`hrlab fetch {self.name}`, or download {self.url}" if self.url else self.prepare
+            return f"restore it with `git checkout -- data/{self.file}` (it ships with the repository)"
+        command = f"run `hrlab fetch {self.name}`, or download {self.url}" if self.url else self.prepare
         return f"{command}; put it at {self.path} ({self.origin}; licence: {self.licence})"
 
 
 def data_root(profile: str) -> Path:
-    """The data folder: the repository's, or $HRLIB_DATA for what does not ship (large files on another disk)."""
+    """The data folder: the repository's for files that ship; for all others $HRLIB_DATA, if set (say, on a larger disk).
+
+    $HRLIB_DATA moves the files and data sets of the catalogue, nothing else.
+    """
     return DATA if profile == "laptop" else Path(os.environ.get("HRLIB_DATA", DATA))
 
 
 def catalogue() -> dict[str, Entry]:
-    """Every weight file and data set the project knows, by name (`data/weights/catalogue.json`)."""
+    """Every weight file and data set that the project knows, by name."""
     file = catalogue_file()
     return dict(_catalogue(file, file.stat().st_mtime_ns))
 
 
 def catalogue_file() -> Path:
-    """The catalogue itself, JSON."""
+    """The catalogue itself, `data/weights/catalogue.json`."""
     return DATA / "weights" / "catalogue.json"
 
 
@@ -83,43 +87,43 @@ def _catalogue(path: Path, _: int) -> dict[str, Entry]:
 
 
 def entry(name: str) -> Entry:
-    """The catalogue's entry of that name; `UnknownName` with the nearest spelling otherwise."""
+    """The catalogue's entry `name`; `UnknownName`, suggesting the nearest spelling, if there is none."""
     known = catalogue()
     if name not in known:
         raise UnknownName(
             f"no weights or data named {name!r}",
-            expected=f"a file, or one of {', '.join(known)}",
-            do=nearest(name, list(known)) or "choose one of these, or give the path of a file",
+            expected=f"the path of a file, or one of {', '.join(known)}",
+            do=nearest(name, list(known)) or "check the name; a path must have a suffix or a folder, as in ./NAME",
         )
     return known[name]
 
 
 def is_path(name: str) -> bool:
-    """Whether a text names a file rather than an entry of the catalogue: it has a folder or a suffix.
+    """Whether `name` is a file's path rather than an entry of the catalogue: it has a folder or a suffix.
 
-    A relative path is relative to the current directory, here and everywhere.
+    Relative paths are relative to the current directory, here as everywhere.
     """
     return os.sep in name or bool(Path(name).suffix)
 
 
-def kept(most: int) -> Callable[[F], F]:
-    """`functools.lru_cache` for functions of names: what came of a file is made anew when that file has changed.
+def cached(maxsize: int) -> Callable[[F], F]:
+    """`functools.lru_cache` for functions that read files: a result is computed again once its file has changed.
 
-    Files are found in the function's texts: paths, with or without "file:". A change of the catalogue counts, too.
+    Every string argument that is a path, with or without "file:" before it, counts as a file; so does the catalogue.
     """
 
     def decorate(function: F) -> F:
-        @functools.lru_cache(most)
-        def keep(_: tuple, *args: Any, **more: Any) -> Any:
-            return function(*args, **more)
+        @functools.lru_cache(maxsize)
+        def compute(_: tuple, *args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
 
         @functools.wraps(function)
-        def look(*args: Any, **more: Any) -> Any:
-            texts = [v for v in (*args, *more.values()) if isinstance(v, str)]
-            return keep((_state(catalogue_file()), *map(_state_of, texts)), *args, **more)
+        def look_up(*args: Any, **kwargs: Any) -> Any:
+            texts = [v for v in (*args, *kwargs.values()) if isinstance(v, str)]
+            return compute((_state(catalogue_file()), *map(_state_of, texts)), *args, **kwargs)
 
-        look.cache_clear = keep.cache_clear
-        return look
+        look_up.cache_clear = compute.cache_clear
+        return look_up
 
     return decorate
 
@@ -130,7 +134,7 @@ def _state_of(text: str) -> tuple | None:
 
 
 def _state(path: Path) -> tuple | None:
-    """What tells that a file is another than it was: place, inode, time and size; None when it is not there."""
+    """What changes when a file is replaced or edited: path, inode, time and size; None if it is missing."""
     try:
         stat = path.stat()
     except (OSError, ValueError):
@@ -138,15 +142,15 @@ def _state(path: Path) -> tuple | None:
     return str(path.absolute()), stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-# --- what is there ----------------------------------------------------------------------------------------------------
+# --- the files --------------------------------------------------------------------------------------------------------
 
 
 def path(name_or_path: str | os.PathLike) -> Path:
-    """The verified file (or data-set folder) of a catalogue name, or of a path.
+    """The file (or data-set folder) of a catalogue name or a path, verified if the catalogue knows it.
 
     Raises:
-        MissingWeights: it is not on this machine; says where to get it and where to put it.
-        DamagedFile: its size or SHA-256 is not the catalogue's, or it changed since its first use.
+        MissingWeights: it is not on this machine; the message says where to get it and where to put it.
+        DamagedFile: its size or SHA-256 differs from the catalogue's, or it changed since its first use.
         UnknownName: neither a catalogue name nor a path.
     """
     if isinstance(name_or_path, str) and not is_path(name_or_path):
@@ -157,7 +161,7 @@ def path(name_or_path: str | os.PathLike) -> Path:
             raise MissingWeights(
                 f"{file} cannot be read" if os.path.isfile(file) else f"no file {file}",
                 expected="a weight file, or a catalogue name",
-                do=f"check the spelling of the path; the working directory is {Path.cwd()}",
+                do=f"check the path's spelling and permissions; the working directory is {Path.cwd()}",
             )
         found = next((e for e in catalogue().values() if e.path == file.resolve()), None)
         if found is None:
@@ -169,10 +173,9 @@ def path(name_or_path: str | os.PathLike) -> Path:
 
 
 def status(name: str) -> str:
-    """The state of a catalogued item on this machine, without changing anything.
+    """"ok", "missing", "damaged" or "unverified": the state of a catalogue entry on this machine. Changes nothing.
 
-    "ok", "missing", "damaged", or "unverified": it is there but its origin publishes no hash, so that it can only be
-    compared with what it was at its first use.
+    "unverified": it is there, but its origin publishes no hash, so it can only be compared with its first use.
     """
     found = entry(name)
     if not found.path.exists():
@@ -184,17 +187,17 @@ def status(name: str) -> str:
 
 
 def fetch(name: str) -> Path:
-    """Download a catalogued file (resuming what is there), verify it and return its path.
+    """Download a file of the catalogue (resuming an interrupted download), verify it and return its path.
 
-    By calling this you accept the licence that `entry(name).licence` names.
+    By calling this you accept its licence, `entry(name).licence`.
     """
     from .download import download
 
     found = entry(name)
-    if not os.path.lexists(found.path):  # whatever is there is verified, never replaced
+    if not os.path.lexists(found.path):  # an existing file is verified, never replaced
         if found.url is None:
             raise MissingWeights(
-                f"{name} has no direct link", expected="a catalogue entry with a URL", do=f"by hand: {found.by_hand}"
+                f"{name} has no direct link", expected="a catalogue entry with a URL", do=f"get it by hand: {found.by_hand}"
             )
         by_hand = f"download {found.url} in a browser and put it at {found.path}"
         download(found.url, found.path, sha256=found.sha256, size=found.size, by_hand=by_hand)
@@ -202,7 +205,7 @@ def fetch(name: str) -> Path:
 
 
 def _verify(found: Entry, *, pin: bool = True) -> str:
-    """Give "ok" or "unverified"; `DamagedFile` when size, hash or number of pictures is wrong."""
+    """"ok" or "unverified"; `DamagedFile` if the size, the hash or the number of pictures is wrong."""
     if found.kind == "dataset":
         count = _count_pictures(found.path)
         if count < found.min_files:
@@ -221,7 +224,7 @@ def _verify(found: Entry, *, pin: bool = True) -> str:
     pinned = found.path.with_name(found.path.name + ".sha256")
     if pinned.exists():
         if pinned.read_text().strip() != digest:
-            raise _damaged(found, f"SHA-256 {digest}", f"what it was at its first use (recorded in {pinned.name})")
+            raise _damaged(found, f"SHA-256 {digest}", f"the SHA-256 of its first use (recorded in {pinned.name})")
     elif pin:
         store.write_bytes(pinned, f"{digest}\n".encode())
     return "unverified"
@@ -233,7 +236,7 @@ def _damaged(found: Entry, got: str, expected: str) -> DamagedFile:
 
 @functools.lru_cache(maxsize=256)
 def _sha256(file: Path, mtime_ns: int, size: int) -> str:
-    """Hashed once a process, unless the file's time or size changes."""
+    """Hashed once per process, and again if the file's time or size changes."""
     return store.sha256(file)
 
 

@@ -1,6 +1,8 @@
-"""The networks inside foreign checkpoints, in our names: NVlabs' stylegan2-ada-pytorch, rosinality's stylegan2-pytorch.
+"""StyleGAN2 in foreign checkpoints, translated to our names: NVlabs' stylegan2-ada-pytorch, rosinality's
+stylegan2-pytorch.
 
-Works on what `_pickles.read` returns, which is plain containers and tensors.
+The input is what `pickles.read` returns: plain containers and tensors. Options that would change the network's arithmetic
+are refused.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from . import pickles
 
 FIR = torch.outer(torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.tensor([1.0, 3.0, 3.0, 1.0])) / 64
 WHICH = ("G_ema", "G", "D")
-_WHOLE_BATCH = 1 << 30  # NVlabs' mbstd_group_size None: one group, whatever the batch
+_WHOLE_BATCH = 1 << 30  # NVlabs' mbstd_group_size None: the whole batch is one group
 
 
 class Network(NamedTuple):
     """What `nets.build` and `load_state_dict` need, and a sentence for the model card.
 
-    `measure_w_avg`: the file has no average code; the caller measures it with the network's own mapping.
+    measure_w_avg: the file has no average code; the caller must measure it with the network's own mapping.
     """
 
     architecture: str
@@ -42,13 +44,13 @@ def read(path: str, which: str) -> Network:
     try:
         return translate(content, which, str(path))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
-        raise _mismatch(str(path), f"contents that are not a StyleGAN2's ({type(e).__name__}: {e})") from e
+        raise _mismatch(str(path), f"something other than a StyleGAN2 ({type(e).__name__}: {e})") from e
 
 
 def _mismatch(source: str, what: str, do: str = "use a StyleGAN2 checkpoint (see data/README.md)") -> LayoutMismatch:
     return LayoutMismatch(
         f"{source} holds {what}",
-        expected="StyleGAN2 as stylegan2-ada-pytorch (.pkl) or rosinality's stylegan2-pytorch (.pt) write it",
+        expected="a StyleGAN2 saved by stylegan2-ada-pytorch (.pkl) or by rosinality's stylegan2-pytorch (.pt)",
         do=do,
     )
 
@@ -56,7 +58,7 @@ def _mismatch(source: str, what: str, do: str = "use a StyleGAN2 checkpoint (see
 def _require(source: str, what: str, value: Any, *allowed: Any) -> None:
     """Refuse an option that would change the network's arithmetic."""
     if isinstance(value, Tensor) or value not in allowed:
-        raise _mismatch(source, f"a network with {what} = {value!r}, where we compute {what} = {allowed[0]!r}")
+        raise _mismatch(source, f"a network with {what} = {value!r}; only {what} = {allowed[0]!r} is supported")
 
 
 def _layers(state: dict[str, Tensor]) -> int:
@@ -72,10 +74,10 @@ def _check_filter(kernel: Tensor, gain: float, source: str, key: str) -> None:
 
 
 def from_nvlabs(content: Any, which: str, source: str) -> Network:
-    """G_ema, G or D of a network-snapshot: rebuilt from `_init_kwargs`, state equal to the stock state_dict."""
+    """G_ema, G or D of a network-snapshot: config from `_init_kwargs`, state equal to the original state_dict."""
     if not isinstance(content, dict) or not isinstance(content.get(which), pickles.Record):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise _mismatch(source, f"{found} and no network {which!r}", f"choose another of {', '.join(WHICH)}")
+        raise _mismatch(source, f"{found} and no network {which!r}", f"set which to one of {', '.join(WHICH)} that it holds")
     record = content[which]
     _require(source, "class name", record.class_name, "Discriminator" if which == "D" else "Generator")
     state = {}
@@ -94,7 +96,7 @@ def from_nvlabs(content: Any, which: str, source: str) -> Network:
 
 
 def _walk(record: pickles.Record, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(key, tensor) as the stock state_dict would list them."""
+    """(key, tensor) as the original module's state_dict would list them."""
     if not isinstance(record, pickles.Record):
         raise ValueError(f"module {prefix or 'root'!r} is a {type(record).__name__}")
     for group in ("_parameters", "_buffers"):
@@ -113,7 +115,7 @@ def _plan(kwargs: dict, resolution: int) -> dict[int, int]:
 def _nvlabs_generator(kwargs: dict, state: dict[str, Tensor], source: str) -> dict[str, Any]:
     mapping = kwargs.get("mapping_kwargs", {})
     own = {"z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "mapping_kwargs", "synthesis_kwargs"}
-    # stylegan3's repository writes the synthesis options of its StyleGAN2 flat.
+    # stylegan3's repository does not nest the synthesis options of its StyleGAN2.
     synthesis = {**{k: v for k, v in kwargs.items() if k not in own}, **kwargs.get("synthesis_kwargs", {})}
     _require(source, "mapping lr_multiplier", mapping.get("lr_multiplier", 0.01), 0.01)
     _require(source, "mapping num_layers", mapping.get("num_layers", 8), _layers(state))
@@ -151,7 +153,7 @@ def _nvlabs_discriminator(kwargs: dict, _: dict[str, Tensor], source: str) -> di
 
 
 def from_rosinality(content: Any, which: str, source: str) -> Network:
-    """g_ema, g or d of a rosinality file, or the decoder of a pSp-family file (which keeps g_ema there)."""
+    """g_ema, g or d of a rosinality file, or the decoder of a file of the pSp family, which is its g_ema."""
     if not isinstance(content, dict):
         raise _mismatch(source, f"a {type(content).__name__}")
     if isinstance(content.get("state_dict"), dict) and which == "G_ema":  # pSp, e4e, ...
@@ -166,11 +168,11 @@ def from_rosinality(content: Any, which: str, source: str) -> Network:
 
 
 def _rename(state: dict[str, Tensor], rules: list[tuple[str, Any]], source: str) -> dict[str, Tensor]:
-    """Apply the first fitting (pattern, match -> new key) to each key; unknown keys are refused, filters checked."""
+    """Rename each key by the first (pattern, match -> new key) that fits; check filters, refuse unknown keys."""
     out, unknown = {}, []
     for key, tensor in state.items():
         if key.endswith(".kernel"):
-            up = ".blur." in key or ".upsample." in key  # the generator's: scaled by up^2
+            up = ".blur." in key or ".upsample." in key  # in the generator, scaled by up^2
             _check_filter(tensor, 4.0 if up else 1.0, source, key)
             continue
         for pattern, name in rules:
@@ -196,7 +198,7 @@ _TAILS = "|".join(re.escape(t) for t in _TAIL)
 
 
 def _conv(i: str) -> str:
-    """convs.i of rosinality is layer i + 1 of ours: b8.conv0, b8.conv1, b16.conv0, ..."""
+    """rosinality's convs.i is our layer i + 1: b8.conv0, b8.conv1, b16.conv0, ..."""
     return f"synthesis.b{8 << int(i) // 2}.conv{int(i) % 2}"
 
 
@@ -230,7 +232,7 @@ def _rosinality_generator(state: dict[str, Tensor], latent_avg: Any, which: str,
     if latent_avg is None:
         out["mapping.w_avg"] = torch.zeros(w_dim)
     else:
-        rows = latent_avg.reshape(-1, w_dim)  # the pSp family repeats the vector once a layer
+        rows = latent_avg.reshape(-1, w_dim)  # the pSp family repeats the vector for each layer
         if not torch.equal(rows, rows[:1].expand_as(rows)):
             raise _mismatch(source, "a latent_avg that differs between layers")
         out["mapping.w_avg"] = rows[0]

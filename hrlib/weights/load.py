@@ -1,8 +1,8 @@
-"""Weight files: strict loading, saving, conversion of foreign checkpoints; the catalogue is `files.py`.
+"""Strict loading, saving, and conversion of foreign checkpoints; the catalogue of files is `files.py`.
 
-Our own files are safetensors whose metadata hold "architecture", "config" (JSON) and "card" (a sentence on where the
-numbers come from). Nothing here ever continues on random weights: a missing, damaged, hostile or misfitting file is an
-error that says what to do.
+Our own files are safetensors whose metadata hold "architecture", "config" (JSON) and "card" (one sentence saying where
+the weights come from). Nothing here falls back on random weights: a file that is missing, damaged, hostile or of another
+layout is an error that says what to do.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .. import nets, store
-from ..errors import DamagedFile, HRLibError, LayoutMismatch, UnknownName, WeightsError
-from . import files, foreign, pickles, rivals
+from ..errors import DamagedFile, HRLibError, LayoutMismatch, UnknownName, WeightsError, nearest
+from . import files, foreign, other_networks, pickles
 from .files import Entry, catalogue, path
 
 SUFFIX = ".safetensors"  # of our own files
@@ -32,16 +32,19 @@ TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
 def register(
     name: str, file: str | os.PathLike, *, card: str, licence: str = "MIT", origin: str = "trained by this repository"
 ) -> Entry:
-    """Enter a finished file of ours, below the data folder, in the catalogue, with its hash and its model card.
+    """Add a finished file of ours, in the data folder, to the catalogue, with its hash and its model card.
 
     card: Markdown, written to `data/weights/<name>.md`: data, recipe, seeds, time, measured quality, limits.
+
+    Raises:
+        WeightsError: the file is outside the data folder, or cannot be read.
     """
     file = Path(file).resolve()
     if not file.is_relative_to(files.DATA):
         raise WeightsError(
             f"{file} is outside {files.DATA}", expected="a shipped file", do="save it under data/weights first"
         )
-    metadata = _read(file)[1]  # not load_state: a file trained anew differs from the entry that this call replaces
+    metadata = _read(file)[1]  # not load_state: the file may differ from the entry that this call replaces
     new = Entry(
         name=name,
         kind="network",
@@ -53,15 +56,15 @@ def register(
         sha256=store.sha256(file),
         architecture=metadata.get("architecture"),
     )
-    file_of_all = files.catalogue_file()
-    store.write_bytes(file_of_all.parent / f"{name}.md", card.strip().encode() + b"\n")
-    entries = {**(catalogue() if file_of_all.exists() else {}), name: new}
-    store.write_json(file_of_all, {n: _slim(e) for n, e in entries.items()})
+    listing = files.catalogue_file()
+    store.write_bytes(listing.parent / f"{name}.md", card.strip().encode() + b"\n")
+    entries = {**(catalogue() if listing.exists() else {}), name: new}
+    store.write_json(listing, {n: _slim(e) for n, e in entries.items()})
     return new
 
 
 def _slim(e: Entry) -> dict[str, Any]:
-    """An entry's fields without the name (the key) and without those left at their defaults."""
+    """An entry's fields, without its name (the key) and without defaults."""
     return {f.name: v for f in dataclasses.fields(e) if f.name != "name" and (v := getattr(e, f.name)) != f.default}
 
 
@@ -69,24 +72,24 @@ def _slim(e: Entry) -> dict[str, Any]:
 
 
 def load_state(name_or_path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(state_dict in float32, metadata) of a safetensors file, or of a torch file that is one plain state_dict.
+    """(state_dict, metadata) of a safetensors file, or of a torch file that holds one plain state_dict.
 
-    Floating point tensors saved in half precision come back as float32.
+    Floating point tensors come back as float32, also those stored in half precision.
 
     Raises:
-        WeightsError: a missing, damaged, hostile or misfitting file, or one that holds NaN or infinite numbers.
+        WeightsError: the file is missing, damaged, hostile or of another layout, or holds NaN or infinite numbers.
     """
     state, metadata = _read(path(name_or_path))
     return _single(state, str(name_or_path)), metadata
 
 
 def _single(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The same numbers in float32, where they are floating point; all finite."""
+    """The state with floating point tensors in float32; `WeightsError` unless all numbers are finite."""
     return checked_finite({k: t.detach().float() if t.is_floating_point() else t for k, t in state.items()}, source)
 
 
 def checked_finite(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """`state`, or a `WeightsError` that names the tensors with NaN or infinite numbers."""
+    """`state` itself; a `WeightsError` names its tensors with NaN or infinite numbers, if there are any."""
     if bad := [key for key, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]:
         shown = f"{', '.join(bad[:6])}{' ...' if len(bad) > 6 else ''}"
         raise WeightsError(
@@ -98,14 +101,14 @@ def checked_finite(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors as stored, metadata)."""
+    """(state_dict in the stored precision, metadata)."""
     if file.suffix.lower() in TORCH_SUFFIXES:
         state = pickles.read(file, "torch")
         if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
             raise LayoutMismatch(
                 f"{file} holds more than one state_dict",
                 expected="a flat state_dict of tensors",
-                do="use load_generator or load_discriminator for a StyleGAN2 checkpoint",
+                do="load a StyleGAN2 checkpoint with load_generator or load_discriminator",
             )
         metadata: dict[str, str] = {}
     elif file.suffix.lower() == SUFFIX:
@@ -127,7 +130,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_strictly(net: nn.Module, state: dict[str, Tensor], source: str) -> nn.Module:
-    """Fill `net` with `state`; any missing or unexpected key or wrong shape is a `LayoutMismatch` that lists them."""
+    """Fill `net` with `state`; a `LayoutMismatch` lists missing keys, unexpected keys and wrong shapes."""
     own = net.state_dict()
     differ = [k for k in own if k in state and own[k].shape != state[k].shape]
     found = {
@@ -147,10 +150,11 @@ def load_strictly(net: nn.Module, state: dict[str, Tensor], source: str) -> nn.M
 
 
 def _network(name_or_path: str | os.PathLike, which: str) -> foreign.Network:
-    """The network in one of our files or of a foreign checkpoint."""
+    """The network in one of our files or in a foreign checkpoint."""
     file = path(name_or_path)
     if file.suffix.lower() in (".pkl", *TORCH_SUFFIXES):
-        return rivals.read(str(file), which) if which in rivals.EXPECTED else foreign.read(file, which)
+        reader = other_networks if which in other_networks.EXPECTED else foreign
+        return reader.read(str(file), which)
     state, metadata = _read(file)
     try:
         return foreign.Network(metadata["architecture"], json.loads(metadata["config"]), state, metadata["card"])
@@ -163,44 +167,46 @@ def _network(name_or_path: str | os.PathLike, which: str) -> foreign.Network:
 
 
 class _Budget(TorchFunctionMode):
-    """Lets a constructor make about as many numbers as a file holds: a lying configuration cannot fill the memory."""
+    """Limits the tensors a constructor may allocate to about the file's size, so no false configuration fills the memory."""
 
     FACTORIES = (torch.randn, torch.rand, torch.zeros, torch.ones, torch.empty, torch.full)
 
     def __init__(self, numel: int) -> None:
         super().__init__()
-        self.left = 2 * numel + 1_000_000  # room for what constructors make beside their state
+        self.left = 2 * numel + 1_000_000  # constructors also make tensors outside their state
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function in self.FACTORIES:
             size = args[0] if args and isinstance(args[0], (tuple, list)) else args
             self.left -= math.prod(n for n in size if isinstance(n, int))
             if self.left < 0:
-                raise ValueError("its configuration asks for far more numbers than the file holds")
+                raise ValueError("its configuration describes a far larger network than the file holds")
         return function(*args, **(kwargs or {}))
 
 
 def _assemble(network: foreign.Network, source: str, expected: tuple[str, ...]) -> nn.Module:
     if network.architecture not in expected:
         raise LayoutMismatch(
-            f"{source} holds a {network.architecture}", expected=f"one of {', '.join(expected)}", do="use another file"
+            f"{source} holds a {network.architecture}",
+            expected=f"one of {', '.join(expected)}",
+            do="check that this is the right file, or load it with the function for its kind of network",
         )
     state = _single(network.state, source)
     try:
-        # The constructor's draws are overwritten at once and must not move the caller's random numbers.
+        # The initial weights are overwritten at once; drawing them must not advance the caller's random numbers.
         with torch.random.fork_rng(devices=[]), _Budget(sum(t.numel() for t in state.values())):
             net = nets.build(network.architecture, network.config)
     except (HRLibError, RuntimeError, TypeError, ValueError) as e:
         raise LayoutMismatch(
             f"{source} describes an impossible {network.architecture}: {e}",
             expected="a configuration that its constructor accepts",
-            do="check that this is the right file, or convert it again",
+            do="check that this is the right file, or convert the original checkpoint again",
         ) from e
     load_strictly(net, state, source)
     if network.measure_w_avg:
         with torch.no_grad():
             z = torch.randn(10_000, net.z_dim, generator=torch.Generator().manual_seed(0))
-            mapping = getattr(net, "generator", net).mapping  # DualStyleGAN has its StyleGAN2 inside
+            mapping = getattr(net, "generator", net).mapping  # a DualStyleGAN contains a StyleGAN2
             mapping.w_avg.copy_(torch.cat([mapping.w(part) for part in z.split(500)]).mean(0))
     return net.eval().requires_grad_(False)
 
@@ -210,7 +216,7 @@ def load_generator(name_or_path: str | os.PathLike, device: str = "cpu", *, whic
 
     Args:
         name_or_path: catalogue name, our .safetensors, an NVlabs .pkl, or a rosinality .pt.
-        which: "G_ema" (the average that papers show) or "G", for foreign files that hold both.
+        which: "G_ema" (the averaged weights, which papers show) or "G", for foreign files that hold both.
     """
     expected = ("stylegan2", "style_inr")
     return _assemble(_network(name_or_path, which), str(name_or_path), expected).to(device)
@@ -225,26 +231,31 @@ def load_discriminator(name_or_path: str | os.PathLike, device: str = "cpu") -> 
 def load_identity(
     name_or_path: str | os.PathLike = "identity_thin", device: str = "cpu", *, bgr: bool = False
 ) -> nn.Module:
-    """An identity network in evaluation mode, without gradients on its parameters: see its `embed`.
+    """A face recognition network in evaluation mode, without gradients on its parameters; use its `embed`.
 
     Args:
-        name_or_path: catalogue name ("identity_thin", "ir_se50"), a file that `save_network` wrote, or a foreign
+        name_or_path: catalogue name ("identity_thin", "ir_se50"), a file that `save_network` wrote, or the authors'
             model_ir_se50.pth.
-        bgr: colours in the order of IR-SE50's training data; the paper feeds RGB. Our own network knows RGB alone.
+        bgr: feed IR-SE50 its colours in the order of its training data; the paper feeds RGB. Our own network takes RGB
+            only.
     """
     net = _assemble(_network(name_or_path, "identity"), str(name_or_path), ("identity", "ir_se"))
     if bgr and not hasattr(net, "bgr"):
-        raise LayoutMismatch(f"bgr of {name_or_path}", expected="IR-SE50", do="leave bgr out")
+        raise LayoutMismatch(
+            f"bgr of {name_or_path}, a {type(net).__name__}",
+            expected="an IR-SE50, the only network trained on BGR",
+            do="leave bgr out",
+        )
     if bgr:
         net.bgr = True
     return net.to(device)
 
 
 def load_stylist(name_or_path: str | os.PathLike, device: str = "cpu") -> nn.Module:
-    """A network that restyles a picture by a reference, for inference: `nets.dualstylegan` or `nets.starganv2`.
+    """A network that restyles a picture after a reference: `nets.dualstylegan` or `nets.starganv2`, for inference.
 
     name_or_path: catalogue name, a file that `save_network` wrote, DualStyleGAN's generator.pt, or StarGAN v2's
-    *_nets_ema.ckpt.
+        *_nets_ema.ckpt.
     """
     return _assemble(_network(name_or_path, "stylist"), str(name_or_path), ("dualstylegan", "starganv2")).to(device)
 
@@ -253,11 +264,11 @@ def load_generator3d(name_or_path: str | os.PathLike, device: str = "cpu") -> nn
     """A 3D-aware generator (`nets.cips3d`) in evaluation mode, without gradients on its parameters.
 
     Args:
-        name_or_path: catalogue name, a file that `save_network` wrote, CIPS-3D's G_ema.pth (which gets its authors'
-            usual camera), or an official directory of G_ema.pth and config_command.yaml (which says the camera).
+        name_or_path: catalogue name, a file that `save_network` wrote, CIPS-3D's G_ema.pth (with its authors' usual
+            camera), or an official directory with G_ema.pth and config_command.yaml (with the camera given there).
     """
     if (folder := Path(name_or_path)).is_dir():
-        network = rivals.read_cips3d(folder)
+        network = other_networks.read_cips3d(folder)
     else:
         network = _network(name_or_path, "generator3d")
     return _assemble(network, str(name_or_path), ("cips3d",)).to(device)
@@ -266,9 +277,9 @@ def load_generator3d(name_or_path: str | os.PathLike, device: str = "cpu") -> nn
 def load_codes(name_or_path: str | os.PathLike) -> dict[str, Tensor]:
     """DualStyleGAN's extrinsic codes (refined_exstyle_code.npy): {portrait's file name: [1, num_ws, z_dim] in Z+}.
 
-    `DualStyleGAN.extrinsic` maps them to what its `stylise` takes. The file is a pickle and is read by an allow-list.
+    `DualStyleGAN.extrinsic` maps them to the W+ codes that `stylise` takes. The file is a pickle; `pickles` reads it.
     """
-    return checked_finite(rivals.read_codes(str(path(name_or_path))), str(name_or_path))
+    return checked_finite(other_networks.read_codes(str(path(name_or_path))), str(name_or_path))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -281,13 +292,15 @@ def save_network(
 
     Args:
         file, force: as in `save_state`.
-        card: one sentence: where the numbers come from.
-        half: store floating point numbers in 16 bits (half the size, about 3 digits).
+        card: one sentence saying where the weights come from.
+        half: store floating point numbers in 16 bits: half the size, about three digits.
     """
     names = {cls: name for name, cls in nets.ARCHITECTURES.items()}
     if type(net) not in names:
         raise WeightsError(
-            f"a {type(net).__name__}", expected=f"one of {', '.join(nets.ARCHITECTURES)}", do="use save_state"
+            f"a network of type {type(net).__name__}",
+            expected=f"one of {', '.join(nets.ARCHITECTURES)}",
+            do="save its state_dict with save_state",
         )
     metadata = {"architecture": names[type(net)], "config": json.dumps(net.config), "card": card}
     state = net.state_dict()
@@ -303,18 +316,18 @@ def save_state(
     *,
     force: bool = False,
 ) -> Path:
-    """Write tensors and metadata (text) as safetensors, atomically; returns the file's path.
+    """Write tensors and metadata (texts) as safetensors, atomically; return the file's path.
 
     Args:
-        file: .safetensors is appended unless it ends in that: under another suffix nobody could read it.
-        force: replace a file that is there, as a run does with its own snapshots.
+        file: gets the suffix .safetensors if it lacks it, since the readers go by the suffix.
+        force: replace an existing file, as a run does with its own snapshots.
 
     Raises:
-        StoreError: something is there and force is not set, or it cannot be written.
+        StoreError: the file exists and force is not set, or it cannot be written.
         WeightsError: NaN or infinite numbers.
     """
     file = store.new(store.destination(file, SUFFIX), force=force)
-    checked_finite(state, "what is to be saved")
+    checked_finite(state, "the state to be saved")
     with store.atomic(file) as temp:
         save_file({key: t.detach().cpu().contiguous().clone() for key, t in state.items()}, temp, metadata)
     return file
@@ -329,19 +342,25 @@ def convert(
     card: str = "",
     force: bool = False,
 ) -> Path:
-    """Turn network `which` of a foreign checkpoint into our safetensors file; returns its path.
+    """Convert network `which` of a foreign checkpoint to one of our safetensors files; return its path.
 
-    dst: gets .safetensors appended unless it ends in that; by default `src` with .safetensors appended. Never `src`.
-    which: "G_ema", "G" or "D" of a StyleGAN2; "identity" for IR-SE50; "stylist" for DualStyleGAN or StarGAN v2;
-        "generator3d" for CIPS-3D.
-    half: as in `save_network`; a file that holds 16-bit numbers alone is written in 16 bits anyway.
-    force: replace a file that is there.
+    Nothing in the checkpoint is executed, and its numbers are copied unchanged. If it has no average code (rosinality's
+    training files), w_avg is measured as the mean of 10,000 mapped codes, seed 0.
 
-    Nothing that the checkpoint carries is executed. The numbers are copied as they are. When the checkpoint has no
-    average code (rosinality's training files), w_avg is measured as the mean of 10,000 mapped codes, seed 0.
+    Args:
+        dst: gets the suffix .safetensors if it lacks it; default: `src` with .safetensors appended. Never `src` itself.
+        which: "G_ema", "G" or "D" of a StyleGAN2; "identity" for IR-SE50; "stylist" for DualStyleGAN or StarGAN v2;
+            "generator3d" for CIPS-3D.
+        half: as in `save_network`; a checkpoint of 16-bit numbers only is always written in 16 bits.
+        force: replace an existing file.
+
+    Raises:
+        UnknownName: no such `which`.
+        WeightsError: as for `load_generator`. StoreError: `dst` exists, is `src`, or cannot be written.
     """
-    if which not in (known := (*foreign.WHICH, *rivals.EXPECTED)):
-        raise UnknownName(f"which={which!r}", expected=f"one of {', '.join(known)}", do="choose one of them")
+    if which not in (known := (*foreign.WHICH, *other_networks.EXPECTED)):
+        hint = nearest(which, list(known)) or "leave it out for a StyleGAN2 generator"
+        raise UnknownName(f"which={which!r}", expected=f"one of {', '.join(known)}", do=hint)
     source = path(src)
     target = store.new(store.destination(source if dst is None else dst, SUFFIX), force=force, source=source)
     network = _network(source, which)

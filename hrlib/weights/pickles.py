@@ -1,11 +1,13 @@
-"""Reading pickles and torch files of strangers without executing anything that they carry.
+"""Read untrusted pickles and torch files without executing anything in them.
 
-A pickle is a program that may call any importable function. Here one allow-list (`ALLOWED`) stands between the program
-and Python: a name outside it ends the reading with `HostileCheckpoint` before anything is called, and the names inside
-it are bound to inert stand-ins of our own, never to the functions they are called after. The network classes of NVlabs'
-files, which the stock reader would build by exec()-ing source text from the file, become plain `Record`s. Tensors are
-rebuilt from raw bytes with every size checked against the bytes that are there. `torch.load` is not used: its
-weights_only mode has been bypassed twice.
+A pickle is a program that may call any importable function. Here an allow-list (`ALLOWED`) stands between that program
+and Python: any other name stops the reading with `HostileCheckpoint` before anything is called, and the allowed names
+refer to inert stand-ins of our own, never to the real functions. NVlabs' own reader exec()s source text from the file to
+build its network classes; here they become plain `Record`s. Tensors are rebuilt from raw bytes, and every size is
+checked against the bytes present.
+
+Why not a library: torch.load(weights_only=True) has been bypassed twice and cannot read NVlabs' files. picklescan and
+fickling only judge a pickle; another reader would then load it, and might understand it differently from the scanner.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ import torch
 
 from ..errors import DamagedFile, HostileCheckpoint, LayoutMismatch, WeightsError
 
-MAX_BYTES = 8 << 30  # the largest file of the paper's catalogue has 0.4 GiB
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object of torch's format before 1.6
+MAX_BYTES = 8 << 30  # the largest file in the catalogue has 0.4 GiB
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first object in torch's format before 1.6
 _DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -43,20 +45,20 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-# Opcodes that no checkpoint needs and that widen the attack surface.
+# Opcodes that no checkpoint needs and that would widen the attack surface.
 _REFUSED_OPCODES = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A network object of an NVlabs pickle, inert: its class's name and its attributes."""
+    """A network object of an NVlabs pickle as plain data: the name of its class and its attributes."""
 
     class_name: str
     state: dict[str, Any]
 
 
 class Namespace:
-    """Stands in for argparse.Namespace: training options, kept as a plain dict in `values`."""
+    """Stands in for argparse.Namespace; `values` holds the training options as a plain dict."""
 
     __slots__ = ("values",)
 
@@ -65,7 +67,7 @@ class Namespace:
 
 
 class _Ordered(dict):
-    """Stands in for OrderedDict; ignores the attributes (`_metadata`) that torch hangs on state dicts."""
+    """Stands in for OrderedDict; ignores the attribute (`_metadata`) that torch adds to state dicts."""
 
     __slots__ = ()
 
@@ -83,7 +85,7 @@ class _Sealed:
 
 
 class _Storage(_Sealed):
-    """A typed run of numbers, `tensor` [numel]."""
+    """A flat run of numbers of one dtype, `tensor` [numel]."""
 
     __slots__ = ("tensor",)
 
@@ -92,7 +94,7 @@ class _Storage(_Sealed):
 
 
 class _Dtype:
-    """Stands in for numpy.dtype: plain numbers only, never objects."""
+    """Stands in for numpy.dtype; numeric types only, never objects."""
 
     __slots__ = ("dtype",)
 
@@ -104,7 +106,7 @@ class _Dtype:
 
 
 class _ObjectDtype(_Dtype):
-    """Stands in for numpy's object type; nothing in its pickled state matters."""
+    """Stands in for numpy's object type; its pickled state does not matter."""
 
     __slots__ = ()
 
@@ -113,21 +115,21 @@ class _ObjectDtype(_Dtype):
 
 
 class _Array:
-    """Stands in for numpy.ndarray: `value` is an array of plain numbers, or the one object of a 0-d array."""
+    """Stands in for numpy.ndarray; `value` is an array of numbers, or the single object of a 0-d array."""
 
     __slots__ = ("value",)
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, fortran, data = state
         if not isinstance(kind, _Dtype) or not all(type(n) is int and n >= 0 for n in shape):
-            raise ValueError("an array without a type or with an impossible shape")
+            raise ValueError("an array without a dtype or with an impossible shape")
         if kind.dtype is None:
             if shape != () or not isinstance(data, list) or len(data) != 1:
-                raise ValueError("an array of several objects")
+                raise ValueError("an array of more than one object")
             self.value = data[0]
             return
         if not isinstance(data, bytes) or len(data) != math.prod(shape) * kind.dtype.itemsize:
-            raise ValueError("an array whose numbers do not fill its shape")
+            raise ValueError("an array whose data does not match its shape")
         self.value = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C")
 
 
@@ -146,14 +148,14 @@ class _Call(_Sealed):
 def _record(meta: dict) -> Record:
     if not isinstance(meta, dict) or meta.get("type") != "class" or not isinstance(meta.get("state"), dict):
         raise ValueError("a persistent object that is not a class")
-    return Record(str(meta["class_name"]), meta["state"])  # meta["module_src"], the source text, is dropped
+    return Record(str(meta["class_name"]), meta["state"])  # the source text, meta["module_src"], is dropped
 
 
 def _dtype(code: str, align: bool = False, copy: bool = False) -> _Dtype:
     if not isinstance(code, str) or not re.fullmatch("[biuf][1248]", code):
         raise HostileCheckpoint(
-            f"the pickle asks for the numpy type {code!r}",
-            expected="plain numbers",
+            f"the pickle requests the numpy type {code!r}",
+            expected="a numeric type",
             do="do not open this file with other tools; get it from its authors again",
         )
     out = _Dtype()
@@ -168,9 +170,9 @@ def _scalar(kind: _Dtype, data: bytes) -> float | int | bool:
 
 
 def _latin(text: str, encoding: str) -> bytes:
-    """How pickle protocol 2 spells bytes."""
+    """Bytes as pickle protocol 2 encodes them."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise ValueError("bytes in another spelling than latin1")
+        raise ValueError("bytes in an encoding other than latin1")
     return text.encode("latin1")
 
 
@@ -179,11 +181,11 @@ def _tensor(storage: _Storage, offset: int, size: tuple, stride: tuple, *_: obje
     if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError("a tensor without a storage or with impossible sizes")
     if len(size) != len(stride):
-        raise ValueError("a tensor with as many sizes as not strides")
+        raise ValueError(f"a tensor with {len(size)} sizes and {len(stride)} strides")
     count = math.prod(size)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if count else 0
     if count > len(storage.tensor) or (count and last >= len(storage.tensor)):
-        raise ValueError(f"a tensor of {count} elements on a storage of {len(storage.tensor)}")
+        raise ValueError(f"a tensor of {count} elements in a storage of {len(storage.tensor)}")
     return storage.tensor.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
 
 
@@ -198,12 +200,12 @@ def _nested_storage(data: bytes) -> _Storage:
         raise ValueError("a nested storage that is not bytes")
     out = _read_legacy(io.BytesIO(data), "a nested storage")
     if not isinstance(out, _Storage):
-        raise ValueError("nested bytes that are not one storage")
+        raise ValueError("a nested storage of the wrong type")
     return out
 
 
 def _object_dtype(code: str, *options: object) -> _Dtype:
-    """As `_dtype`, but object arrays, too, as `_Array` limits them."""
+    """As `_dtype`, and also the object type, whose arrays `_Array` restricts."""
     if code not in ("O", "O8"):
         return _dtype(code)
     out = _ObjectDtype()
@@ -213,7 +215,7 @@ def _object_dtype(code: str, *options: object) -> _Dtype:
 
 def _array(kind: object, shape: tuple, code: object) -> _Array:
     if kind is not _Array:
-        raise ValueError("an array of another class than numpy.ndarray")
+        raise ValueError("an array of a class other than numpy.ndarray")
     return _Array()
 
 
@@ -233,7 +235,7 @@ ALLOWED: dict[str, dict[tuple[str, str], Any]] = {
     "nvlabs": {
         **_COMMON,
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Call(_record),
-        ("dnnlib.util", "EasyDict"): dict,  # a built-in type, whose attributes no pickle can change
+        ("dnnlib.util", "EasyDict"): dict,  # a built-in type: a pickle cannot change its attributes
         ("torch.storage", "_load_from_bytes"): _Call(_nested_storage),
     },
     "torch": {**_COMMON, **{("torch", name): dtype for name, dtype in _DTYPES.items()}},
@@ -247,7 +249,7 @@ ALLOWED: dict[str, dict[tuple[str, str], Any]] = {
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler that knows the names of `allowed` and no others."""
+    """An unpickler that resolves only the names in `allowed`."""
 
     def __init__(self, file: BinaryIO, allowed: dict, name: str, storage: Callable[[Any], _Storage] | None) -> None:
         super().__init__(file)
@@ -256,13 +258,13 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("dnnlib.tflib"):
             raise LayoutMismatch(
-                f"{self._name} is a TensorFlow pickle of StyleGAN or StyleGAN2 (it names {module}.{name})",
+                f"{self._name} is a TensorFlow pickle of StyleGAN or StyleGAN2 (it requests {module}.{name})",
                 expected="a pickle written by stylegan2-ada-pytorch, or a rosinality .pt",
                 do="convert it with NVlabs' stylegan2-ada-pytorch: python legacy.py --source=OLD.pkl --dest=NEW.pkl",
             )
         if (module, name) not in self._allowed:
             raise HostileCheckpoint(
-                f"{self._name} asks for {module}.{name}, which no checkpoint needs; nothing was executed",
+                f"{self._name} requests {module}.{name}, which no checkpoint needs; nothing was executed",
                 expected="only " + ", ".join(sorted(f"{m}.{n}" for m, n in self._allowed)),
                 do="do not open this file with other tools; get it from its authors again",
             )
@@ -270,14 +272,14 @@ class _Reader(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         if self._find_storage is None:
-            raise pickle.UnpicklingError("a persistent id where none belongs")
+            raise pickle.UnpicklingError("an unexpected persistent id")
         return self._find_storage(pid)
 
 
 def _scan(file: BinaryIO, name: str) -> None:
-    """Walk the next pickle's opcodes without running them; leaves the position where it was.
+    """Check the next pickle's opcodes without running them, and leave the file position unchanged.
 
-    Refuses opcodes outside those of checkpoints, and memo indices that would make the unpickler allocate gigabytes.
+    Refuses opcodes that checkpoints do not use, and memo indices that would make the unpickler allocate gigabytes.
     """
     start = file.tell()
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -313,7 +315,7 @@ def _numbers(data: bytes, dtype: torch.dtype, numel: int) -> torch.Tensor:
 
 
 def _read_legacy(file: BinaryIO, name: str) -> Any:
-    """torch's format before 1.6 (and of storages inside NVlabs pickles): four pickles, keys, then raw numbers."""
+    """torch's format before 1.6, also of the storages inside NVlabs pickles: four pickles, keys, then raw numbers."""
     if _load(file, "torch", name) != _LEGACY_MAGIC or _load(file, "torch", name) != 1001:
         raise ValueError("not a torch file")
     if not _load(file, "torch", name).get("little_endian", True):
@@ -328,8 +330,8 @@ def _read_legacy(file: BinaryIO, name: str) -> Any:
             raise ValueError(f"storage {key!r} claimed twice with different types")
         return storages.setdefault(key, _Storage(torch.empty(0, dtype=dtype)))
 
-    # Tensors are built while the pickle runs, but their numbers stand behind it: run once on declared sizes only to
-    # find the end, fill the storages, then run again.
+    # Tensors are built while the pickle runs, but their numbers follow it: run it once with empty storages to find its
+    # end, fill the storages, then run it again.
     skeleton = dict(ALLOWED["torch"])
     skeleton["torch._utils", "_rebuild_tensor_v2"] = skeleton["torch._utils", "_rebuild_parameter"] = _Call(_nothing)
     _scan(file, name)
@@ -348,7 +350,7 @@ def _nothing(*_: object) -> None:
 
 
 def _read_zip(file: BinaryIO, name: str) -> Any:
-    """torch's format since 1.6: an uncompressed zip with data.pkl and one file of raw numbers a storage."""
+    """torch's format since 1.6: an uncompressed zip of data.pkl and one file of raw numbers per storage."""
     with zipfile.ZipFile(file) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         roots = [n.removesuffix("data.pkl") for n in entries if n.endswith("/data.pkl") and n.count("/") == 1]
@@ -356,7 +358,7 @@ def _read_zip(file: BinaryIO, name: str) -> Any:
             raise ValueError("a zip without exactly one data.pkl")
         if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
             raise HostileCheckpoint(
-                f"{name} holds compressed entries, which torch never writes; nothing was executed",
+                f"{name} has compressed entries, which torch never writes; nothing was executed",
                 expected="an uncompressed torch file",
                 do="get the file from its authors again",
             )
@@ -377,7 +379,7 @@ def _read_zip(file: BinaryIO, name: str) -> Any:
 
 
 def _read_npy(file: BinaryIO, name: str) -> Any:
-    """A numpy file that holds one pickled object, for instance a dict of arrays."""
+    """A numpy file that holds a single pickled object, such as a dict of arrays."""
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = header(file)
@@ -387,18 +389,19 @@ def _read_npy(file: BinaryIO, name: str) -> Any:
         )
     array = _load(file, "npy", name)
     if not isinstance(array, _Array):
-        raise ValueError("an object that is no array")
+        raise ValueError("an object that is not an array")
     return array.value
 
 
 def read(path: str | os.PathLike, kind: str) -> Any:
-    """The object in a file of `kind` "nvlabs" (.pkl), "torch" (.pt, .pth, .ckpt) or "npy" (.npy): plain containers of
-    tensors, or of stand-ins for arrays (their `value` is the array) in the last.
+    """The object in a file: plain containers of tensors, or ("npy") of stand-ins whose `value` is an array.
+
+    kind: "nvlabs" (.pkl), "torch" (.pt, .pth, .ckpt) or "npy" (.npy).
 
     Raises:
-        HostileCheckpoint: a name or opcode outside the allow-list. Nothing was executed.
-        DamagedFile: empty, truncated, a web page, or otherwise not what it says.
-        LayoutMismatch: a TensorFlow pickle.
+        HostileCheckpoint: a name or opcode outside the allow-list; nothing was executed.
+        DamagedFile: the file is empty, truncated, a web page, or not of this kind.
+        LayoutMismatch: a TensorFlow pickle, or a .npy file of plain numbers.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -415,7 +418,7 @@ def read(path: str | os.PathLike, kind: str) -> Any:
             raise DamagedFile(
                 f"{path} is a web page, not a checkpoint (it starts with {head.lstrip()[:30]!r})",
                 expected="a binary file",
-                do="the download link had expired or asked for a log-in: download it in a browser",
+                do="download it in a browser: the link has expired or needs a log-in",
             )
         try:
             if kind == "npy":
@@ -423,8 +426,8 @@ def read(path: str | os.PathLike, kind: str) -> Any:
             if head[:4] == b"PK\3\4":
                 return _read_zip(file, str(path))
             if head[:1] != pickle.PROTO:
-                raise ValueError(f"it starts with {head[:12]!r}, as no pickle does")
-            # A memory map reads no further than its end, whatever length a pickle claims.
+                raise ValueError(f"it starts with {head[:12]!r}, unlike any pickle")
+            # A memory map never reads past its end, whatever length a pickle claims.
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _read_legacy(data, str(path)) if kind == "torch" else _load(data, "nvlabs", str(path))
         except WeightsError:
@@ -435,5 +438,5 @@ def read(path: str | os.PathLike, kind: str) -> Any:
                 expected={"nvlabs": "a complete NVlabs .pkl", "npy": "a complete .npy file"}.get(
                     kind, "a complete torch file"
                 ),
-                do="download or copy it again and compare its size with the origin's",
+                do="download or copy it again, and compare its size with the original's",
             ) from e

@@ -1,8 +1,8 @@
-"""The other networks of the paper (Sec. III-D, IV-E, IV-F) inside their authors' files, in our names.
+"""The paper's networks besides StyleGAN2 (Sec. III-D, IV-E, IV-F) in their authors' files, translated to our names.
 
 "stylist": DualStyleGAN's generator.pt and StarGAN v2's *_nets_ema.ckpt; "identity": model_ir_se50.pth; "generator3d":
-CIPS-3D's G_ema.pth, whose camera settings are beside it. As in `_foreign`, everything is read by the allow-list, and
-what we would not compute as they do is refused.
+CIPS-3D's G_ema.pth, whose camera settings are in a file beside it. As in `foreign`, `pickles` reads the files, and
+networks that we would compute differently are refused.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ STARGAN = ("generator", "mapping_network", "style_encoder")
 
 
 def read(path: str, which: str) -> foreign.Network:
-    """The network of a "stylist", an "identity" or a "generator3d" file."""
+    """The network in a file; `which` is "stylist", "identity" or "generator3d"."""
     content = pickles.read(path, "torch")
     try:
         found = {"stylist": _stylist, "identity": _ir_se, "generator3d": _cips3d}[which](content)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
-        raise _mismatch(path, which, f"contents that do not fit ({type(e).__name__}: {e})") from e
+        raise _mismatch(path, which, f"an unexpected layout ({type(e).__name__}: {e})") from e
     if found is None:
         keys = sorted(map(str, content))[:6] if isinstance(content, dict) else type(content).__name__
         raise _mismatch(path, which, f"{keys}")
@@ -44,7 +44,7 @@ def read(path: str, which: str) -> foreign.Network:
 
 
 def _mismatch(path: str, which: str, what: str) -> LayoutMismatch:
-    return LayoutMismatch(f"{path} holds {what}", expected=EXPECTED[which], do="see data/README.md for the files")
+    return LayoutMismatch(f"{path} holds {what}", expected=EXPECTED[which], do="use one of the files that data/README.md lists")
 
 
 def _stylist(content: Any) -> foreign.Network | None:
@@ -94,7 +94,7 @@ def _ir_se(state: Any) -> foreign.Network | None:
     widths = [state[f"body.{i}.res_layer.1.weight"].shape[0] for i in range(count)]
     stages = [(c, len(list(group))) for c, group in groupby(widths)]
     if len(stages) != 4:
-        raise ValueError(f"{len(stages)} widths {[c for c, _ in stages]}, where four stages of different widths belong")
+        raise ValueError(f"stages of widths {[c for c, _ in stages]} instead of four stages of different widths")
     config = dict(
         channels=[c for c, _ in stages], units=[n for _, n in stages], dim=state["output_layer.3.weight"].shape[0]
     )
@@ -123,15 +123,15 @@ def _cips3d(state: Any) -> foreign.Network | None:
 
 
 def read_cips3d(folder: Path) -> foreign.Network:
-    """The generator of an official directory: `G_ema.pth`, and the camera of `config_command.yaml` (its G_kwargs)."""
-    import yaml  # here: no other file of weights needs it
+    """The generator of an official directory: `G_ema.pth`, with the camera of `config_command.yaml` (its G_kwargs)."""
+    import yaml  # not among the packages that the core requires
 
     if missing := [name for name in CIPS3D_FILES if not (folder / name).is_file()]:
         there = ", ".join(sorted(f.name for f in folder.iterdir())[:6]) or "nothing"
         raise LayoutMismatch(
             f"{folder} lacks {' and '.join(missing)} (it holds {there})",
             expected=f"a CIPS-3D directory with {' and '.join(CIPS3D_FILES)}",
-            do="give the directory that the authors' training saved, or the path of a G_ema.pth alone",
+            do="give a directory saved by the authors' training, or the path of a single G_ema.pth",
         )
     file = folder / CIPS3D_FILES[1]
     try:
@@ -142,14 +142,14 @@ def read_cips3d(folder: Path) -> foreign.Network:
         raise LayoutMismatch(
             f"{file}: {type(e).__name__}: {e}",
             expected="YAML with G_kwargs: fov, ray_start, ray_end, num_steps, ...",
-            do="use the config_command.yaml that was saved beside this G_ema.pth",
+            do="use the config_command.yaml that the training saved beside this G_ema.pth",
         ) from e
     network = read(str(folder / CIPS3D_FILES[0]), "generator3d")
     return foreign.Network(network.architecture, network.config | {"camera": camera}, network.state, "CIPS-3D")
 
 
 def _kwargs(content: Any) -> dict[str, Any]:
-    """The G_kwargs of a configuration, which lies under the name of the command that was run."""
+    """The G_kwargs of a configuration: at its top level, or below the name of the command that was run."""
     for part in (content, *content.values()) if isinstance(content, dict) else ():
         if isinstance(part, dict) and isinstance(found := part.get("G_kwargs"), dict):
             if missing := [k for k in ("fov", "ray_start", "ray_end", "num_steps") if k not in found]:
