@@ -64,7 +64,7 @@ def test_what_is_no_picture_is_refused(x):
 
 @pytest.mark.parametrize("wrong", [{"edge": 20}, {"blocks": [1]}, {"blocks": [1, 0]}, {"edge": 0}])
 def test_impossible_networks_are_refused(wrong):
-    with pytest.raises(ShapeError, match="divisible"):
+    with pytest.raises(InvalidValue, match="divisible"):
         Identity(**NET | wrong)
 
 

@@ -11,7 +11,15 @@ import torch
 from recorded import FIXTURES, arrays, kept
 
 from hrlib import weights
-from hrlib.errors import DamagedFile, HostileCheckpoint, LayoutMismatch, ShapeError, WeightsError
+from hrlib.errors import (
+    DamagedFile,
+    HostileCheckpoint,
+    InvalidValue,
+    LayoutMismatch,
+    ShapeError,
+    UnknownName,
+    WeightsError,
+)
 from hrlib.nets.dualstylegan import DualStyleGAN
 from hrlib.nets.ir_se import IRSE
 from hrlib.nets.starganv2 import StarGANv2
@@ -51,7 +59,7 @@ def test_starganv2_stylises_by_a_reference_of_a_domain():
     style = net.style_encoder(given["x_ref"], torch.tensor([1, 1]))
     assert torch.equal(both[1], net.generator(given["x_src"], style))
     assert not torch.allclose(*both)
-    with pytest.raises(ShapeError, match="domain 'cat'"):
+    with pytest.raises(UnknownName, match="domain 'cat'"):
         net.stylise(given["x_src"], given["x_ref"], "cat")
     with pytest.raises(ShapeError, match="references of shape"):
         net.stylise(given["x_src"], given["x_ref"][:, :, :64], 0)
@@ -135,7 +143,7 @@ def test_dualstylegan_refuses_codes_that_do_not_fit():
     for bad in ({"ws": ws[:, 1:]}, {"exstyle": ws[0, :2]}, {"weights": [1.0]}):
         with pytest.raises(ShapeError, match="weights"):
             net.synthesis(**{"ws": ws, "exstyle": ws, **bad})
-    with pytest.raises(ShapeError, match="res_index 5"):
+    with pytest.raises(InvalidValue, match="res_index 5"):
         DualStyleGAN(generator=net.generator.config, res_index=5)
 
 

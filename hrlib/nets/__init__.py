@@ -1,4 +1,4 @@
-"""Networks, one a file; `build` makes one from the name and configuration that a weight file carries."""
+"""Networks, one per file; `build` makes one from the architecture and configuration that a weight file names."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
 
 
 def build(architecture: str, config: dict) -> nn.Module:
-    """The network named `architecture` with constructor arguments `config`, randomly initialised.
+    """A randomly initialised network of that architecture, with constructor arguments `config`.
 
-    Weights come in through `hrlib.weights`, which loads them strictly.
+    `hrlib.weights` loads trained weights into it, strictly.
     """
     if architecture not in ARCHITECTURES:
         raise UnknownName(

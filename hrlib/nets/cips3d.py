@@ -1,14 +1,14 @@
 """CIPS-3D's generator (Zhou et al. 2021, the paper's [86]): a shallow NeRF, and an INR head that colours its rays.
 
-Parameter names are those of the official `G_ema.pth`; facts on layers and order are from github.com/PeterouZh/CIPS-3D
-and from its recorded outputs (tests/test_cips3d.py). Two gains ride on weights instead of costing a pass over all
-points: FiLM's, which multiplies a layer's weights, and the modulation of the fully connected layers.
+Parameter names are those of the official `G_ema.pth`; the layers and their order follow github.com/PeterouZh/CIPS-3D
+and its recorded outputs (tests/test_cips3d.py). FiLM's gain and the modulation of the fully connected layers multiply
+the weights instead of the activations, which saves a pass over all points each.
 
     styles = G.mapping(z)                           # {"nerf": [N, num_nerf, d], "inr": [N, num_inr, e]}
     view = G.synthesis(styles, cameras.orbit(0.3, 0.0))
     view.image, view.depth, view.opacity            # [N, 3, H, W], [N, 1, H, W], [N, 1, H, W]
 
-Images are float32 [N, 3, H, W] in [-1, 1] (through a tanh). Everything is differentiable in styles and camera.
+Images are float32 [N, 3, H, W] in [-1, 1] (by a tanh). Everything is differentiable in the styles and the camera.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import ShapeError, UnknownName
+from ..errors import InvalidValue, ShapeError, UnknownName, number
 from . import cameras, volume
 
 Styles = dict[str, Tensor]
 BOX = 2 / 0.24  # CIPS-3D scales a cube of side 0.24 about the origin to [-1, 1]
-BLOCKS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)  # names of the INR's blocks; all of them work at every size
-FIRST_RGB, FIRST_SKIP = 3, 4  # positions of the first block that makes RGB, and of the first with a skip
-CAMERA = dict(  # what the official configurations call G_kwargs; angles in radians but for fov, in degrees
+BLOCKS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)  # names of the INR's blocks; each works at any size
+FIRST_RGB, FIRST_SKIP = 3, 4  # indices of the first block with an RGB output and of the first with a skip
+CAMERA = dict(  # the official configurations' G_kwargs; fov in degrees, other angles in radians
     fov=12.0,
     ray_start=0.88,
     ray_end=1.12,
@@ -49,9 +49,9 @@ CAMERA = dict(  # what the official configurations call G_kwargs; angles in radi
 class View:
     """What a camera sees: image and aux [N, 3, H, W] in [-1, 1], depth and opacity [N, 1, H, W].
 
-    aux: the NeRF's own colours, which the discriminator of CIPS-3D's training sees too. depth: the expected distance
-    from the camera along the ray, in the unit of `ray_start`. opacity: the share of light from before the last sample
-    of the ray, which belongs to the ground.
+    aux: the NeRF's own colours, which the discriminator sees too in CIPS-3D's training. depth: the expected distance
+    from the camera along the ray, in the unit of `ray_start`. opacity: the share of the light that does not come from
+    the ray's last sample, which stands for the background.
     """
 
     image: Tensor
@@ -61,7 +61,7 @@ class View:
 
 
 class FiLM(nn.Module):
-    """sin(gain (W x + b) + shift): gain 15 g + 30 and shift from the style."""
+    """sin(gain (W x + b) + shift), with gain = 15 g + 30; g and shift are linear in the style."""
 
     def __init__(self, n_in: int, n_out: int, style_dim: int, *, first: bool = False):
         super().__init__()
@@ -82,7 +82,7 @@ class FiLM(nn.Module):
 
 
 class Siren(nn.Module):
-    """The NeRF: points and styles -> features for the INR and density."""
+    """The NeRF: points and styles -> features for the INR, and density."""
 
     def __init__(self, hidden: int, layers: int, rgb_dim: int, style_dim: int):
         super().__init__()
@@ -105,13 +105,13 @@ class Siren(nn.Module):
 
 
 class ModLinear(nn.Module):
-    """A fully connected layer whose inputs the style weights (1 + m), with demodulation, then leaky ReLU 0.2."""
+    """Fully connected layer, its inputs modulated by 1 + m(style), with demodulation, then leaky ReLU 0.2."""
 
     def __init__(self, n_in: int, n_out: int, style_dim: int):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(1, n_in, n_out) * math.sqrt(2 / n_in))
         self.modulation = nn.Linear(style_dim, n_in)
-        self.norm = nn.LayerNorm(n_in)  # in the official files; nothing uses it
+        self.norm = nn.LayerNorm(n_in)  # unused, but in the official files
         nn.init.kaiming_normal_(self.modulation.weight, a=0.2)
         nn.init.zeros_(self.modulation.bias)
 
@@ -140,7 +140,7 @@ class ToRGB(nn.Module):
 
 
 class InrNet(nn.Module):
-    """The INR head: features of rays and styles -> RGB; every ray by itself."""
+    """The INR head: features of rays and styles -> RGB, each ray on its own."""
 
     def __init__(self, n_in: int, hidden: int, style_dim: int, blocks: int):
         super().__init__()
@@ -151,7 +151,7 @@ class InrNet(nn.Module):
         self.to_rgbs = nn.ModuleDict({str(name): ToRGB(hidden) for name in names})  # the first three are unused
 
     def forward(self, x: Tensor, styles: Tensor, blocks: int | None = None) -> Tensor:
-        """x [N, P, in], styles [N, 2 blocks, d] -> [N, P, 3] in [-1, 1]; optionally from the first blocks alone."""
+        """x [N, P, in], styles [N, 2 blocks, d] -> [N, P, 3] in [-1, 1]; blocks: use only that many."""
         rgb = 0
         for i, (name, block) in enumerate(list(self.network.items())[:blocks]):
             y = block.mod2(block.mod1(x, styles[:, 2 * i]), styles[:, 2 * i + 1])
@@ -162,7 +162,7 @@ class InrNet(nn.Module):
 
 
 class Mapping(nn.Module):
-    """z, its second moment normalised, through fully connected layers with leaky ReLU 0.2 between them."""
+    """z, scaled to unit mean square, through fully connected layers with leaky ReLU 0.2 between them."""
 
     def __init__(self, z_dim: int, hidden: int, layers: int, *, norm: bool):
         super().__init__()
@@ -179,7 +179,9 @@ class Mapping(nn.Module):
         """[N, z_dim] -> [N, hidden]."""
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ShapeError(
-                f"z of shape {tuple(z.shape)}", expected=f"[N, {self.z_dim}]", do="draw it with torch.randn"
+                f"z of shape {tuple(z.shape)}",
+                expected=f"[N, {self.z_dim}]",
+                do="draw it with torch.randn(N, G.z_dim)",
             )
         return self.base_net(z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt())
 
@@ -189,12 +191,12 @@ class CIPS3D(nn.Module):
 
     Args:
         z_dim, z_dim_inr: latents of the NeRF and of the INR (256 and 512 in the official files).
-        nerf_hidden, nerf_layers, rgb_dim, nerf_style: widths of the NeRF, of its output and of its styles.
-        inr_hidden, inr_style: widths of the INR and of its styles. inr_blocks: 4 to 9 (the official files have 9).
+        nerf_hidden, nerf_layers, rgb_dim, nerf_style: width and depth of the NeRF, widths of its output and styles.
+        inr_hidden, inr_style: widths of the INR and of its styles. inr_blocks: 4 to 9 (9 in the official files).
         nerf_mapping, inr_mapping: depths of the mapping networks.
-        resolution: side of a picture when no size is given.
+        resolution: default side of a picture.
         centres: see `volume.directions`; False in the official files.
-        camera: changes to `CAMERA`.
+        camera: settings that replace those of `CAMERA`.
     """
 
     any_size = True
@@ -219,9 +221,15 @@ class CIPS3D(nn.Module):
     ):
         super().__init__()
         if odd := sorted(set(camera or {}) - set(CAMERA)):
-            raise UnknownName(f"camera settings {odd}", expected=f"some of {', '.join(CAMERA)}", do="leave them out")
+            raise UnknownName(
+                f"camera settings {odd}", expected=f"settings of {', '.join(CAMERA)}", do="leave them out"
+            )
         if not FIRST_RGB < inr_blocks <= len(BLOCKS):
-            raise ShapeError(f"inr_blocks={inr_blocks}", expected=f"{FIRST_RGB + 1} to {len(BLOCKS)}", do="use 9")
+            raise InvalidValue(
+                f"inr_blocks = {inr_blocks}",
+                expected=f"{FIRST_RGB + 1} to {len(BLOCKS)}",
+                do="use 9, as the official files do",
+            )
         self.camera = CAMERA | dict(camera or {})
         self.z_dim, self.z_dim_inr, self.resolution, self.centres = z_dim, z_dim_inr, resolution, centres
         self.config = dict(
@@ -250,14 +258,14 @@ class CIPS3D(nn.Module):
 
     @property
     def style_names(self) -> list[str]:
-        """The official names of the styles, the NeRF's first: ["nerf_w0", ..., "nerf_rgb", "inr_w4_0", ...]."""
+        """The styles' official names, the NeRF's first: ["nerf_w0", ..., "nerf_rgb", "inr_w4_0", ...]."""
         nerf = [f"nerf_w{i}" for i in range(self.num_nerf - 1)] + ["nerf_rgb"]
         return nerf + [f"inr_w{name}_{j}" for name in self.inr_net.network for j in (0, 1)]
 
     def mapping(self, z: Tensor, z_inr: Tensor | None = None, truncation_psi: float = 1.0) -> Styles:
         """z [N, z_dim], z_inr [N, z_dim_inr] (default: z again) -> {"nerf": [N, num_nerf, d], "inr": [N, num_inr, e]}.
 
-        All styles of a network are alike; they differ in an inversion that frees each of them.
+        All styles of one network are equal here; an inversion may optimise each of them separately.
         """
         one = {"nerf": self.mapping_network_nerf(z), "inr": self.mapping_network_inr(z if z_inr is None else z_inr)}
         many = {"nerf": self.num_nerf, "inr": self.num_inr}
@@ -266,7 +274,7 @@ class CIPS3D(nn.Module):
 
     @torch.no_grad()
     def average(self, n: int = 10_000, seed: int = 0) -> Styles:
-        """The mean styles of n latents, [1, ...] each, as `mapping` returns them; kept after the first call."""
+        """The mean styles of n latents, [1, ...] each, in the form that `mapping` returns; cached."""
         key = (n, seed, self.siren.final_layer.weight.device)
         if self._average is None or self._average[0] != key:
             g = torch.Generator().manual_seed(seed)
@@ -278,13 +286,14 @@ class CIPS3D(nn.Module):
 
     @property
     def shares_z(self) -> bool:
-        """Whether one z serves both mapping networks, as in networks of ours (equal sizes)."""
+        """Whether one z serves both mapping networks, as in our own networks: their z have equal sizes."""
         return self.z_dim == self.z_dim_inr
 
     def draws(self, n: int, rays: int, *, generator: torch.Generator, noise: float = 0.0) -> dict[str, Tensor]:
-        """Random numbers for one `synthesis` of n views of so many rays, as training uses them; made on the CPU.
+        """Random numbers for one `synthesis` of n views with `rays` rays each, as in training; drawn on the CPU.
 
-        {"perturb": [n, R, S, 1], "pdf": [n, R, S] for hierarchical sampling, and with `noise` > 0 "coarse", "fine"}
+        {"perturb": [n, R, S, 1]}, plus "pdf": [n, R, S] with hierarchical sampling, plus density noise "coarse" and
+        "fine" if `noise` > 0.
         """
         steps, g = int(self.camera["num_steps"]), generator
         out = {"perturb": torch.rand(n, rays, steps, 1, generator=g)}
@@ -312,11 +321,11 @@ class CIPS3D(nn.Module):
         """Views of `styles` from `camera` [N or 1, 4, 4].
 
         Args:
-            size: a side or (height, width), of any number; default: the resolution.
-            draws: random numbers as `draws` makes them, for the wanted rays; without them the result is deterministic.
-            chunk: rays of a view computed at once; the rest of the memory is the result alone, in the backward pass too
-                (each chunk is computed again there).
-            rays: [R] or [N, R] indices of the pixels that are wanted, row by row; the views are then [N, C, 1, R].
+            size: side or (height, width), any size; default: the resolution.
+            draws: random numbers made by `draws` for these rays; without them the result is deterministic.
+            chunk: rays per view to compute at once. Only the result itself then grows with the picture: the backward
+                pass computes each chunk again.
+            rays: [R] or [N, R] indices of the pixels to compute, counted row by row; views are then [N, C, 1, R].
             hierarchical, steps: override the configuration's sampling (not with `draws`).
         """
         height, width = self._size(size)
@@ -352,7 +361,7 @@ class CIPS3D(nn.Module):
         pdf: Tensor | None,
         fine: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        """Image, aux, depth and opacity of rays [1 or N, R, 3] in the camera's frame: [N, R, 3 or 1] each."""
+        """Image, aux, depth and opacity, [N, R, 3 or 1] each, of rays [1 or N, R, 3] in the camera's frame."""
         c, n, count = self.camera, len(nerf), local.shape[1]
         ray = local @ camera[:, :3, :3].mT  # [N, R, 3]
         look = lambda z: self._at(camera[:, None, None, :3, 3] + ray[:, :, None] * z, nerf)
@@ -379,9 +388,7 @@ class CIPS3D(nn.Module):
 
     def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         height, width = (size, size) if isinstance(size, int) else size or (self.resolution, self.resolution)
-        if min(height, width) < 1:
-            raise ShapeError(f"size {size}", expected="at least 1 x 1", do="give a side or (height, width)")
-        return int(height), int(width)
+        return number("height", height, "whole [1, inf)"), number("width", width, "whole [1, inf)")
 
     def _checked(self, styles: Styles) -> Tensor:
         wanted = {
@@ -399,5 +406,5 @@ class CIPS3D(nn.Module):
 
 
 def truncate(styles: Styles, average: Styles, psi: float) -> Styles:
-    """Styles moved towards an average [1, ...]: psi 1 leaves them, 0 gives the average."""
+    """Styles moved towards an average [1, ...]: psi = 1 keeps them, psi = 0 gives the average."""
     return {k: average[k].lerp(v, psi) for k, v in styles.items()}

@@ -1,10 +1,10 @@
 """DualStyleGAN (Yang et al. 2022, the paper's [65]): a StyleGAN2 with a second, extrinsic style path.
 
-The intrinsic path is the face generator as it was. The extrinsic one adds, to the features of the coarse layers
-(codes 0 to `res_index`), residual blocks modulated by the style of an artistic portrait (structure), and replaces or
-blends the codes of the fine layers by linear maps of that style (colour). Its parameters are named as in the official
-`generator.pt` (`style.*`, `res.*`); `generator.*` is our StyleGAN2, whose names `hrlib.weights` translates. Facts on
-layers and order are from the article and from github.com/williamyang1991/DualStyleGAN.
+The intrinsic path is the face generator, unchanged. The extrinsic path carries the style of an artistic portrait. In
+the coarse layers (codes 0 to `res_index`) it adds residual blocks modulated by that style (structure); in the fine
+layers it blends the codes with linear maps of that style (colour). Its parameters have the names of the official
+`generator.pt` (`style.*`, `res.*`); `generator.*` is our StyleGAN2, whose names `hrlib.weights` translates. The layers
+and their order follow the article and github.com/williamyang1991/DualStyleGAN.
 
 Images are float32 [N, 3, R, R] in [-1, 1]; the generator does not clip.
 """
@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ShapeError
+from ..errors import InvalidValue, ShapeError
 from .stylegan2 import SQRT2, Generator, Linear, Noise, upsample_image
 from .stylegan2_discriminator import Conv
 from .windows import whole
 
-STRUCTURE, COLOUR = 0.75, 1.0  # the authors' default weights of the coarse and of the fine part of the extrinsic style
+STRUCTURE, COLOUR = 0.75, 1.0  # the authors' default weights of the extrinsic style's coarse and fine parts
 
 
 class AdaIN(nn.Module):
@@ -55,7 +55,7 @@ class Activation(nn.Module):
 
 
 class ModResBlock(nn.Module):
-    """The modulative residual block: two AdaIN-modulated convolutions, added with a weight; starts close to nothing."""
+    """The modulative residual block: two AdaIN-modulated convolutions, added with a weight; initially almost zero."""
 
     def __init__(self, channels: int, w_dim: int):
         super().__init__()
@@ -74,7 +74,7 @@ class ModResBlock(nn.Module):
 
 
 class PixelNorm(nn.Module):
-    """Each row over the root of its mean square."""
+    """Each row divided by its root mean square."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, K] -> [N, K]."""
@@ -86,7 +86,7 @@ class DualStyleGAN(nn.Module):
 
     Args:
         generator: configuration of `nets.stylegan2.Generator`.
-        res_index: the last code of the structure part (6: up to 32x32); an even number.
+        res_index: the last code of the structure part, an even number (6: up to 32x32).
     """
 
     def __init__(self, *, generator: dict, res_index: int = 6):
@@ -94,8 +94,10 @@ class DualStyleGAN(nn.Module):
         self.generator = Generator(**generator)
         G, w_dim = self.generator, self.generator.w_dim
         if res_index % 2 or not 0 <= res_index <= G.num_ws - 2:
-            raise ShapeError(
-                f"res_index {res_index}", expected=f"an even number from 0 to {G.num_ws - 2}", do="the authors use 6"
+            raise InvalidValue(
+                f"res_index {res_index}",
+                expected=f"an even number from 0 to {G.num_ws - 2}",
+                do="use 6, as the authors do",
             )
         self.config = {"generator": G.config, "res_index": res_index}
         self.res_index, self.num_ws, self.w_dim, self.z_dim = res_index, G.num_ws, w_dim, G.z_dim
@@ -104,32 +106,32 @@ class DualStyleGAN(nn.Module):
         self.style = nn.Sequential(PixelNorm(), wide(), wide())
         layers: list[nn.Module] = []
         for i in range(self.num_ws):
-            edge = 4 if i == 0 else 8 << (i - 1) // 2  # of the layer that code i drives
-            layers.append(ModResBlock(G.channels[edge], w_dim) if i <= res_index else _identity(w_dim))
+            edge = 4 if i == 0 else 8 << (i - 1) // 2  # resolution of the layer that code i drives
+            layers.append(ModResBlock(G.channels[edge], w_dim) if i <= res_index else _near_identity(w_dim))
         self.res = nn.ModuleList(layers)
 
     def weights(self, structure: float = STRUCTURE, colour: float = COLOUR) -> list[float]:
-        """One weight a code: `structure` for the residual blocks, `colour` for the codes after them."""
+        """One weight per code: `structure` for the residual blocks, `colour` for the codes after them."""
         return [structure if i <= self.res_index else colour for i in range(self.num_ws)]
 
     def extrinsic(self, zplus: Tensor) -> Tensor:
-        """Artistic codes in Z+ (refined_exstyle_code.npy) -> W+, through the mapping network: [N, num_ws, z_dim]."""
+        """Artistic codes in Z+ (refined_exstyle_code.npy) [N, num_ws, z_dim] -> W+, through the mapping network."""
         return self.generator.mapping.w(zplus.flatten(0, 1)).unflatten(0, zplus.shape[:2])
 
     def blocks(
         self, ws: Tensor, exstyle: Tensor, weights: Sequence[float] | None = None, noise: Noise = "const"
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield (resolution, features, image so far) block by block; arguments as for `synthesis`."""
+        """Yield (resolution, features [N, C, h, w], image so far) block by block; arguments as for `synthesis`."""
         shape = (len(ws), self.num_ws, self.w_dim)
         ex = exstyle if exstyle.ndim == 3 else exstyle[:, None].expand(-1, self.num_ws, -1)
         share = self.weights(1.0, 1.0) if weights is None else list(weights)
         if ws.shape != shape or ex.shape != shape or len(share) != self.num_ws:
             raise ShapeError(
                 f"ws {tuple(ws.shape)}, exstyle {tuple(exstyle.shape)} and {len(share)} weights",
-                expected=f"{shape} twice (or exstyle [N, {self.w_dim}]) and {self.num_ws} weights",
-                do="see DualStyleGAN.synthesis",
+                expected=f"{shape} for both (or exstyle [N, {self.w_dim}]) and {self.num_ws} weights",
+                do="take ws from generator.mapping, exstyle from extrinsic and weights from weights()",
             )
-        s = self.style(ex.flatten(0, 1)).unflatten(0, shape[:2])  # T_c: what modulates the structure
+        s = self.style(ex.flatten(0, 1)).unflatten(0, shape[:2])  # T_c, which modulates the structure
 
         def code(i: int) -> Tensor:  # colour: blended with a linear map of the extrinsic style
             return ws[:, i] if i <= self.res_index else share[i] * self.res[i](ex[:, i]) + (1 - share[i]) * ws[:, i]
@@ -158,7 +160,7 @@ class DualStyleGAN(nn.Module):
         Args:
             ws: [N, num_ws, w_dim], the face, in the W+ of `generator`.
             exstyle: [N, num_ws, w_dim] or [N, w_dim], the portrait, in the same space.
-            weights: one a code; 0 leaves the face's layer alone, 1 (default) gives the portrait's style all of it.
+            weights: one per code, from 0 (the face's own style) to 1 (the portrait's style only; the default).
             noise: as for `Generator.synthesis`.
         """
         for _, _, img in self.blocks(ws, exstyle, weights, noise):
@@ -166,12 +168,12 @@ class DualStyleGAN(nn.Module):
         return img
 
     def stylise(self, ws: Tensor, exstyle: Tensor, *, structure: float = STRUCTURE, colour: float = COLOUR) -> Tensor:
-        """`synthesis` with one weight for the structure and one for the colours, noise maps as they are."""
+        """`synthesis` with one weight for the structure and one for the colours, and the constant noise maps."""
         return self.synthesis(ws, exstyle, self.weights(structure, colour))
 
 
-def _identity(dim: int) -> Linear:
-    """A linear layer that begins as the identity, nearly."""
+def _near_identity(dim: int) -> Linear:
+    """A linear layer initialised close to the identity."""
     layer = Linear(dim, dim)
     with torch.no_grad():
         layer.weight.copy_(torch.eye(dim) * math.sqrt(dim) + 0.01 * torch.randn(dim, dim))

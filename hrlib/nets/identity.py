@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ShapeError
+from ..errors import InvalidValue, ShapeError
 
-SLOPE = 0.25  # of the leaky ReLUs: where IR-SE's PReLUs begin; learning it costs a third of the time on a CPU
+SLOPE = 0.25  # of the leaky ReLUs; IR-SE's PReLUs start there, but learning it takes a third of the time on a CPU
 
 
 def whole_square(x: Tensor, edge: int) -> Tensor:
-    """Pictures [N, 3, H, W], checked, resized whole to [N, 3, edge, edge]: bilinear, antialiased (Sec. III-D).
+    """Pictures [N, 3, H, W] resized, uncropped, to [N, 3, edge, edge]: bilinear, antialiased (Sec. III-D).
 
     Raises:
         ShapeError: x is not a batch of RGB images.
@@ -27,15 +27,16 @@ def whole_square(x: Tensor, edge: int) -> Tensor:
     return x if x.shape[2:] == (edge, edge) else F.interpolate(x, (edge, edge), mode="bilinear", antialias=True)
 
 
-class _Squeeze(nn.Module):
-    """Squeeze and excitation: every channel is scaled by a gate in (0, 1) that sees the means of all channels."""
+class SqueezeExcite(nn.Module):
+    """Squeeze and excitation: scale each channel by a gate in (0, 1) computed from the means of all channels."""
 
-    def __init__(self, channels: int, reduction: int) -> None:
+    def __init__(self, channels: int, reduction: int, *, bias: bool) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
-        self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
+        self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=bias)
+        self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
         return x * self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
 
 
@@ -50,7 +51,7 @@ class _Unit(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(c_out, c_out, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(c_out),
-            _Squeeze(c_out, reduction),
+            SqueezeExcite(c_out, reduction, bias=True),
         )
         if c_in == c_out and stride == 1:
             self.shortcut_layer: nn.Module = nn.Identity()
@@ -62,15 +63,15 @@ class _Unit(nn.Module):
 
 
 class Identity(nn.Module):
-    """Images to unit vectors that are close (squared L2 distance, 0 to 4) when they show the same person.
+    """Images -> unit vectors that are close (squared L2 distance, 0 to 4) for pictures of the same person.
 
-    The whole picture is used, without detection or crop, as in the paper's ID retrieval (Sec. III-D); it is resized
-    to a square of `edge` pixels with an antialiased bilinear filter.
+    The whole picture is used, without face detection or cropping, as in the paper's ID retrieval (Sec. III-D); it is
+    resized to a square of `edge` pixels with an antialiased bilinear filter.
 
     Args:
         edge: side of the square that the convolutions see, a multiple of 2 ** (stages + 1).
-        channels: output channels of the stages; the first convolution and each stage's first unit halve the resolution.
-        blocks: residual units of each stage.
+        channels: output channels of each stage; the first convolution and each stage's first unit halve the resolution.
+        blocks: residual units in each stage.
         dim: length of the embedding.
         reduction: of the channels inside squeeze and excitation.
     """
@@ -87,10 +88,10 @@ class Identity(nn.Module):
         super().__init__()
         shrink = 2 ** (len(channels) + 1)
         if len(channels) != len(blocks) or edge % shrink or edge < shrink or min(blocks) < 1:
-            raise ShapeError(
+            raise InvalidValue(
                 f"edge {edge}, channels {list(channels)}, blocks {list(blocks)}",
-                expected="as many positive blocks as channels, and an edge divisible by 2 ** (stages + 1)",
-                do="change one of the three",
+                expected="one positive number of blocks per stage, and an edge divisible by 2 ** (stages + 1)",
+                do=f"use an edge divisible by {shrink}, and lists of equal length",
             )
         self.edge, self.dim = edge, dim
         self.config = {
@@ -119,7 +120,7 @@ class Identity(nn.Module):
         )
 
     def embed(self, x: Tensor) -> Tensor:
-        """[N, dim] vectors of unit length of images [N, 3, H, W] in [-1, 1]; any H and W.
+        """Images [N, 3, H, W] in [-1, 1], of any size -> unit vectors [N, dim].
 
         Raises:
             ShapeError: x is not a batch of RGB images.

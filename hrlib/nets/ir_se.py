@@ -1,7 +1,7 @@
 """IR-SE50, the face recognition network of the paper's ID retrieval (Sec. III-D, ArcFace, the paper's [78]).
 
-Parameter names are those of `model_ir_se50.pth`; facts on layers are from github.com/PeterouZh/ID_retrieval, whose
-configuration is the default. Other widths and depths serve tests.
+Parameter names are those of `model_ir_se50.pth`; the layers follow github.com/PeterouZh/ID_retrieval, whose
+configuration is the default. Other widths and depths are for tests.
 """
 
 from __future__ import annotations
@@ -11,21 +11,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .identity import whole_square
+from .identity import SqueezeExcite, whole_square
 
-EDGE = 112  # pixels of the square that the network was trained on
-
-
-class _Gate(nn.Module):
-    """Squeeze and excitation: every channel is scaled by a gate in (0, 1) that sees the means of all channels."""
-
-    def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=False)
-        self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
+EDGE = 112  # side in pixels of the pictures that the network was trained on
 
 
 class _Unit(nn.Module):
@@ -42,7 +30,7 @@ class _Unit(nn.Module):
             nn.PReLU(c_out),
             nn.Conv2d(c_out, c_out, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(c_out),
-            _Gate(c_out),
+            SqueezeExcite(c_out, 16, bias=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,12 +38,12 @@ class _Unit(nn.Module):
 
 
 class IRSE(nn.Module):
-    """Faces to unit vectors that are close (squared L2 distance, 0 to 4) when they show the same person.
+    """Faces -> unit vectors that are close (squared L2 distance, 0 to 4) for pictures of the same person.
 
     Args:
-        channels, units: of the four stages, each of which halves the resolution in its first unit.
+        channels, units: of each of the four stages; a stage's first unit halves the resolution.
         dim: length of the embedding.
-        bgr: feed the colours in the order of the network's training data. The paper, and pSp, feed RGB.
+        bgr: feed the colours in the order of the network's training data. The paper and pSp feed RGB.
     """
 
     def __init__(
@@ -87,9 +75,9 @@ class IRSE(nn.Module):
         )
 
     def embed(self, x: Tensor) -> Tensor:
-        """[N, dim] vectors of unit length of images [N, 3, H, W] in [-1, 1], RGB; any H and W.
+        """RGB images [N, 3, H, W] in [-1, 1], of any size -> unit vectors [N, dim].
 
-        Other sizes than 112x112 are resized whole, with an antialiased bilinear filter, as in the paper's evaluation.
+        Pictures are resized, uncropped, to 112x112 with an antialiased bilinear filter, as in the paper's evaluation.
 
         Raises:
             ShapeError: x is not a batch of RGB images.

@@ -1,7 +1,7 @@
-"""Perceptual networks: VGG16 of any width, and thin relatives of ResNet50 and DeiT built from timm's own classes.
+"""Perceptual networks: VGG16 of any width, and thin versions of ResNet50 and DeiT built from timm's own classes.
 
-The parameter names are those of torchvision's VGG16 (`features.{i}.weight`) and of timm's ResNet and VisionTransformer,
-so that one loader serves the small networks shipped with this library and the ImageNet networks of the paper.
+Parameters have the names of torchvision's VGG16 (`features.{i}.weight`) and of timm's ResNet and VisionTransformer, so
+one loader serves the small networks shipped with this library and the paper's ImageNet networks.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ THIN_CHANNELS = (16, 16, 32, 64, 64)
 class VGG16(nn.Module):
     """The convolutional part of VGG16 (Simonyan and Zisserman 2015), with any channel plan.
 
-    `features` has torchvision's layer numbers: 3x3 convolutions at `CONV_INDICES`, each followed by a ReLU that is
-    never in place (an in-place one would overwrite the convolution's output, which Eq. 3 compares), and five 2x2
-    max-pools.
+    `features` has torchvision's layer numbers: 3x3 convolutions at `CONV_INDICES`, each followed by a ReLU, and five
+    2x2 max-pools. The ReLUs are not in place, or they would overwrite the convolutions' outputs, which Eq. (3)
+    compares.
 
     Args:
-        channels: output channels of the convolutions; five numbers (one a block) or thirteen (one a convolution).
-        num_classes: with 0 there is no classifier; otherwise the mean over positions feeds one linear layer, `head`.
-        batch_norm: normalise between convolution and ReLU while training; `folded()` removes it again.
+        channels: output channels of the convolutions: five numbers (one per block) or thirteen (one per convolution).
+        num_classes: 0 for no classifier; otherwise the mean over positions feeds one linear layer, `head`.
+        batch_norm: normalise between convolution and ReLU, for training; `folded()` merges it into the convolutions.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class VGG16(nn.Module):
         self.head = nn.Linear(c_in, num_classes) if num_classes else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images [N, 3, H, W] -> logits [N, num_classes], or the last pool's maps when there is no head."""
+        """Normalised images [N, 3, H, W] -> logits [N, num_classes], or the last pool's maps if there is no head."""
         for i, layer in enumerate(self.features):
             x = layer(x)
             if str(i) in self.norms:
@@ -62,7 +62,7 @@ class VGG16(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> VGG16:
-        """The same function in evaluation mode as plain convolutions, without batch normalisation and head."""
+        """The same features in evaluation mode from plain convolutions, without batch normalisation and head."""
         plain = VGG16(channels=self.config["channels"])
         for i in CONV_INDICES:
             conv, bn, out = self.features[i], self.norms[str(i)] if self.norms else None, plain.features[i]
@@ -73,7 +73,7 @@ class VGG16(nn.Module):
 
 
 def resnet50(*, channels: Sequence[int] = (64, 128, 256, 512), num_classes: int = 0) -> ResNet:
-    """timm's ResNet50 (bottleneck blocks 3, 4, 6, 3); the stages give four times the inner widths `channels`."""
+    """timm's ResNet50 (bottleneck blocks 3, 4, 6, 3); each stage outputs four times its inner width in `channels`."""
     return ResNet(Bottleneck, [3, 4, 6, 3], num_classes=num_classes, channels=tuple(channels))
 
 

@@ -1,8 +1,8 @@
-"""StarGAN v2 (Choi et al. 2020, the paper's [63]): a picture restyled by a style code, which a reference picture gives.
+"""StarGAN v2 (Choi et al. 2020, the paper's [63]): restyles a picture with a style code taken from a reference picture.
 
-Parameter names are those of the official files `*_nets_ema.ckpt`, whose three networks become the three modules
-`generator`, `mapping_network` and `style_encoder`. Facts on layers and order are from the article's appendix and from
-github.com/clovaai/stargan-v2. The widths are free, so that a small one trains on a CPU.
+Parameter names are those of the official files `*_nets_ema.ckpt`, whose three networks are the modules `generator`,
+`mapping_network` and `style_encoder`. The layers and their order follow the article's appendix and
+github.com/clovaai/stargan-v2. The widths can be chosen, so that a small network trains on a CPU.
 
 Images are float32 [N, 3, R, R] in [-1, 1]; the generator does not clip.
 """
@@ -17,16 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ShapeError
+from ..errors import InvalidValue, ShapeError, UnknownName, nearest
 
-HALF = math.sqrt(0.5)  # of the sum of a shortcut and a residual branch: keeps the variance
-MASKED = (32, 64, 128)  # resolutions at which a high-pass of the content is added, where there are masks
+HALF = math.sqrt(0.5)  # scales the sum of shortcut and residual branch, which keeps the variance
+MASKED = (32, 64, 128)  # resolutions at which masked, high-passed content features are added
 
 
 def plan(img_size: int, max_conv_dim: int, width: int | None) -> list[int]:
     """Channels from the full resolution down, doubling from `width` (official: 2^14 / img_size) to `max_conv_dim`."""
     if img_size < 32 or img_size & (img_size - 1):
-        raise ShapeError(f"img_size {img_size}", expected="a power of two from 32", do="choose the nearest")
+        raise InvalidValue(
+            f"img_size {img_size}", expected="a power of two, 32 or more", do="use the nearest power of two"
+        )
     first = 2**14 // img_size if width is None else width
     return [first, *(min(first * 2**k, max_conv_dim) for k in range(1, int(math.log2(img_size)) - 1))]
 
@@ -46,7 +48,7 @@ class ResidualBlock(nn.Module):
             self.conv1x1 = nn.Conv2d(n_in, n_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, I, H, W] -> [N, O, H, W], or half of it."""
+        """[N, I, H, W] -> [N, O, H, W], or [N, O, H/2, W/2] with `down`."""
         half = (lambda y: F.avg_pool2d(y, 2)) if self.down else (lambda y: y)
         norm1, norm2 = (self.norm1, self.norm2) if self.normalise else (nn.Identity(), nn.Identity())
         short = half(self.conv1x1(x) if hasattr(self, "conv1x1") else x)
@@ -82,7 +84,7 @@ class StyledBlock(nn.Module):
             self.conv1x1 = nn.Conv2d(n_in, n_out, 1, bias=False)
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        """[N, I, H, W], [N, style_dim] -> [N, O, H, W], or twice the size."""
+        """[N, I, H, W], [N, style_dim] -> [N, O, H, W], or [N, O, 2H, 2W] with `up`."""
         double = (lambda y: F.interpolate(y, scale_factor=2, mode="nearest")) if self.up else (lambda y: y)
         y = self.conv1(double(F.leaky_relu(self.norm1(x, s), 0.2)))
         y = self.conv2(F.leaky_relu(self.norm2(y, s), 0.2))
@@ -93,7 +95,7 @@ class StyledBlock(nn.Module):
 
 
 class HighPass(nn.Module):
-    """A Laplacian of gain 1 / w_hpf, by which masked detail of the content reaches the decoder."""
+    """A Laplacian with gain 1 / w_hpf, which passes masked detail of the content to the decoder."""
 
     def __init__(self, w_hpf: float):
         super().__init__()
@@ -106,11 +108,11 @@ class HighPass(nn.Module):
 
 
 class Translator(nn.Module):
-    """The image-to-image network: an encoder to 16x16 (8x8 with w_hpf), and a decoder that the style modulates."""
+    """The image-to-image network: an encoder to 16x16 (8x8 with w_hpf > 0), and a decoder modulated by the style."""
 
     def __init__(self, channels: Sequence[int], style_dim: int, w_hpf: float):
         super().__init__()
-        halvings = len(channels) - 3 + (w_hpf > 0)  # len(channels) - 1 halvings would lead to 4x4
+        halvings = len(channels) - 3 + (w_hpf > 0)  # len(channels) - 1 halvings would reach 4x4
         halvings = min(halvings, len(channels) - 1)
         self.from_rgb = nn.Conv2d(3, channels[0], 3, padding=1)
         encode, decode = [], []
@@ -143,14 +145,14 @@ class Translator(nn.Module):
         return self.to_rgb(x)
 
 
-def _of_domain(heads: nn.ModuleList, h: Tensor, y: Tensor) -> Tensor:
-    """Each row of h through its own domain's head: [N, K], [N] -> [N, style_dim]."""
-    out = torch.stack([head(h) for head in heads], dim=1)  # [N, domains, style_dim]
+def _of_domain(layers: nn.ModuleList, h: Tensor, y: Tensor) -> Tensor:
+    """Each row of h through the layers of its own domain: [N, K], [N] -> [N, style_dim]."""
+    out = torch.stack([layer(h) for layer in layers], dim=1)  # [N, domains, style_dim]
     return out[torch.arange(len(y), device=y.device), y]
 
 
 class MappingNetwork(nn.Module):
-    """Latent z and domain y -> style: a shared perceptron of four layers, then four layers of each domain's own."""
+    """Latent z and domain y -> style: four shared layers, then four layers per domain."""
 
     def __init__(self, latent_dim: int, style_dim: int, num_domains: int, hidden: int):
         super().__init__()
@@ -165,7 +167,7 @@ class MappingNetwork(nn.Module):
 
 
 def _pyramid(channels: Sequence[int]) -> list[nn.Module]:
-    """What style encoder and discriminator share: down to 4x4, then a 4x4 convolution; [N, 3, R, R] -> [N, C, 1, 1]."""
+    """The layers of both style encoder and discriminator: down to 4x4, then a 4x4 convolution, [N, C, 1, 1]."""
     downs = [ResidualBlock(i, o, down=True) for i, o in pairwise(channels)]
     last = channels[-1]
     return [
@@ -178,7 +180,7 @@ def _pyramid(channels: Sequence[int]) -> list[nn.Module]:
 
 
 class StyleEncoder(nn.Module):
-    """Picture and its domain -> style: a pyramid to one vector, then a linear layer of each domain's own."""
+    """Picture and its domain -> style: a pyramid to one vector, then one linear layer per domain."""
 
     def __init__(self, channels: Sequence[int], style_dim: int, num_domains: int):
         super().__init__()
@@ -191,7 +193,7 @@ class StyleEncoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Picture and domain -> logit (large: real, and of that domain). Only training needs it."""
+    """Picture and domain -> logit (large: real and of that domain). Only training needs it."""
 
     def __init__(self, channels: Sequence[int], num_domains: int):
         super().__init__()
@@ -206,14 +208,14 @@ class StarGANv2(nn.Module):
     """The three networks that stylise: `generator`, `mapping_network`, `style_encoder`.
 
     Args:
-        img_size: side of the pictures (256 officially).
+        img_size: side of the pictures (256 in the official models).
         style_dim, latent_dim: lengths of a style (64) and of z (16).
-        num_domains: 2 for the official CelebA-HQ model, 3 for AFHQ.
-        max_conv_dim: most channels of a layer (512).
-        w_hpf: 1 for the official CelebA-HQ model, whose decoder has no shortcuts and can take masks; 0 otherwise.
+        num_domains: 2 in the official CelebA-HQ model, 3 in the AFHQ model.
+        max_conv_dim: largest number of channels of a layer (512).
+        w_hpf: 1 in the official CelebA-HQ model, whose decoder has no shortcuts and accepts masks; 0 otherwise.
         hidden: width of the mapping network (512).
-        width: channels at the full resolution; None is 2^14 / img_size, as officially.
-        domains: their names, for people; the official files have none.
+        width: channels at full resolution; None for 2^14 / img_size, as in the official models.
+        domains: their names; the official files have none, so there they are "0", "1", ...
     """
 
     def __init__(
@@ -252,22 +254,26 @@ class StarGANv2(nn.Module):
         self.style_encoder = StyleEncoder(self.channels, style_dim, num_domains)
 
     def stylise(self, x: Tensor, reference: Tensor, domain: str | int, masks: Sequence[Tensor] | None = None) -> Tensor:
-        """The contents x in the style of the references, which are of `domain` (reference-guided synthesis).
+        """The contents x in the style of the reference pictures, which belong to `domain` (reference-guided synthesis).
 
-        x, reference: [N, 3, R, R] in [-1, 1] each. domain: a name or an index of `domains`. Returns [N, 3, R, R].
+        x, reference: [N, 3, R, R] in [-1, 1] each. domain: a name or an index of `domains`. masks: see `Translator`.
+
+        Returns:
+            [N, 3, R, R].
 
         Raises:
-            ShapeError: pictures of another size, or a domain that there is not.
+            ShapeError: pictures of another size. UnknownName: an unknown domain.
         """
         for what, batch in {"contents": x, "references": reference}.items():
             if batch.ndim != 4 or batch.shape[1:] != (3, self.resolution, self.resolution):
                 raise ShapeError(
                     f"{what} of shape {tuple(batch.shape)}",
                     expected=f"[N, 3, {self.resolution}, {self.resolution}]",
-                    do="read them with hrlib.image.read(path, size)",
+                    do=f"read them with hrlib.image.read(path, {self.resolution})",
                 )
         if domain not in (*self.domains, *range(len(self.domains))):
-            raise ShapeError(f"domain {domain!r}", expected=f"one of {list(self.domains)}", do="choose one of them")
+            hint = nearest(str(domain), list(self.domains)) or "use one of these names, or its index"
+            raise UnknownName(f"domain {domain!r}", expected=f"one of {list(self.domains)}", do=hint)
         index = domain if isinstance(domain, int) else self.domains.index(domain)
         y = torch.full((len(x),), index, device=x.device)
         return self.generator(x, self.style_encoder(reference, y), masks)

@@ -1,12 +1,12 @@
-"""Style-INR-GAN (Sec. III-A, Fig. 3b): StyleGAN2's features, read by an implicit neural representation.
+"""Style-INR-GAN (Sec. III-A, Fig. 3b): an implicit neural representation (INR) that reads StyleGAN2's features.
 
-What the paper fixes: features of the synthesis network (not RGB) are grid-sampled at (x, y), concatenated with the
-coordinates, and mapped to RGB by a 3-layer MLP. What it leaves open, and we chose:
+The paper says: features of the synthesis network (not RGB) are grid-sampled at (x, y), concatenated with the
+coordinates, and mapped to RGB by a 3-layer MLP. It does not say the following, which we chose:
 
-- the last code, which fed the last toRGB in StyleGAN2, modulates the sampled features before the MLP in the same way,
-  so that all 2 log2(R) - 2 codes stay alive;
-- hidden layers are `inr_hidden` wide with leaky ReLU 0.2;
-- x and y run over [-1, 1] between the outer pixel edges of either axis (the grid_sample convention).
+- the last code, which modulates the last toRGB in StyleGAN2, modulates the sampled features in the same way, so that
+  all 2 log2(R) - 2 codes stay in use;
+- hidden layers are `inr_hidden` wide, with leaky ReLU 0.2;
+- x and y run from -1 to 1 between the outer edges of the image (the convention of grid_sample).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ShapeError
+from ..errors import InvalidValue, ShapeError
 from .stylegan2 import Generator, Linear, Noise, Synthesis, full_precision
 from .windows import Window, checked
 
 
 def pixel_grid(size: tuple[int, int], *, window: Window | None = None, device: torch.device | str = "cpu") -> Tensor:
-    """Coordinates (x, y) of the pixel centres of an H x W image: [H, W, 2], the image's edges at -1 and 1.
+    """Coordinates (x, y) of the pixel centres of an H x W image: [H, W, 2]; the image's edges lie at -1 and 1.
 
-    window: only these (rows, columns) of them.
+    window: return only these (rows, columns).
     """
     spans = zip(checked(window, size), size, strict=True)
     axes = [(torch.arange(part.start, part.stop, device=device) * 2 + 1) / n - 1 for part, n in spans]
@@ -32,7 +32,7 @@ def pixel_grid(size: tuple[int, int], *, window: Window | None = None, device: t
 
 
 class INRHead(nn.Module):
-    """Grid sampling, concatenation with the coordinates, 3-layer MLP to RGB."""
+    """Modulation, grid sampling, concatenation with the coordinates, 3-layer MLP to RGB."""
 
     def __init__(self, n_features: int, w_dim: int, hidden: int):
         super().__init__()
@@ -44,11 +44,11 @@ class INRHead(nn.Module):
     def forward(self, features: Tensor, w: Tensor, grid: Tensor | None, *, sample: bool = True) -> Tensor:
         """features [N, C, h, w], w [N, w_dim], grid [H, W, 2] -> RGB [N, 3, H, W].
 
-        grid None means the features' own pixel centres, as does sample False for features that are a window of larger
-        ones and their grid: bilinear sampling there is the identity, so it is skipped.
+        grid None stands for the features' own pixel centres. There bilinear sampling is the identity, so it is skipped.
+        sample=False skips it too: for a window of larger features, with the grid of the window's own pixel centres.
         """
         n = len(features)
-        # Modulation is linear in the features, so it may come before the sampling.
+        # Modulation is linear in the features, so it can precede the sampling.
         x = features * self.affine(w)[:, :, None, None].to(features.dtype)
         if grid is None:
             grid = pixel_grid(x.shape[2:], device=x.device)
@@ -62,7 +62,7 @@ class INRHead(nn.Module):
 
 
 class INRSynthesis(Synthesis):
-    """Synthesis features and INR head: an image of any size and aspect ratio."""
+    """Synthesis network and INR head: images of any size and aspect ratio."""
 
     def __init__(
         self, w_dim: int, resolution: int, channels: dict[int, int], *, hidden: int, conv_clamp: float | None = None
@@ -82,24 +82,27 @@ class INRSynthesis(Synthesis):
     ) -> Tensor:
         """[N, num_ws, w_dim] -> image [N, 3, H, W], nominally in [-1, 1].
 
-        size: (H, W) of the image, by default the native square. canvas: (H, W) of the last features and so of the
-        finest noise maps, by default `size`: ten megapixels of detail need ten million noise values (Sec. IV-F). A
-        canvas of the native size with another `size` only resamples the features. grid: [H, W, 2] coordinates in
-        [-1, 1] to sample instead of the pixel centres of `size` (any places, say a rotated part of the picture).
-        window: (rows, columns) to draw alone, exactly as in the whole picture and for the price of the window; where
-        canvas is size, without a grid.
+        Args:
+            size: (H, W) of the image; default: the native square.
+            canvas: (H, W) of the last features, and so of the finest noise maps; default: `size`, since ten megapixels
+                of detail need ten million noise values (Sec. IV-F). A canvas of the native size with another `size`
+                only resamples the features.
+            grid: [H, W, 2] coordinates in [-1, 1] to sample instead of the pixel centres of `size`, such as a rotated
+                part of the picture.
+            window: (rows, columns) of the picture to draw alone, exactly as in the whole picture, at the cost of the
+                window; needs canvas = size and no grid.
         """
         if grid is not None and (grid.ndim != 3 or grid.shape[-1] != 2):
             raise ShapeError(
-                f"grid of shape {tuple(grid.shape)}", expected="[H, W, 2] holding (x, y)", do="see pixel_grid(size)"
+                f"grid of shape {tuple(grid.shape)}", expected="[H, W, 2] of (x, y)", do="start from pixel_grid(size)"
             )
         size = size or canvas or (self.resolution, self.resolution)
         canvas = canvas or size
         if window is not None and (grid is not None or canvas != size):
-            raise ShapeError(
+            raise InvalidValue(
                 f"a window of a picture with {'a grid' if grid is not None else f'canvas {canvas}'}",
                 expected=f"canvas equal to size {size}, and no grid",
-                do="draw a window of a picture whose features have its own size",
+                do="leave out canvas and grid, or draw the whole picture",
             )
         for _, features, _ in self.blocks(ws, noise, canvas, window):
             pass
@@ -110,16 +113,33 @@ class INRSynthesis(Synthesis):
 
 
 class StyleINR(Generator):
-    """Style-INR-GAN: `mapping` z -> ws, `synthesis(ws, size=(H, W))` -> image. Arguments as `Generator`'s.
+    """Style-INR-GAN: `mapping` z -> ws, `synthesis(ws, size=(H, W))` -> image.
 
-    inr_hidden: width of the two hidden layers of the MLP.
+    inr_hidden: width of the MLP's two hidden layers. The other arguments are those of `Generator`.
     """
 
     any_size = True
 
-    def __init__(self, *, inr_hidden: int = 64, **config):
+    def __init__(
+        self,
+        *,
+        z_dim: int,
+        w_dim: int,
+        resolution: int,
+        channels: dict[int, int],
+        mapping_layers: int = 8,
+        conv_clamp: float | None = None,
+        inr_hidden: int = 64,
+    ):
         self._hidden = inr_hidden
-        super().__init__(**config)
+        super().__init__(
+            z_dim=z_dim,
+            w_dim=w_dim,
+            resolution=resolution,
+            channels=channels,
+            mapping_layers=mapping_layers,
+            conv_clamp=conv_clamp,
+        )
         self.config["inr_hidden"] = inr_hidden
 
     def _synthesis(self, w_dim: int, resolution: int, channels: dict[int, int], conv_clamp: float | None) -> Synthesis:

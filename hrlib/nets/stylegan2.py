@@ -1,13 +1,13 @@
 """StyleGAN2's generator (Karras et al. 2020, the paper's [3]) in plain PyTorch, on any device.
 
-Parameter names and numerics are those of NVlabs' stylegan2-ada-pytorch checkpoints, so that a converted file loads as
-it is. Two things are done differently for speed, at equal numerics (the parity fixtures decide):
+Parameter names and numerics are those of NVlabs' stylegan2-ada-pytorch, so its checkpoints load unchanged once
+converted. Two things differ, for speed, with equal results (the parity tests check it):
 
 - modulation multiplies the activations and demodulation the result, so one shared convolution serves a whole batch;
-- the FIR filter [1, 3, 3, 1] and the 3x3 kernel beside it are composed into one 6x6 kernel (both are linear and
-  translation invariant), which costs one pass over memory instead of two.
+- the FIR filter [1, 3, 3, 1] and the adjacent 3x3 kernel, both linear and translation invariant, are composed into one
+  6x6 kernel, which takes one pass over memory instead of two.
 
-Images are float32 [N, 3, H, W] in [-1, 1], nominally: the generator does not clip.
+Images are float32 [N, 3, H, W], nominally in [-1, 1]: the generator does not clip.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ShapeError, UnknownName, nearest
+from ..errors import InvalidValue, ShapeError, UnknownName, nearest
 from .windows import Window, checked, needed, whole, within
 
 Noise = str | MappingABC[str, Tensor]
@@ -29,16 +29,16 @@ FIR = torch.outer(torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.tensor([1.0, 3.0, 3.
 
 
 def block_resolutions(resolution: int) -> list[int]:
-    """[4, 8, ..., resolution]; a `ShapeError` unless resolution is a power of two from 16 to 1024."""
+    """[4, 8, ..., resolution]; `InvalidValue` unless resolution is a power of two from 16 to 1024."""
     if resolution not in (16, 32, 64, 128, 256, 512, 1024):
-        raise ShapeError(
-            f"resolution {resolution}", expected="a power of two from 16 to 1024", do="choose the nearest of them"
+        raise InvalidValue(
+            f"resolution {resolution}", expected="a power of two from 16 to 1024", do="use the nearest power of two"
         )
     return [2**k for k in range(2, int(math.log2(resolution)) + 1)]
 
 
 def channel_plan(resolution: int, *, base: int = 32768, most: int = 512) -> dict[int, int]:
-    """Channels per block, min(base // res, most): NVlabs' plan; the defaults are those of its 1024-pixel models."""
+    """Channels per block, min(base // res, most), as in NVlabs' code; defaults as in its 1024-pixel models."""
     return {res: min(base // res, most) for res in block_resolutions(resolution)}
 
 
@@ -51,10 +51,10 @@ def blur_matrix(k: int) -> Tensor:
 
 @lru_cache
 def _phase_matrix() -> Tensor:
-    """[9, 36]: a 3x3 kernel -> the four 3x3 kernels that make the four parities of an up-sampled output.
+    """[9, 36]: a 3x3 kernel -> the four 3x3 kernels that compute the four parities of an up-sampled output.
 
-    Zero insertion leaves each output pixel 3x3 of the 6x6 taps of kernel and filter: output row 2q + p reads low rows
-    q - 1 .. q + 1 through taps 1 - p + 2 m, m = 0 .. 2, of the kernel turned round.
+    With zero insertion, each output pixel uses only 3x3 of the 6x6 taps of kernel and filter: output row 2q + p reads
+    input rows q - 1 .. q + 1 through taps 1 - p + 2 m, m = 0 .. 2, of the flipped kernel.
     """
     taps = blur_matrix(3).reshape(3, 3, 6, 6).flip(0, 1).reshape(9, 3, 2, 3, 2)  # [9, m, parity, m, parity]
     return 4 * taps.flip(2, 4).permute(0, 2, 4, 1, 3).reshape(9, 36)
@@ -63,7 +63,7 @@ def _phase_matrix() -> Tensor:
 def upsample_image(x: Tensor) -> Tensor:
     """FIR up-sampling by two, [N, C, H, W] -> [N, C, 2H, 2W].
 
-    Away from the border [1, 3, 3, 1] is bilinear interpolation; the FIR sees zeros outside, hence the padded border.
+    Away from the border, the filter [1, 3, 3, 1] is bilinear interpolation; outside it sees zeros, hence the padding.
     """
     return F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")[:, :, 2:-2, 2:-2]
 
@@ -71,7 +71,7 @@ def upsample_image(x: Tensor) -> Tensor:
 def upsample_conv(x: Tensor, weight: Tensor) -> Tensor:
     """Stride-2 transposed 3x3 convolution, then the FIR filter with gain 4: [N, I, H, W] -> [N, O, 2H, 2W].
 
-    Four ordinary convolutions at the low resolution (one call with 4 O outputs), interleaved by a pixel shuffle.
+    Computed as four ordinary convolutions at the low resolution (one call with 4 O outputs) and a pixel shuffle.
     """
     o, i, _, _ = weight.shape
     phases = weight.reshape(o, i, 9) @ _phase_matrix().to(weight)  # [O, I, 4 parities * 9]
@@ -80,7 +80,7 @@ def upsample_conv(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """float32 for what autocast made bfloat16 or half; float32 and float64 stay."""
+    """float32 for bfloat16 and half (from autocast); float32 and float64 unchanged."""
     return x.float() if x.dtype.itemsize < 4 else x
 
 
@@ -97,12 +97,12 @@ class Linear(nn.Module):
         """[..., in] -> [..., out]."""
         if not self.act:
             return F.linear(x, self.weight * self.gain, self.bias * self.lr_mul)
-        # lrelu(a) * sqrt 2 = lrelu(a * sqrt 2): the gain rides on the parameters instead of costing a pass over x.
+        # lrelu(a) * sqrt 2 = lrelu(a * sqrt 2): multiplying the parameters saves a pass over x.
         return F.leaky_relu(F.linear(x, self.weight * (self.gain * SQRT2), self.bias * (self.lr_mul * SQRT2)), 0.2)
 
 
 class Mapping(nn.Module):
-    """z -> w: the second moment of z is normalised, then fully connected layers with lr_mul 0.01."""
+    """z -> w: z scaled to unit mean square, then fully connected layers with lr_mul 0.01."""
 
     def __init__(self, z_dim: int, w_dim: int, num_ws: int, num_layers: int = 8):
         super().__init__()
@@ -146,17 +146,17 @@ class ModulatedConv(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, keep: Window) -> Tensor:
         """x [N, I, h, w], w [N, w_dim], noise None, [H, W] or [N, H, W] -> [N, O, H, W].
 
-        keep: the rows and columns of the convolution's output that are wanted, H and W of them. An odd canvas doubles
-        to one row too many, and at the inner edges of a window the convolution saw zeros in place of its neighbours.
+        keep: the H rows and W columns of the convolution's output to keep. Doubling gives an odd canvas one row too
+        many, and at the inner edges of a window the convolution saw zeros instead of its neighbours.
         """
         style = self.affine(w)  # [N, I]
-        # Demodulation: the norm of the modulated kernel of each output channel.
+        # Demodulation divides by the norm of each output channel's modulated kernel.
         norm2 = style.square() @ self.weight.square().sum((2, 3)).t()  # [N, O]
         demod = (norm2 + 1e-8).rsqrt()
         x = x * style[:, :, None, None].to(x.dtype)
         x = upsample_conv(x, self.weight) if self.up else F.conv2d(x, self.weight, padding=1)
         x = x[:, :, keep[0], keep[1]]
-        # As in Linear, the gain sqrt 2 rides on the small factors.
+        # As in Linear, the gain sqrt 2 multiplies the small factors.
         x = x * (demod * SQRT2)[:, :, None, None].to(x.dtype)
         if noise is not None:
             noise = noise if noise.ndim == 2 else noise[:, None]  # [H, W] or [N, 1, H, W]
@@ -166,7 +166,7 @@ class ModulatedConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """1x1 convolution to RGB: modulated, not demodulated; the 1/sqrt(in) gain is on the styles."""
+    """1x1 convolution to RGB: modulated, not demodulated; the gain 1/sqrt(in) multiplies the styles."""
 
     def __init__(self, n_in: int, w_dim: int, *, clamp: float | None):
         super().__init__()
@@ -184,7 +184,7 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of the synthesis network: up-sampling conv0 (absent at 4x4), conv1, toRGB (if any)."""
+    """One resolution of the synthesis network: up-sampling conv0 (not at 4x4), conv1, and toRGB with `rgb`."""
 
     def __init__(self, n_in: int, n_out: int, w_dim: int, resolution: int, *, rgb: bool, clamp: float | None):
         super().__init__()
@@ -200,8 +200,8 @@ class SynthesisBlock(nn.Module):
 class Synthesis(nn.Module):
     """ws -> features of every block, and (with `rgb`) an image by skip connections.
 
-    Code i drives layer i of [b4.conv1, b8.conv0, b8.conv1, b16.conv0, ...]; a block's toRGB uses the code after its
-    conv1, which the next block's conv0 uses too. num_ws = 2 log2(R) - 2, the last code being the last toRGB's alone.
+    Code i modulates layer i of [b4.conv1, b8.conv0, b8.conv1, b16.conv0, ...]; a block's toRGB shares the code of the
+    next block's conv0. num_ws = 2 log2(R) - 2; the last code is used by the last toRGB only.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class Synthesis(nn.Module):
             n_in = channels[res]
 
     def conv_names(self) -> list[str]:
-        """["b4.conv1", "b8.conv0", "b8.conv1", ...]: the layers that take noise, in the order of their codes."""
+        """["b4.conv1", "b8.conv0", "b8.conv1", ...]: the layers that add noise, in the order of their codes."""
         return [f"b{r}.{c}" for r in self.resolutions for c in ("conv0", "conv1") if (r, c) != (4, "conv0")]
 
     def canvas(self, size: tuple[int, int] | None) -> dict[int, tuple[int, int]]:
@@ -242,10 +242,12 @@ class Synthesis(nn.Module):
     ):
         """Yield (resolution, features [N, C, h, w], image or None) block by block.
 
-        ws: [N, num_ws, w_dim]. noise: "const" (the checkpoint's maps), "none", or {layer: map [h, w] or [N, h, w]}.
-        size: (H, W) of the last block; the constant input is resampled to its ceil(H / 2^k) x ceil(W / 2^k).
-        window: (rows, columns) of the last block that are wanted: its features are exactly that part of the whole
-        ones, those before it are what it needs (`windows.needed`); no image.
+        Args:
+            ws: [N, num_ws, w_dim].
+            noise: "const" (the checkpoint's maps), "none", or {layer: map [h, w] or [N, h, w]}.
+            size: (H, W) of the last block; the constant input is resampled to ceil(H / 2^k) x ceil(W / 2^k).
+            window: compute only these (rows, columns) of the last block, with exactly the values of the whole; earlier
+                blocks yield the part that it needs (`windows.needed`). There is no image then.
         """
         canvas, x, img, code = self.canvas(size), None, None, 0
         parts = needed(checked(window, canvas[self.resolution]), canvas)
@@ -278,16 +280,19 @@ class Synthesis(nn.Module):
         size: tuple[int, int] | None = None,
         parts: MappingABC[str, Window] | None = None,
     ) -> dict[str, Tensor]:
-        """The maps that `noise` of `blocks` stands for, checked: {layer: [h, w] or [N, h, w]}, empty for "none".
+        """The noise maps that the argument `noise` of `blocks` stands for: {layer: [h, w] or [N, h, w]}, {} for "none".
 
-        parts: {layer: window}; of whole maps these parts are returned, maps of their size are taken as they are.
+        parts: {layer: window}; whole maps are cropped to these, maps of the windows' sizes are used as they are.
+
+        Raises:
+            UnknownName: neither "const", "none" nor one map per layer. ShapeError: a map of another size.
         """
         if isinstance(noise, str):
             if noise not in ("const", "none"):
                 raise UnknownName(
                     f"noise={noise!r}",
                     expected='"const", "none" or a dict of noise maps',
-                    do=nearest(noise, ["const", "none"]) or "see G.noise_maps()",
+                    do=nearest(noise, ["const", "none"]) or "pass maps made by G.noise_maps()",
                 )
             if noise == "none":
                 return {}
@@ -308,7 +313,7 @@ class Synthesis(nn.Module):
                 raise ShapeError(
                     f"noise map {name} of shape {tuple(given.shape)}",
                     expected=f"{full} or {(batch, *full)}",
-                    do="make the maps with G.noise_maps(size) for the size you synthesise",
+                    do="make the maps with G.noise_maps(size), for the size of the image",
                 )
             found[name] = given if tuple(given.shape[-2:]) == part else given[..., rows, cols]
         return found
@@ -316,8 +321,8 @@ class Synthesis(nn.Module):
     def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """One map per conv layer, {"b4.conv1": [h, w], ...}, for an image of `size`.
 
-        The checkpoint's constant maps at the native size; at any other size (or with a seed) unit normal draws, made
-        on the CPU from (seed or 0, layer).
+        At the native size, the checkpoint's constant maps; at any other size, or with a seed, standard normal draws,
+        made on the CPU from (seed or 0, layer).
         """
         canvas, maps = self.canvas(size), {}
         for i, name in enumerate(self.conv_names()):
@@ -348,7 +353,7 @@ class Generator(nn.Module):
         conv_clamp: bound on the activations (256 in NVlabs' mixed-precision models), None for no bound.
     """
 
-    any_size = False  # only a Style-INR-GAN draws other sizes than its own
+    any_size = False  # only a Style-INR-GAN draws sizes other than its own
 
     def __init__(
         self,
@@ -363,10 +368,10 @@ class Generator(nn.Module):
         super().__init__()
         channels = {int(res): int(c) for res, c in channels.items()}  # JSON keys are strings
         if set(channels) != set(block_resolutions(resolution)):
-            raise ShapeError(
+            raise InvalidValue(
                 f"channel plan for {sorted(channels)}",
                 expected=f"one entry for each of {block_resolutions(resolution)}",
-                do="see channel_plan(resolution)",
+                do="make it with channel_plan(resolution)",
             )
         self.z_dim, self.w_dim, self.resolution, self.channels = z_dim, w_dim, resolution, channels
         self.config = dict(
@@ -386,7 +391,7 @@ class Generator(nn.Module):
 
     @property
     def w_avg(self) -> Tensor:
-        """[w_dim]: the running average of w that training tracked."""
+        """[w_dim]: the running average of w, tracked in training."""
         return self.mapping.w_avg
 
     def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""StyleGAN2's residual discriminator (Karras et al. 2020); names and numerics as `stylegan2`'s."""
+"""StyleGAN2's residual discriminator (Karras et al. 2020); parameter names and numerics as in `stylegan2`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def downsample_conv(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def activate(x: Tensor, *, gain: float = SQRT2, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU 0.2 times gain; `clamp` bounds the result and scales with the layer gain (gain / sqrt 2)."""
+    """Leaky ReLU 0.2 times gain; `clamp` bounds the result and scales with the layer's gain (gain / sqrt 2)."""
     x = F.leaky_relu(x, 0.2) * gain
     return x if clamp is None else x.clamp(-clamp * gain / SQRT2, clamp * gain / SQRT2)
 
 
 class Conv(nn.Module):
-    """Discriminator convolution with an equalised learning rate; `down` halves the resolution through the FIR."""
+    """Convolution with an equalised learning rate; `down` halves the resolution with the FIR filter."""
 
     def __init__(self, n_in: int, n_out: int, k: int, *, down=False, bias=True, act=True, clamp: float | None = None):
         super().__init__()
@@ -36,7 +36,7 @@ class Conv(nn.Module):
         self.weight_gain = 1 / math.sqrt(n_in * k * k)
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """[N, I, H, W] -> [N, O, H, W] (halved when `down`); `gain` scales the output after the activation."""
+        """[N, I, H, W] -> [N, O, H, W], halved with `down`; `gain` scales the output after the activation."""
         weight = self.weight * self.weight_gain
         x = downsample_conv(x, weight) if self.down else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         if self.bias is not None:
@@ -47,7 +47,7 @@ class Conv(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block: (fromRGB at the top), conv0, conv1 with halving, plus a 1x1 skip; both branches * sqrt(1/2)."""
+    """Residual block: fromRGB (first block only), conv0, halving conv1; plus a 1x1 skip; both branches * sqrt(1/2)."""
 
     def __init__(self, n_in: int, n_out: int, *, top: bool, clamp: float | None):
         super().__init__()
@@ -58,14 +58,14 @@ class DiscriminatorBlock(nn.Module):
         self.skip = Conv(n_in, n_out, 1, down=True, bias=False, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, I, H, W] (RGB for the top block) -> [N, O, H/2, W/2]."""
+        """[N, I, H, W] (RGB in the first block) -> [N, O, H/2, W/2]."""
         if hasattr(self, "fromrgb"):
             x = self.fromrgb(x)
         return self.skip(x, gain=math.sqrt(0.5)) + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
 
 
 class Epilogue(nn.Module):
-    """The 4x4 end of the discriminator: minibatch standard deviation, conv, two fully connected layers."""
+    """The last, 4x4 block: minibatch standard deviation, convolution, two fully connected layers."""
 
     def __init__(self, n_in: int, *, group_size: int, clamp: float | None):
         super().__init__()
@@ -75,12 +75,12 @@ class Epilogue(nn.Module):
         self.out = Linear(n_in, 1)
 
     def minibatch_std(self, x: Tensor) -> Tensor:
-        """Append the mean standard deviation over each (strided) group as one more channel: [N, C + 1, 4, 4]."""
+        """Append each group's mean standard deviation as a channel: [N, C, 4, 4] -> [N, C + 1, 4, 4]."""
         n = len(x)
         groups = min(self.group_size, n)
         if n % groups:
             raise ShapeError(
-                f"a batch of {n}", expected=f"a multiple of the group size {groups}", do="drop or add images"
+                f"a batch of {n}", expected=f"a multiple of the group size {groups}", do="remove or add images"
             )
         y = full_precision(x).reshape(groups, -1, *x.shape[1:])  # [G, N/G, C, H, W]: a group holds every (N/G)-th image
         y = (y - y.mean(0)).square().mean(0)
@@ -93,7 +93,7 @@ class Epilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """StyleGAN2's residual discriminator, also a perceptual network (Sec. IV-G-a): see `features`."""
+    """StyleGAN2's residual discriminator; through `features` also a perceptual network (Sec. IV-G-a)."""
 
     def __init__(
         self,
@@ -123,11 +123,11 @@ class Discriminator(nn.Module):
         return feats
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, R, R] -> logits [N, 1] (large: real). A logit depends on the batch through the minibatch statistic."""
+        """[N, 3, R, R] -> logits [N, 1] (large: real); each depends on its batch through the minibatch statistic."""
         if x.shape[1:] != (3, self.resolution, self.resolution):
             raise ShapeError(
                 f"images of shape {tuple(x.shape)}",
                 expected=f"[N, 3, {self.resolution}, {self.resolution}]",
-                do="resize them, or use features(), which takes any size",
+                do="resize them, or call features(), which takes any size",
             )
         return self.b4(self.features(x)["b8"])

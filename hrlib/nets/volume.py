@@ -1,8 +1,8 @@
-"""Volume rendering along rays: the rays of a camera, places on them, and the integral of what lies there.
+"""Volume rendering along rays: a camera's rays, sample points on them, and the integral of density and colour.
 
-Numerics are those of CIPS-3D (github.com/PeterouZh/CIPS-3D, after pi-GAN): evenly spaced samples, each shifted by up
-to half a step; a second, finer set of samples drawn where the first found density; all of them integrated together.
-Every random draw is an argument, and without it the result is deterministic.
+Numerics are those of CIPS-3D (github.com/PeterouZh/CIPS-3D, after pi-GAN): evenly spaced samples, each shifted by up to
+half a step; a second, finer set of samples where the first found density; all of them integrated together. Random draws
+are arguments; without them the result is deterministic.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FAR = 1e10  # length of the last interval: whatever density is there takes all the light that is left
+FAR = 1e10  # length of the last interval: any density there absorbs all remaining light
 
 
 def directions(height: int, width: int, fov: float, *, centres: bool, like: Tensor) -> Tensor:
     """[H * W, 3] unit directions in the camera's frame, row by row from the top; the shorter side spans `fov` degrees.
 
-    centres: rays through the middles of pixels, so that every size shows the same picture. CIPS-3D's own grid has its
-    outermost rays at the very edges of the picture.
+    centres: send rays through pixel centres, so that every size shows the same picture. Otherwise, as in CIPS-3D, the
+        outermost rays pass through the picture's edges.
     """
     short = min(height, width)
     if centres:
@@ -33,7 +33,7 @@ def directions(height: int, width: int, fov: float, *, centres: bool, like: Tens
 
 
 def places(count: int, near: float, far: float, perturb: Tensor | None, like: Tensor) -> Tensor:
-    """Distances of samples along rays: [S, 1], or with `perturb` (uniform in [0, 1], [N, R, S, 1]) of its shape."""
+    """Distances of samples along rays: [S, 1], or [N, R, S, 1] with `perturb`, of that shape and uniform in [0, 1]."""
     z = torch.linspace(near, far, count).to(like)[:, None]
     return z if perturb is None else z + (perturb - 0.5) * ((far - near) / (count - 1))
 
@@ -51,10 +51,10 @@ def integrate(
     """(light [N, R, C], expected depth [N, R, 1], weights [N, R, S, 1]) of samples sorted from near to far.
 
     Args:
-        values: [N, R, S, C] what each sample emits. sigma: [N, R, S, 1] density before its clamp.
-        z: [N, R, S, 1] distances. noise: added to sigma.
-        clamp: "relu" or "softplus", which makes densities of any number.
-        last_back: the last sample takes the light that nothing has taken. white_back: white takes it.
+        values: [N, R, S, C], what each sample emits. sigma: [N, R, S, 1], its density before the clamp.
+        z: [N, R, S, 1], distances. noise: added to sigma.
+        clamp: "relu" or "softplus", the function that makes densities non-negative.
+        last_back: give the light that no sample absorbs to the last sample. white_back: replace it by white.
     """
     step = torch.cat((z[:, :, 1:] - z[:, :, :-1], torch.full_like(z[:, :, :1], FAR)), 2)
     sigma = sigma if noise is None else sigma + noise
@@ -70,14 +70,14 @@ def integrate(
 
 
 def finer(z: Tensor, weights: Tensor, u: Tensor | None) -> Tensor:
-    """[N, R, S, 1] distances drawn from the density of light that `weights` [N, R, S, 1] at z describe.
+    """[N, R, S, 1] distances drawn from the distribution that `weights` [N, R, S, 1] at z describe.
 
-    u: uniform in [0, 1], [N, R, S]; without it the quantiles are evenly spaced. No gradient passes.
+    u: uniform in [0, 1], [N, R, S]; without it, evenly spaced quantiles. No gradient passes.
     """
     z, weights = z.detach()[..., 0], weights.detach()[..., 0] + 1e-5
     edges, mass = 0.5 * (z[..., :-1] + z[..., 1:]), weights[..., 1:-1] + 1e-5
     cdf = (mass / mass.sum(-1, keepdim=True)).cumsum(-1)
-    cdf = torch.cat((torch.zeros_like(cdf[..., :1]), cdf), -1)  # [N, R, S - 1], as many as edges
+    cdf = torch.cat((torch.zeros_like(cdf[..., :1]), cdf), -1)  # [N, R, S - 1], one per edge
     u = torch.linspace(0, 1, z.shape[-1]).to(z).expand(z.shape) if u is None else u
     right = torch.searchsorted(cdf, u.contiguous())
     below, above = (right - 1).clamp(min=0), right.clamp(max=cdf.shape[-1] - 1)
@@ -97,16 +97,16 @@ def reproject(
     *,
     tolerance: float = 0.015,
 ) -> tuple[Tensor, Tensor]:
-    """What a second camera would see, by depth alone, of what the first one saw: the test of views' consistency.
+    """Warp one view to a second camera by depth, to test whether the views are consistent.
 
     Args:
-        image, depth: [N, C, H, H] and [N, 1, H, H] from `camera` [N or 1, 4, 4], rays through pixel centres.
-        other_depth: [N, 1, H, H] from the camera `other`.
-        tolerance: by how much the two depths may disagree about a point; one that differs more is hidden from one of
-            them. In the unit of depths.
+        image, depth: [N, C, H, H] and [N, 1, H, H] seen from `camera` [N or 1, 4, 4], with rays through pixel centres.
+        other_depth: [N, 1, H, H] seen from the camera `other`.
+        tolerance: the largest difference of the two depths at a point that both cameras see; where it is larger, the
+            point is hidden from one of them. In the unit of the depths.
 
     Returns:
-        The picture of `other` [N, C, H, H] made of `image`, and a mask [N, 1, H, H] of 0 or 1 where both see a point.
+        `image` as seen from `other` [N, C, H, H], and a mask [N, 1, H, H]: 1 where both cameras see the point, else 0.
     """
     n, _, height, width = image.shape
     local = directions(height, width, fov, centres=True, like=image)

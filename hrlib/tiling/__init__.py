@@ -1,4 +1,4 @@
-"""Pictures larger than memory: the same losses, pictures and gradients, tile by tile, within a planned amount of memory."""
+"""Pictures larger than memory: the same losses, pictures and gradients, tile by tile, in a planned amount of memory."""
 
 from .exact import TiledGenerator, TiledLoss, tiles
 

@@ -1,7 +1,7 @@
 """Plan the memory of a tiled inversion: which tiles fit a budget, and what is kept where.
 
-The plan is measured rather than looked up: small tiles of this very loss and generator are run, the tensors alive at the
-worst moment are counted, and the count is extrapolated by the tile's area. What stays at full size is a short list.
+The plan is measured rather than looked up: small tiles of this very loss and generator are run, the tensors alive at
+the worst moment are counted, and the count is extrapolated by the tile's area. What stays at full size is a short list.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def _refusal(options: list[Plan], budget: int, pixels: int) -> BudgetError:
     fixed = least.needs["libraries and networks"] + least.needs["a tile"]
     fits = max(0, budget - fixed) / ((least.peak - fixed) / pixels)
     return BudgetError(
-        f"a budget of {shown(budget)} for {pixels / 1e6:.2f} megapixels, which take at least {shown(least.peak)}:\n{least}",
+        f"a budget of {shown(budget)} for {pixels / 1e6:.2f} megapixels, which need {shown(least.peak)}:\n{least}",
         expected="enough memory for the noise maps, the picture and one tile",
         do=f"give it {shown(1.05 * least.peak)}, reduce the picture to {fits / 1e6:.2f} megapixels or less"
         + ("" if least.moments == "file" else ", keep Adam's moments in files (moments='file')")

@@ -5,8 +5,8 @@
     result = optim.solve(inversion.invert(x=x, **plan.apply(G, loss), num_steps=200))
 
 Nothing is approximated. Eq. (3) is a sum over positions, so a picture's loss, and its gradient, is the sum over its
-tiles. Each tile of the loss also sees a halo as wide as the network's reach (90 pixels for features_28), and starts on a
-multiple of its stride, so that pooling windows lie where they lie in the whole picture; each tile of the generator
+tiles. Each tile of the loss also sees a halo as wide as the network's reach (90 pixels for features_28), and starts on
+a multiple of its stride, so that pooling windows lie where they lie in the whole picture; each tile of the generator
 (`nets.windows`) computes exactly the rows it needs. Results differ from untiled ones by rounding only.
 
 Held in memory at full size: the picture, its gradient and the target; the noise maps and Adam's moments. Everything
@@ -74,7 +74,7 @@ def reach_of(loss: Loss) -> tuple[int, int]:
 
 
 def haloed(window: Window, size: tuple[int, int], *, stride: int, halo: int) -> Window:
-    """What a tile of the loss must see: its window and halo within the picture, starting on a multiple of the stride."""
+    """What a tile of the loss must see: its window and halo in the picture, starting on a multiple of the stride."""
     return tuple(
         slice(max(0, w.start - halo) // stride * stride, min(n, w.stop + halo))
         for w, n in zip(window, size, strict=True)
@@ -100,8 +100,8 @@ def _owned_maps(loss: Perceptual, x: Tensor, window: Window, seen: Window, size:
 class TargetFeatures:
     """The target's features, one dict of maps per tile, kept in memory or in files.
 
-    keep: "memory" (unchanged), "file" (memory-mapped files in a temporary folder below `folder`), "half" (in memory at 16
-        bits: not exact), "recompute" (not kept).
+    keep: "memory" (unchanged), "file" (memory-mapped files in a temporary folder below `folder`), "half" (in memory at
+        16 bits: not exact), "recompute" (not kept).
     """
 
     def __init__(self, keep: str, folder: str | Path | None) -> None:
@@ -136,8 +136,8 @@ class TiledTarget(Target):
 class TiledLoss(Loss):
     """The value and the gradient of `loss`, computed tile by tile.
 
-    Sum its terms with equal weights, as every loop of this library does: the gradient of that sum is computed along with
-    the terms, so that each tile is processed once.
+    Sum its terms with equal weights, as every loop of this library does: the gradient of that sum is computed along
+    with the terms, so that each tile is processed once.
 
     Args:
         loss: `Perceptual` on a VGG16 without resize, `MSE`, or a sum of these.
@@ -163,7 +163,7 @@ class TiledLoss(Loss):
         self.tile = tuple(-(-n // self.stride) * self.stride for n in sides("tile", tuple(tile)))
 
     def describe(self) -> str:
-        """The loss's own description, and whether its target is rounded. Not the tiles: a run may resume with others."""
+        """The loss's description, and whether its target is rounded; not the tiles, which may change on resuming."""
         return self.loss.describe() + (", target features in half precision" if self.keep == "half" else "")
 
     def windows(self, size: tuple[int, int]) -> list[tuple[Window, Window]]:

@@ -1,6 +1,6 @@
 """Weight files: the catalogue, verified downloads, strict loading, saving, safe conversion of foreign checkpoints.
 
-    G = weights.load_generator("portraits_inr128")     # a catalogue name, a file of ours, or a foreign checkpoint
+G = weights.load_generator("portraits_inr128")     # a catalogue name, a file of ours, or a foreign checkpoint
 """
 
 from .files import Entry, cached, catalogue, entry, fetch, is_path, path, status

@@ -24,8 +24,8 @@ TIMEOUT = 30.0  # seconds without a byte
 def download(url: str, target: Path, *, sha256: str | None, size: int | None, by_hand: str) -> Path:
     """Fetch `url` to `target`; the file appears only once it is complete and its SHA-256 matches.
 
-    An interrupted download leaves `target.part`, which the next call resumes. Without a known hash it starts again, since
-    parts of two versions could otherwise be joined unnoticed. An existing file is never replaced.
+    An interrupted download leaves `target.part`, which the next call resumes. Without a known hash it starts again,
+    since parts of two versions could otherwise be joined unnoticed. An existing file is never replaced.
 
     Args:
         sha256: 64 hex digits, or None if the origin publishes none.
@@ -49,9 +49,7 @@ def download(url: str, target: Path, *, sha256: str | None, size: int | None, by
     try:
         pooch.retrieve(url, known_hash=sha256, fname=target.name, path=target.parent, downloader=fetch)
     except ValueError as e:  # pooch found another hash, and has deleted its temporary file
-        raise DamagedFile(
-            f"{url} is not the expected file ({e})", expected=f"SHA-256 {sha256}", do=by_hand
-        ) from e
+        raise DamagedFile(f"{url} is not the expected file ({e})", expected=f"SHA-256 {sha256}", do=by_hand) from e
     return target
 
 

@@ -25,7 +25,8 @@ class Entry:
     """A weight file or data set of the catalogue.
 
     Attributes:
-        kind: "network" (ours or foreign, loadable by this package), "file" (read by other code), or "dataset" (a folder).
+        kind: "network" (ours or foreign, loadable by this package), "file" (read by other code), or "dataset" (a
+            folder).
         file: path relative to the data folder; `path` is the absolute one.
         profile: "laptop" if it ships with the repository, "paper" if the user provides it.
         url: direct link; None if the file ships or must be fetched by hand (see `prepare`).
@@ -63,7 +64,8 @@ class Entry:
 
 
 def data_root(profile: str) -> Path:
-    """The data folder: the repository's for files that ship; for all others $HRLIB_DATA, if set (say, on a larger disk).
+    """The data folder: the repository's for files that ship; for all others $HRLIB_DATA, if set (say, on a larger
+    disk).
 
     $HRLIB_DATA moves the files and data sets of the catalogue, nothing else.
     """
@@ -173,7 +175,7 @@ def path(name_or_path: str | os.PathLike) -> Path:
 
 
 def status(name: str) -> str:
-    """"ok", "missing", "damaged" or "unverified": the state of a catalogue entry on this machine. Changes nothing.
+    """The state of a catalogue entry on this machine: "ok", "missing", "damaged" or "unverified". Changes nothing.
 
     "unverified": it is there, but its origin publishes no hash, so it can only be compared with its first use.
     """
@@ -197,7 +199,9 @@ def fetch(name: str) -> Path:
     if not os.path.lexists(found.path):  # an existing file is verified, never replaced
         if found.url is None:
             raise MissingWeights(
-                f"{name} has no direct link", expected="a catalogue entry with a URL", do=f"get it by hand: {found.by_hand}"
+                f"{name} has no direct link",
+                expected="a catalogue entry with a URL",
+                do=f"get it by hand: {found.by_hand}",
             )
         by_hand = f"download {found.url} in a browser and put it at {found.path}"
         download(found.url, found.path, sha256=found.sha256, size=found.size, by_hand=by_hand)
@@ -205,7 +209,7 @@ def fetch(name: str) -> Path:
 
 
 def _verify(found: Entry, *, pin: bool = True) -> str:
-    """"ok" or "unverified"; `DamagedFile` if the size, the hash or the number of pictures is wrong."""
+    """Return "ok" or "unverified"; `DamagedFile` if the size, the hash or the number of pictures is wrong."""
     if found.kind == "dataset":
         count = _count_pictures(found.path)
         if count < found.min_files:

@@ -1,8 +1,8 @@
 """StyleGAN2 in foreign checkpoints, translated to our names: NVlabs' stylegan2-ada-pytorch, rosinality's
 stylegan2-pytorch.
 
-The input is what `pickles.read` returns: plain containers and tensors. Options that would change the network's arithmetic
-are refused.
+The input is what `pickles.read` returns: plain containers and tensors. Options that would change the network's
+arithmetic are refused.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def from_nvlabs(content: Any, which: str, source: str) -> Network:
     """G_ema, G or D of a network-snapshot: config from `_init_kwargs`, state equal to the original state_dict."""
     if not isinstance(content, dict) or not isinstance(content.get(which), pickles.Record):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise _mismatch(source, f"{found} and no network {which!r}", f"set which to one of {', '.join(WHICH)} that it holds")
+        raise _mismatch(source, f"{found} and no network {which!r}", f"use another of {', '.join(WHICH)}")
     record = content[which]
     _require(source, "class name", record.class_name, "Discriminator" if which == "D" else "Generator")
     state = {}

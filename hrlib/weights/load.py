@@ -1,8 +1,8 @@
 """Strict loading, saving, and conversion of foreign checkpoints; the catalogue of files is `files.py`.
 
 Our own files are safetensors whose metadata hold "architecture", "config" (JSON) and "card" (one sentence saying where
-the weights come from). Nothing here falls back on random weights: a file that is missing, damaged, hostile or of another
-layout is an error that says what to do.
+the weights come from). Nothing here falls back on random weights: a file that is missing, damaged, hostile or of
+another layout is an error that says what to do.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _network(name_or_path: str | os.PathLike, which: str) -> foreign.Network:
 
 
 class _Budget(TorchFunctionMode):
-    """Limits the tensors a constructor may allocate to about the file's size, so no false configuration fills the memory."""
+    """Lets a constructor allocate about as much as the file holds, so that no false configuration fills the memory."""
 
     FACTORIES = (torch.randn, torch.rand, torch.zeros, torch.ones, torch.empty, torch.full)
 

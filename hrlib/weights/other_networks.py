@@ -44,7 +44,7 @@ def read(path: str, which: str) -> foreign.Network:
 
 
 def _mismatch(path: str, which: str, what: str) -> LayoutMismatch:
-    return LayoutMismatch(f"{path} holds {what}", expected=EXPECTED[which], do="use one of the files that data/README.md lists")
+    return LayoutMismatch(f"{path} holds {what}", expected=EXPECTED[which], do="use a file listed in data/README.md")
 
 
 def _stylist(content: Any) -> foreign.Network | None:

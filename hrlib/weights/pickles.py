@@ -2,8 +2,8 @@
 
 A pickle is a program that may call any importable function. Here an allow-list (`ALLOWED`) stands between that program
 and Python: any other name stops the reading with `HostileCheckpoint` before anything is called, and the allowed names
-refer to inert stand-ins of our own, never to the real functions. NVlabs' own reader exec()s source text from the file to
-build its network classes; here they become plain `Record`s. Tensors are rebuilt from raw bytes, and every size is
+refer to inert stand-ins of our own, never to the real functions. NVlabs' own reader exec()s source text from the file
+to build its network classes; here they become plain `Record`s. Tensors are rebuilt from raw bytes, and every size is
 checked against the bytes present.
 
 Why not a library: torch.load(weights_only=True) has been bypassed twice and cannot read NVlabs' files. picklescan and
