@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hrlib.errors import ShapeError
+from hrlib.errors import InvalidValue
 from hrlib.worlds import heads, portraits
 
 
@@ -42,5 +42,5 @@ def test_turning_turns_the_head_and_the_light_with_it(people):
 
 def test_odd_sizes_are_refused(people):
     for edge in (0, 32, 100, 200):
-        with pytest.raises(ShapeError, match="64, 128"):
+        with pytest.raises(InvalidValue, match="64, 128"):
             heads.draw(people, edge)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hrlib import store
-from hrlib.errors import InvalidValue, ShapeError, StoreError, UnknownName
+from hrlib.errors import InvalidValue, StoreError, UnknownName
 from hrlib.training import perceptual
 from hrlib.worlds import textures
 
@@ -21,7 +21,7 @@ def test_every_class_draws_varied_images_of_any_size(name):
     assert all((x[0] - other).abs().mean() > 0.05 for other in x[1:])  # and not the same thing
 
 
-def test_draws_depend_on_the_dice_only():
+def test_draws_depend_on_the_seed_only():
     a = textures.render("marble", 4, seed=1)
     torch.manual_seed(123)
     assert torch.equal(a, textures.render("marble", 4, seed=1))
@@ -42,7 +42,7 @@ def test_dataset_is_in_class_order_and_rounded_to_bytes():
 def test_mistakes_are_named():
     with pytest.raises(UnknownName, match="did you mean 'checker'"):
         textures.render("cheker", 1)
-    with pytest.raises(ShapeError):
+    with pytest.raises(InvalidValue, match="n = 0"):
         textures.render("checker", 0)
     with pytest.raises(UnknownName, match="did you mean 'resnet50'"):
         perceptual.recipe("resnet5")

@@ -57,9 +57,9 @@ def everything(G, loss, x, ws, maps):
 
 
 def problem(G, size, dtype, batch=1):
-    dice = torch.Generator().manual_seed(1)
-    x = torch.rand(batch, 3, *size, generator=dice, dtype=dtype) * 2 - 1
-    ws = G.mapping(torch.randn(batch, G.z_dim, generator=dice, dtype=dtype)).detach().requires_grad_()
+    rng = torch.Generator().manual_seed(1)
+    x = torch.rand(batch, 3, *size, generator=rng, dtype=dtype) * 2 - 1
+    ws = G.mapping(torch.randn(batch, G.z_dim, generator=rng, dtype=dtype)).detach().requires_grad_()
     maps = {k: v.expand(batch, -1, -1).clone().requires_grad_() for k, v in G.noise_maps(size).items()}
     return x, ws, maps
 
@@ -126,13 +126,13 @@ def test_a_halo_one_pixel_too_narrow_would_be_noticed(G):
 
 
 def test_a_window_is_that_part_of_the_picture(G):
-    G, dice = weights.load_generator("scenes_inr128").double(), torch.Generator().manual_seed(0)
+    G, rng = weights.load_generator("scenes_inr128").double(), torch.Generator().manual_seed(0)
     for size in [(7, 350), (95, 61), (128, 128)]:
-        ws, maps = G.mapping(torch.randn(2, G.z_dim, generator=dice).double()), G.noise_maps(size)
+        ws, maps = G.mapping(torch.randn(2, G.z_dim, generator=rng).double()), G.noise_maps(size)
         with torch.no_grad():
             whole = G.synthesis(ws, maps, size)
             for _ in range(6):
-                ends = [sorted(torch.randint(0, n + 1, (2,), generator=dice).tolist()) for n in size]
+                ends = [sorted(torch.randint(0, n + 1, (2,), generator=rng).tolist()) for n in size]
                 window = tuple(slice(min(a, n - 1), max(b, a + 1)) for (a, b), n in zip(ends, size, strict=True))
                 part = G.synthesis(ws, maps, size, window=window)
                 torch.testing.assert_close(part, whole[:, :, *window], atol=1e-12, rtol=0)

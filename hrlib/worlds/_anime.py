@@ -1,8 +1,8 @@
 """The anime domain: flat tones with crisp borders, ink lines of one width, and hair in vivid, pointed clumps.
 
-Everything is painted in display values 0 to 1 (no film follows): the tones are the pictures' own flat colours. Lines
-outside the silhouette come from the distance by which a ray misses the head, lines inside from second differences of
-depth and material, so their width is a length in head units and every size looks alike. Faces are in
+Everything is painted in display values from 0 to 1, without a film curve, so tones appear as they are painted. Lines
+outside the silhouette come from the distance by which a ray misses the head, lines inside it from second differences of
+depth and material. Their width is thus a length in head units, and pictures of every size look alike. Faces are in
 `_anime_face`, hair in `_anime_hair`.
 """
 
@@ -30,7 +30,7 @@ IRIS = [(0.60, 0.25, 0.10), (0.90, 0.52, 0.10), (0.22, 0.70, 0.30), (0.06, 0.66,
 
 @dataclass(frozen=True)
 class Palette:
-    """Flat colours of one batch, display values [N, 3, 1]: each material lit, in shade, and what else it needs."""
+    """The flat colours of one batch, display values [N, 3, 1]: each material in light and in shade, and some more."""
 
     skin: Tensor
     skin_shade: Tensor
@@ -50,10 +50,10 @@ def _flat(h: Tensor, s: Tensor | float, lightness: Tensor | float) -> Tensor:
 
 
 def vivid_hair(p: Named) -> Tensor:
-    """[N, 3, 1] the hair's flat display colour.
+    """[N, 3, 1] the hair's flat display colour, a continuous function of the identity alone.
 
-    A continuous function of the identity alone: black hair becomes teal to violet, brown hair rose to amber, blond
-    gold; red stays red and grey turns to silver and lavender. The shape of the face decides the hue in each range.
+    Black hair becomes teal to violet, brown hair rose to amber, blond hair gold; red stays red, and grey becomes silver
+    or lavender. The shape of the face determines the hue within each range.
     """
     tone, w = p["hair_tone"], torch.tanh(1.5 * (p["cheeks"] + p["eye_spacing"] + p["head_width"]))
     dark = _flat(0.655 + 0.20 * w, 0.50, 0.30 + 0.10 * (tone + 0.8))
@@ -91,7 +91,7 @@ def palette(p: Named) -> Palette:
 
 
 class Inked(Shader):
-    """The anime domain's shader: the photo's, with flat colours."""
+    """The photo's shader, with the anime domain's flat colours."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -157,9 +157,9 @@ def skin(s: Inked, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
 
 
 def ink(s: Inked, layers: Layers) -> Tensor:
-    """[N, 3, M] the picture with its outlines: around the silhouette and where depth or material jumps inside.
+    """[N, 3, M] the picture with outlines: around the silhouette, and inside it where depth or material jumps.
 
-    The second difference over a step of half the line's width sees a jump on both its sides and no slope.
+    The second difference, over a step of half a line's width, responds on both sides of a jump but not to slopes.
     """
     hit, at = layers.hit, layers.at
     gap = hit.gap * (1 - hit.deep)
@@ -167,7 +167,7 @@ def ink(s: Inked, layers: Layers) -> Tensor:
     depth, torso = hit.t * REACH, DISTANCE - layers.body_z.gather(1, at)
     over = layers.body.gather(1, at) * smooth(-0.02, 0.02, depth - torso)  # the torso covers the head
     around = smooth(0.6, -0.6, (gap - LINE) / s.pixel) * smooth(-0.2, 0.6, (gap - 0.004) / s.pixel) * (1 - over)
-    # a ray that passes close under the chin may end short of the hair behind it: it shows the neck's shade
+    # a ray that passes just below the chin may stop before the hair behind it: it shows the neck's shade
     neck = layers.body.gather(1, at) > 0.5
     sliver = neck & (hit.gap > 0.001) & (hit.deep > 0.01) & (hit.px.abs() < 0.3) & ((hit.py + 0.76).abs() < 0.25)
     rgb = put(layers.rgb, at, torch.where(sliver[:, None], s.flat.skin_shade, pick(layers.rgb, at)))
@@ -192,14 +192,14 @@ def ink(s: Inked, layers: Layers) -> Tensor:
     if low and half - low > 0.04:
         lines = mix(lines, jumps(low + 1), torch.full_like(lines, half - low))
     lines = F.pad(lines.view(len(at), -1), (0, layers.rgb.shape[2] - value[0].numel())).gather(1, at)
-    lips = (hit.x.abs() < 0.21) & ((hit.y + 0.57).abs() < 0.17)  # painted, whatever their relief
+    lips = (hit.x.abs() < 0.21) & ((hit.y + 0.57).abs() < 0.17)  # painted by `mouth`, so their relief draws no lines
     lines = lines * torch.maximum(layers.alpha, over) * ~(lips & (over < 0.5))
     dark = layers.spread(torch.maximum(around, lines))
     return mix(rgb, s.flat.ink, dark[:, None])
 
 
 def body(s: Inked, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Neck, shoulders and a collar in flat tones; arguments and results as those of `_paint.body`."""
+    """Neck, shoulders and a collar in flat tones; see `_paint.body`."""
     p, c, px = s.p, s.flat, s.pixel
     neck = 0.205 - 0.035 * p["femininity"] + 0.02 * p["fullness"].clamp(min=0)
     drop = (-0.74 - y).clamp(min=0)
@@ -207,7 +207,7 @@ def body(s: Inked, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple[
     half = torch.minimum(flare, 1.05 + 0.12 * drop)
     out = x - turn * smooth(-1.1, -0.55, y)
     u = out / half
-    steep = 1 / (1 + (4.0 * smooth(0.0, 0.25, drop)) ** 2).sqrt()  # sideways distance to distance from the border
+    steep = 1 / (1 + (4.0 * smooth(0.0, 0.25, drop)) ** 2).sqrt()  # from sideways distance to distance from the border
     away = (u.abs() - 1) * half * steep
     top = smooth(NECK_TOP, NECK_TOP - 0.1, y)
     cover = smooth(0.5, -0.5, (away - LINE) / px) * top
@@ -231,7 +231,7 @@ def body(s: Inked, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple[
 
 
 def backdrop(s: Inked, x: Tensor, y: Tensor) -> Tensor:
-    """[N, 3, M] two flat tones; a screen of dots, larger toward the darker one, joins them."""
+    """[N, 3, M] two flat tones, joined by a screen of dots that grow toward the darker one."""
     p = s.p
     sat, light = 0.20 + 0.34 * p["bg_saturation"], 0.62 + 0.26 * p["bg_lightness"]
     a = _flat(p["bg_hue"], sat, light)
@@ -259,7 +259,7 @@ def film(s: Inked, display: Tensor) -> Tensor:
 
 
 def warp(p: Named) -> dict[str, Tensor]:
-    """The parameters as this domain draws them: a small nose and mouth, a pointed chin, more hair."""
+    """The parameters as drawn in this domain: a small nose and mouth, a pointed chin, more hair."""
     one = torch.ones_like(p["yaw"])
     return {
         "eye_scale": 1.30 * one,

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def _fill(edge: Tensor, px: float | Tensor) -> Tensor:
-    """1 where edge > 0, over one pixel."""
+    """1 where edge > 0, else 0, with a transition of about one pixel."""
     return smooth(-0.6, 0.6, edge / px)
 
 
 def eyes(s: Inked, x: Tensor, y: Tensor, base: Tensor, ball: list[Tensor], shadow: Tensor) -> Tensor:
-    """Paint both eyes and brows over `base` [N, 3, M] at the chart points x, y [N, M]; balls and shadows are flat."""
+    """Paint both eyes and brows over `base` [N, 3, M] at the chart points x, y [N, M]; ball and shadow are not used."""
     p, c = s.p, s.flat
     fem, old = p["femininity"], p["age"].clamp(min=0)
     side = torch.where(x < 0, -1.0, 1.0)
@@ -42,7 +42,7 @@ def eyes(s: Inked, x: Tensor, y: Tensor, base: Tensor, ball: list[Tensor], shado
     lower = torch.minimum(lower, upper)
     inside = _fill(torch.minimum(upper - ey, ey - lower), px) * (q2 < 1)
 
-    # the iris: a tall ellipse that looks at the camera, dark above and bright below
+    # the iris: a tall ellipse that faces the camera, dark above and bright below
     gx = (0.30 * s.view[:, 0, None]).clamp(-0.28, 0.28)
     gy = 0.01 + (0.30 * s.view[:, 1, None]).clamp(-0.2, 0.2)
     ix, iy = (side * ex - gx) / 0.63, (ey - gy) / 0.90
@@ -72,7 +72,7 @@ def eyes(s: Inked, x: Tensor, y: Tensor, base: Tensor, ball: list[Tensor], shado
     wing = smooth(-0.6, 1.1, ex)
     thick = 0.115 + 0.10 * wing + 0.05 * fem.clamp(min=0) * wing
     top = torch.minimum(torch.minimum(upper + thick - ey, ey - upper + 0.07), 1.06 - ex.abs())
-    corner = 0.55 * (ex - 0.80)  # the wing leaves the outer corner upward
+    corner = 0.55 * (ex - 0.80)  # the wing rises from the outer corner
     tip = torch.minimum(0.09 - (ey - corner - 0.04).abs(), torch.minimum(ex - 0.72, 1.24 + 0.1 * fem - ex))
     lash = torch.maximum(_fill(top, px), _fill(tip, px))
     low = _fill(0.035 - (ey - lower + 0.01).abs(), px) * smooth(-0.25, 0.15, ex) * (ex < 0.97)
@@ -127,7 +127,7 @@ def mouth(s: Inked, x: Tensor, y: Tensor, base: Tensor, maps: dict[str, Tensor])
 
 
 def nose(s: Inked, c: Palette, x: Tensor, y: Tensor, base: Tensor) -> Tensor:
-    """Paint the mark of a nose over `base` [N, 3, M]: a short shadow beside its tip, away from the light."""
+    """Mark the nose over `base` [N, 3, M]: a short shadow beside its tip, on the side away from the light."""
     px = s.pixel / 0.72
     lean = (-1.4 * s.key[:, 0, None]).clamp(-0.7, 0.7)
     ny = y - NOSE_TIP_Y
@@ -140,7 +140,7 @@ def nose(s: Inked, c: Palette, x: Tensor, y: Tensor, base: Tensor) -> Tensor:
 
 
 def glasses(s: Inked, hit: Hit, o: Tensor, front: Tensor, rgb: Tensor) -> Tensor:
-    """Draw spectacles over `rgb` [N, 3, M]; arguments as those of `_features.glasses`."""
+    """Draw spectacles over `rgb` [N, 3, M]; see `_features.glasses`."""
     p, c = s.p, s.flat
     d, px = (hit.dx, hit.dy, hit.dz), s.pixel
     z = front + 0.06

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Clumps:
     """Hair in clumps, [N, M] each.
 
-    across: longitude around the parting's axis; along: height on it; edge: 0 in a clump's middle, 1 at its border;
+    across: longitude around the parting's axis; along: position along it; edge: 0 in a clump's middle, 1 at its border;
     field: signed depth inside the hair with the clumps' pointed ends (> 0 is hair).
     """
 
@@ -33,7 +33,7 @@ class Clumps:
 
 
 def clumps(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Clumps:
-    """How the hair at the hits is parted into clumps; depends on the person alone, not on the detail."""
+    """How the hair at the hits divides into clumps; depends only on the person, not on `detail_seed`."""
     p = s.p
     tilt = 0.55 * p["hair_part"]
     axis = F.normalize(torch.cat((tilt.sin() * 0.94, tilt.cos() * 0.94, torch.full_like(tilt, -0.30)), 1), dim=1)
@@ -42,10 +42,10 @@ def clumps(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Clumps:
     e2 = torch.linalg.cross(axis, e1)
     point = (hit.px, hit.py, hit.pz)
     along = dot(axis, point)
-    # below the brow strands hang: their longitude stays that of a point at the brow's height
+    # below the brow, strands hang down: they keep the longitude they have at the brow's height
     hang = (hit.px, hit.py.clamp(min=0.05), hit.pz)
     across = torch.atan2(dot(e1, hang), -dot(e2, hang))
-    # a curtain's front is a wall along a radius, where the longitude stands still
+    # the front of the curtain is a wall along a radius, where the longitude does not change
     out = (hit.px * hit.px + hit.pz * hit.pz).sqrt() * torch.sign(hit.px)
     across = across + 1.0 * out * smooth(0.10, -0.45, hit.py)
     curl = p["hair_curl"].clamp(min=0)
@@ -63,7 +63,7 @@ def clumps(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Clumps:
 
 
 def cel(s: Shader, hit: Hit, maps: dict[str, Tensor], own: float) -> Tensor:
-    """[N, M] cosine to the key light of a normal between the surface's (weight `own`) and a ball's: simple shadows."""
+    """[N, M] cosine of the key light to a mix of the surface's normal (weight `own`) and a ball's: simple shadows."""
     inv = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).rsqrt() * (1 - own)
     n = [maps[k] * own + v * inv for k, v in (("nx", hit.px), ("ny", hit.py), ("nz", hit.pz))]
     return dot(s.key, n)
@@ -81,9 +81,9 @@ def hair(s: Inked, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, T
     ndl = cel(s, hit, maps, 0.12)
     soft = 2.0 * px
     dark = smooth(0.5, -0.5, (ndl + 0.30 * jag + 0.05) / soft)
-    back = torch.minimum(0.16 - hit.pz, -0.14 - hit.py) - 0.07 * jag  # hair that hangs behind the face is in shade
+    back = torch.minimum(0.16 - hit.pz, -0.14 - hit.py) - 0.07 * jag  # hair hanging behind the face is in shade
     dark = torch.maximum(dark, smooth(-0.5, 0.5, back / soft))
-    # the angel ring: a band around the lamp, its borders toothed by the clumps
+    # the angel ring: a band around the lamp's direction, with borders that the clumps make jagged
     lamp = F.normalize(s.up + 0.45 * s.key + 0.25 * s.view, dim=1)
     inv = (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).rsqrt()
     height = dot(lamp, (hit.px * inv, hit.py * inv, hit.pz * inv))
@@ -91,7 +91,7 @@ def hair(s: Inked, hit: Hit, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor, T
     tooth = 0.10 * (k.edge - 0.5) + 0.03 * torch.sin(k.across * 23)
     band = ((height - 0.80 + tooth).abs() - width * smooth(1.0, 0.35, k.edge)) / soft
     ring = smooth(0.5, -0.5, band) * (1 - dark)
-    # strands: bold borders of clumps, then finer and finer lines up to the output's Nyquist limit
+    # strands: bold borders between clumps, then ever finer lines up to the output's Nyquist limit
     count = s.octaves(14.0)
     fine = 0.0
     for i in range(max(0, count - 3), count):

@@ -1,8 +1,8 @@
-"""The caricature domain: what sets a person apart from the mean head, exaggerated, in pencil and watercolour.
+"""The caricature domain: a person's deviations from the mean head, exaggerated, in pencil and watercolour.
 
-The columns of identity that shape the head are multiplied; the drawing is a light wash of the person's own colours,
-hatched along the form where it is dark, with pencil contours on rough paper. Strokes waver and break at random, and
-the paper's tooth reaches the pixel's Nyquist frequency.
+The identity parameters that shape the head are multiplied. The drawing is a light wash of the person's own colours,
+hatched along the form where it is dark, with pencil contours on rough paper. Strokes waver and break at random, and the
+paper's grain reaches the Nyquist frequency.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ._domain import Domain, Layers
 from ._paint import hsl
 from ._rays import Components, Hit
 
-# How often a deviation from the mean head is taken; at LIMIT the head stays whole.
+# Factors of the deviations from the mean head; up to LIMIT the head stays intact.
 GAIN = {
     "head_width": 2.6, "head_height": 2.4, "jaw_width": 2.5, "chin": 2.6, "cheeks": 2.4, "fullness": 2.4,
     "eye_size": 1.8, "eye_spacing": 2.2, "eye_tilt": 2.4, "nose_length": 2.6, "nose_width": 2.2,
@@ -26,11 +26,11 @@ GAIN = {
 }  # fmt: skip
 LIMIT = 3.4
 PAPER = (0.935, 0.890, 0.800)
-PERIOD = 0.040  # between strokes of one hatching, head units: 2.6 pixels of a 128-pixel portrait
+PERIOD = 0.040  # spacing of parallel strokes in head units: 2.6 pixels of a 128-pixel portrait
 
 
 def warp(p: Named) -> dict[str, Tensor]:
-    """The mean head plus the person's deviation from it many times over, with soft limits."""
+    """The mean head plus the person's multiplied deviation from it, with soft limits."""
     far = {name: LIMIT * torch.tanh(gain * p[name] / LIMIT) for name, gain in GAIN.items()}
     nose = 0.35 * p["nose_projection"] + 0.30 * p["nose_length"] + 0.15 * p["nose_width"]
     return far | {
@@ -49,14 +49,14 @@ def paper(like: Tensor) -> Tensor:
 
 
 def hatch(s: _paint.Shader, at: Components, dark: Tensor, turn: float = 0.0) -> Tensor:
-    """[N, M] how much graphite lies at the points `at` (head or picture coordinates) where it should be `dark`.
+    """[N, M] density of graphite at the points `at` (head or picture coordinates), for the wanted darkness `dark`.
 
-    Up to three sets of strokes, each the cuts of the surface with parallel planes, so that they follow the form.
+    There are up to three sets of strokes; each is where parallel planes cut the surface, so strokes follow the form.
     """
     a, b, c = at
     bend = noise(a * 5, b * 5 + c * 3, s.seed, 50)
     press = noise(a * 11 + 7 * c, b * 11, s.seed, 51)
-    fade = min(max(PERIOD / s.pixel / 2.2 - 0.45, 0.0), 1.0)  # strokes too fine for the rays become their mean
+    fade = min(max(PERIOD / s.pixel / 2.2 - 0.45, 0.0), 1.0)  # strokes too fine for the rays fade to their mean
     soft = s.pixel / PERIOD
     clear = torch.ones_like(dark)
     sets = ((0.62, 0.74, 0.35, 0.22), (-0.60, 0.72, 0.42, 0.46), (0.05, 0.98, -0.30, 0.68))
@@ -75,7 +75,7 @@ def wash(rgb: Tensor, strength: float = 0.72) -> Tensor:
 
 
 def pencilled(base: Tensor, ink: Tensor, pigment: Tensor) -> Tensor:
-    """`base` under strokes of a pencil that takes some of the pigment's colour."""
+    """`base` under strokes of a pencil tinted by the pigment."""
     return mix(base, 0.20 * pigment * base + 0.012, ink[:, None])
 
 
@@ -153,7 +153,7 @@ def backdrop(s: _paint.Shader, x: Tensor, y: Tensor) -> Tensor:
 
 
 def ink(s: _paint.Shader, layers: Layers) -> Tensor:
-    """Pencil contours where the head, its folds and the shoulders end, and the paper's tooth over all."""
+    """Pencil contours around the head, its folds and the shoulders, and the paper's grain over everything."""
     hit, size = layers.hit, s.pixel
     n = [layers.maps["nx"], layers.maps["ny"], layers.maps["nz"]]
     waver = noise(hit.px * 7, hit.py * 7, s.seed, 52)
@@ -163,7 +163,7 @@ def ink(s: _paint.Shader, layers: Layers) -> Tensor:
     inside = smooth(0.28, 0.06, facing + 0.05 * waver) * layers.alpha
     hairline = smooth(0.40, 0.10, (layers.hair - 0.5).abs()) * layers.alpha * 0.55
     line = layers.spread(torch.maximum(torch.maximum(outside, 0.8 * inside), hairline) * (0.88 + 0.10 * waver))
-    # where one part of the head stands before another, or before the shoulders
+    # where one part of the head is in front of another, or of the shoulders
     reach = max(1, round(0.010 / size))
     shown = (hit.gap <= 0) & (layers.alpha > 0.5)
     t = layers.grid(layers.spread(torch.where(shown, hit.t * 5.65, torch.full_like(hit.t, 99.0)), 99.0))
@@ -182,13 +182,13 @@ def ink(s: _paint.Shader, layers: Layers) -> Tensor:
         f = 26.0 * 2**k
         tooth = tooth + noise(x * f, y * f, s.seed, 54 + k) * (0.7 if k == octaves - 1 else 0.5)
     rgb = mix(layers.rgb, 0.10 * layers.rgb + 0.014, (line * (0.95 - 0.10 * tooth)).clamp(0, 1)[:, None])
-    bare = smooth(0.1, 1.5, tooth)  # graphite and pigment hardly reach the hollows of the paper
+    bare = smooth(0.1, 1.5, tooth)  # little graphite and pigment reaches the paper's hollows
     rgb = rgb + (0.45 * bare)[:, None] * rgb * (paper(rgb) - rgb).clamp(min=0)
     return rgb * (1 - 0.05 * tooth)[:, None]
 
 
 def film(s: _paint.Shader, linear: Tensor) -> Tensor:
-    """Reflectance [N, 3, H, W] -> picture in [-1, 1], with the scanner's slight grain."""
+    """Reflectance [N, 3, H, W] -> picture in [-1, 1], with slight scanner noise."""
     n, _, height, width = linear.shape
     flat = F.pad(linear.flatten(2), (0, -(height * width) % 256))  # padded: see _common.compact
     image = flat.clamp(1e-5, 1).pow(1 / 2.2)[:, :, : height * width].reshape(n, 3, height, width)

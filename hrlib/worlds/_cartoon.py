@@ -1,7 +1,7 @@
-"""The cartoon domain: the same people as figures of a modern animated film.
+"""The cartoon domain: the same people as characters of a modern animated film.
 
-Large eyes, a small nose and a soft head on narrow shoulders; shading in a few gentle steps with a bright rim, clean
-shapes of hair with broad highlights, saturated colours. Strands, freckles and a fine grain remain random detail.
+Large eyes, a small nose and a soft head on narrow shoulders; shading in a few soft steps with a bright rim, clean
+shapes of hair with broad highlights, saturated colours. Strands, freckles and a fine grain remain as random detail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IRIS = [(0.34, 0.17, 0.07), (0.55, 0.33, 0.10), (0.50, 0.55, 0.16), (0.25, 0.62,
 
 
 def warp(p: Named) -> dict[str, Tensor]:
-    """Proportions of an animated film; colours of clothes and walls gain saturation."""
+    """The proportions of an animated film, with more saturated clothes and walls."""
     one = torch.ones_like(p["yaw"])
     return {
         "eye_scale": 1.55 + 0.08 * p["eye_size"],
@@ -44,18 +44,18 @@ class Shader(_paint.Shader):
 
 
 def pure(rgb: Tensor, gain: float) -> Tensor:
-    """Colours [N, 3, ...] with their distance from grey multiplied."""
+    """Colours [N, 3, ...] with their distance from grey multiplied by `gain`."""
     grey = (rgb * colour(rgb, 0.30, 0.59, 0.11).view(1, 3, *[1] * (rgb.dim() - 2))).sum(1, keepdim=True)
     return (grey + gain * (rgb - grey)).clamp(min=0)
 
 
 def steps(t: Tensor) -> Tensor:
-    """Light in two soft steps: 0 in shadow, 0.62 in the half-light, 1 where it falls straight."""
+    """Light in two soft steps: 0 in shadow, 0.62 in half-light, 1 in direct light."""
     return 0.62 * smooth(-0.28, 0.22, t) + 0.38 * smooth(0.40, 0.80, t)
 
 
 def rim(s: _paint.Shader, n: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    """[N, M] light from behind that draws the figure off the wall, stronger above and away from the key light."""
+    """[N, M] light from behind that separates the figure from the wall, stronger above and away from the key light."""
     facing = dot(s.view, n).clamp(0, 1)
     away = 0.55 + 0.45 * smooth(0.3, -0.6, dot(s.key, n))
     return smooth(0.42, 0.10, facing) * smooth(-0.5, 0.5, dot(s.up, n)) * away
@@ -79,7 +79,7 @@ def skin(s: _paint.Shader, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
         at = compact(grow > 0)
         bx, by, grow = x.gather(1, at), y.gather(1, at), grow.gather(1, at)
         hairs = noise(bx * 30 + 5 * by, by * 9, s.seed, 9) + 0.8 * noise(bx * 70 - 9 * by, by * 20, s.seed, 10)
-        whole = smooth(0.45, 0.60, p["beard"].maximum(p["moustache"]))  # a beard, or else stubble's even tint
+        whole = smooth(0.45, 0.60, p["beard"].maximum(p["moustache"]))  # 1 for a beard, 0 for the even tint of stubble
         thick = smooth(0.20, 0.50, grow + 0.07 * hairs) * whole
         thick = thick + (1 - whole) * (0.9 * smooth(0.02, 0.6, grow) + 0.05 * hairs * smooth(0.0, 0.2, grow)).clamp(
             0, 1

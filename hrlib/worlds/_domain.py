@@ -1,7 +1,7 @@
-"""What a domain of the portraits is: the same people in other proportions, drawn with another hand.
+"""A domain of the portraits: the same people with other proportions, drawn in another style.
 
-A domain changes the parameters before the head is shaped (`warp`), and may replace any of the painters. All of them
-are the photo's unless said otherwise, so a domain says only what is different about it.
+A domain changes the parameters before the head is shaped (`warp`) and may replace any of the painters. Defaults are the
+photo's, so a domain lists only its differences.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from . import _features, _paint
 from ._common import Named
 from ._rays import Hit
 
-# Proportions that no person has of their own: 1 is a photograph's.
+# Proportions that only a domain sets; 1 in a photograph.
 PROPORTIONS = ("eye_scale", "nose_scale", "head_scale", "body_scale")
 
 
 @dataclass(frozen=True)
 class Layers:
-    """What a domain's `ink` draws on: one chunk of portraits at the resolution of the rays, pixels flat.
+    """What a domain's `ink` draws on: one chunk of portraits at the resolution of the rays, with flattened pixels.
 
     rgb [N, 3, M]: linear light of the whole picture; x, y [1, M]: picture coordinates, y up; body, body_z [N, M]:
-    the torso's coverage and depth; hit: the rays that come near the head, at flat indices `at` [N, K]; maps: what
-    `_head.MAPS` names, [N, K] each; alpha, hair [N, K]: coverage by the head and, within it, by hair;
-    size: rows and columns, row by row in the first rows * columns of M.
+    the torso's coverage and depth; hit: the rays that pass near the head, at flat indices `at` [N, K]; maps: those
+    named in `_head.MAPS`, [N, K] each; alpha, hair [N, K]: coverage by the head and, within it, by hair; size: (rows,
+    columns), whose pixels are the first rows * columns of M, row by row.
     """
 
     rgb: Tensor
@@ -43,7 +43,7 @@ class Layers:
     size: tuple[int, int]
 
     def spread(self, value: Tensor, off: float = 0.0) -> Tensor:
-        """[N, M] picture of values [N, K] of the rays near the head; `off` everywhere else."""
+        """[N, M] picture of the values [N, K] at the rays near the head, and `off` everywhere else."""
         return torch.full_like(self.rgb[:, 0], off).scatter(1, self.at, value)
 
     def grid(self, value: Tensor) -> Tensor:
@@ -53,13 +53,16 @@ class Layers:
 
 @dataclass(frozen=True)
 class Domain:
-    """How portraits are drawn; `s` is the batch's `Shader`, colours are linear light, shapes as in the photo's painter.
+    """How portraits are drawn. Painters take the batch's `Shader` and return linear light, shaped as in the photo
+    domain.
 
-    warp: parameters of the person -> those that are drawn (change proportions here, never in a painter: the truth is
-    computed from what it returns); eye_reach: half the width and height, in the chart, of the box around each eye's
-    middle (a little above it) in which `eyes` paints; ink: called last, at the resolution of the rays, it returns the
-    rgb of the layers with lines drawn (None: no lines); film: linear light [N, 3, H, W] -> picture in [-1, 1];
-    shader: makes the `Shader` (lights and base colours).
+    warp: parameters of the person -> parameters as drawn. Change proportions here, never in a painter: the ground truth
+        is computed from what `warp` returns.
+    eye_reach: half the width and half the height, in the chart, of the box that `eyes` paints, centred a little above
+        each eye's middle.
+    ink: called last, at the resolution of the rays; returns the layers' rgb with lines drawn. None: no lines.
+    film: linear light [N, 3, H, W] -> picture in [-1, 1].
+    shader: creates the `Shader` (lights and base colours).
     """
 
     warp: Callable[[Named], Mapping[str, Tensor]] = lambda p: {}
@@ -76,7 +79,7 @@ class Domain:
     eye_reach: tuple[float, float] = (0.30, 0.27)
 
     def parameters(self, p: Named) -> Named:
-        """The parameters as drawn: a person's own, the photo's proportions, and what `warp` changes."""
+        """The parameters as drawn: the person's own and the photo's proportions, changed by `warp`."""
         one = torch.ones_like(p["yaw"])
         whole = p.replace(dict.fromkeys(PROPORTIONS, one))
         return whole.replace(self.warp(whole))

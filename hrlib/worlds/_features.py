@@ -17,12 +17,12 @@ IRIS = [(0.22, 0.12, 0.06), (0.42, 0.25, 0.10), (0.42, 0.42, 0.20), (0.35, 0.50,
 def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, n: list[Tensor], shadow: Tensor) -> Tensor:
     """Paint the eyes with their lids, lashes and brows over `base` [N, 3, M] at the chart points x, y [N, M].
 
-    n: components [N, M] of the eyeball's unit normal where the ray meets it; shadow: [N, M] of the face there.
+    n: components [N, M] of the eyeball's unit normal where the ray meets it; shadow: [N, M], the face's shadow there.
     """
     p = s.p
     fem, age = p["femininity"], p["age"].clamp(min=0)
     side = torch.where(x < 0, -1.0, 1.0)
-    apart = 40 * side  # where the right eye's noise lies, away from the left one's
+    apart = 40 * side  # separates the noise of the two eyes
     cx = eye_x(p)
     width = (0.168 + 0.016 * p["eye_size"]) * p["eye_scale"]
     tilt = 0.05 + 0.08 * p["eye_tilt"]
@@ -66,7 +66,7 @@ def brows_and_eyes(s: Shader, x: Tensor, y: Tensor, base: Tensor, n: list[Tensor
         + s.fill_colour * amb[:, None]
     )
     eye = eye * light * lid_shadow[:, None]
-    # two catch-lights: the key light seen on the cornea and a smaller soft box on the other side
+    # two catchlights: the key light on the cornea, and a smaller soft box on the other side
     hx, hy = s.half[:, 0, None] - gaze[:, 0, None], s.half[:, 1, None] - gaze[:, 1, None]
     reach = (hx * hx + hy * hy).sqrt().clamp(min=1e-3)
     scale = torch.minimum(torch.full_like(reach, 0.34), reach) / reach

@@ -1,6 +1,6 @@
-"""What grows on the near land: grass blade by blade, conifers needle by needle, broad-leaved trees leaf by leaf.
+"""Plants on the near land: grass blade by blade, conifers needle by needle, broad-leaved trees leaf by leaf.
 
-Parts that a picture is too small to resolve fade into noise of the same tones.
+Parts too small for a picture to resolve fade into noise of the same tones.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from ._lattice import Field, draw, fractal
 from ._terrain import bank as bank_line
 from ._terrain import hazed, relit
 
-_RATIO = math.log(1.05)  # between the distances of neighbouring rows of grass below the horizon
-_BLADE = 0.135  # length of a blade, and
-_GAP = 0.021  # width of a lattice cell of blades, both by the row's distance below the horizon
-_WIDTH, _SHOWN = 0.013, (0.45, 1.3)  # pixels of such a part of the distance from which blades are drawn
-REACH_OVER = _BLADE / (1 - _BLADE)  # blades of the bank's edge reach so far above it, by its depth
-# width of a tree's cell; depths of its foot between the bank (0) and the picture's lower edge (1); likelihood
+# Sizes of grass are relative to the row's distance below the horizon.
+_RATIO = math.log(1.05)  # log of the ratio between the distances of neighbouring rows
+_BLADE = 0.135  # length of a blade
+_GAP = 0.021  # width of a lattice cell, which holds one blade
+_WIDTH, _SHOWN = 0.013, (0.45, 1.3)  # width of a blade; the widths in pixels between which blades fade in
+REACH_OVER = _BLADE / (1 - _BLADE)  # how far blades at the bank's edge rise above it, relative to its distance
+# per stand: width of a tree's cell; nearest and farthest foot, from the bank (0) to the lower edge (1); probability
 _STANDS = ((0.085, 0.01, 0.07, 0.75), (0.24, 0.09, 0.24, 0.60), (0.85, 0.40, 0.75, 0.60))
-_COARSE = 1 / 64  # trees stand where they stand at every size of the picture
+_COARSE = 1 / 64  # a fixed pixel size, so that trees stand at the same place in pictures of every size
 
 
 def grassy(e: Tensor, bank: Tensor, pixel: float) -> Tensor:
-    """[M] where blades of grass may be seen: not too far to resolve, not above the tallest at the bank's edge."""
+    """[M] where blades of grass can be visible: close enough to resolve, not above the tallest at the bank's edge."""
     return (e < bank + REACH_OVER * bank.abs()) & (e * (-_WIDTH / pixel) > _SHOWN[0])
 
 
@@ -49,18 +50,18 @@ def grass(field: Field, u: Tensor, e: Tensor, bank: Tensor, light: Tensor, pixel
         for stand in (0, 1):
             x = u / (base * _GAP) + (0.37 * j + 0.5 * stand)
             cell = x.floor()
-            dice = draw(field, cell, j * 2 + stand, 80)
-            y = (height - 0.22 * dice[1]) / (0.36 + 0.42 * dice[0])
-            lean = (dice[1] - 0.5) * (0.5 + 0.9 * y)
-            off = (x - cell - 0.5 - lean * y * 0.8 - (dice[2] - 0.5) * 0.4).abs()
+            uniform = draw(field, cell, j * 2 + stand, 80)
+            y = (height - 0.22 * uniform[1]) / (0.36 + 0.42 * uniform[0])
+            lean = (uniform[1] - 0.5) * (0.5 + 0.9 * y)
+            off = (x - cell - 0.5 - lean * y * 0.8 - (uniform[2] - 0.5) * 0.4).abs()
             inside = (
                 smooth(0.04, -0.04, off - 0.22 * (1 - y * y) * (0.45 + 2.2 * y).clamp(max=1))
                 * ((y < 1) & (y > 0)).float()
                 * grown
                 * shown
             )
-            tone = (0.34 + 0.86 * y) * (0.66 + 0.68 * dice[3])
-            colour = torch.lerp(green, dry, smooth(0.55, 1.0, dice[3] * (0.6 + 0.5 * y)))
+            tone = (0.34 + 0.86 * y) * (0.66 + 0.68 * uniform[3])
+            colour = torch.lerp(green, dry, smooth(0.55, 1.0, uniform[3] * (0.6 + 0.5 * y)))
             light = torch.lerp(light, colour * tone * torch.lerp(dim, lit, y.clamp(0, 1)), inside)
     for j in (2 * (0.5 * first + 0.5).ceil() + 2, 2 * (0.5 * first + 0.5).ceil()):
         base = (j * _RATIO).exp()
@@ -71,26 +72,26 @@ def grass(field: Field, u: Tensor, e: Tensor, bank: Tensor, light: Tensor, pixel
 def _flowers(
     field: Field, u: Tensor, j: Tensor, base: Tensor, s: Tensor, grown: Tensor, light: Tensor, lit: Tensor
 ) -> Tensor:
-    """Blossoms of five petals on the tallest stems of a row."""
+    """Flowers with five petals on the tallest stems of a row."""
     x = u / (base * 0.085) + 0.61 * j
     cell = x.floor()
-    dice = draw(field, cell, j, 81)
-    px = x - cell - 0.5 - (dice[0] - 0.5) * 0.6
-    py = ((base - s) / (base * 0.085) - 0.75 - 0.55 * dice[1]) * 1.25
+    uniform = draw(field, cell, j, 81)
+    px = x - cell - 0.5 - (uniform[0] - 0.5) * 0.6
+    py = ((base - s) / (base * 0.085) - 0.75 - 0.55 * uniform[1]) * 1.25
     radius = (px.square() + py.square()).sqrt()
-    petals = 0.15 + 0.055 * torch.cos(5 * torch.atan2(py, px) + 6 * dice[2])
-    there = (dice[3] < 0.42 * field("flowers")).float() * grown
+    petals = 0.15 + 0.055 * torch.cos(5 * torch.atan2(py, px) + 6 * uniform[2])
+    there = (uniform[3] < 0.42 * field("flowers")).float() * grown
     inside = smooth(0.02, -0.02, radius - petals) * there
     white = torch.tensor([0.85, 0.85, 0.80], device=u.device)[:, None]
     gold = torch.tensor([0.75, 0.50, 0.04], device=u.device)[:, None]
-    colour = torch.where(dice[2] < 0.5, field.rgb("flower"), white) * (0.65 + 0.35 * smooth(0.0, 0.2, radius))
+    colour = torch.where(uniform[2] < 0.5, field.rgb("flower"), white) * (0.65 + 0.35 * smooth(0.0, 0.2, radius))
     colour = torch.lerp(gold, colour, smooth(0.045, 0.06, radius))
     return torch.lerp(light, colour * lit * 0.75, inside)
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A place in a stand: one tree of each of n pictures, or none; columns [n], and the box (u and e) of them all."""
+    """A place in a stand, with one tree or none in each of n pictures: columns [n], and a box (u, e) around them."""
 
     columns: dict[str, Tensor]
     left: float
@@ -100,7 +101,7 @@ class Tree:
 
 
 def trees(field: Field, left: float, right: float) -> list[Tree]:
-    """Trees whose crowns or shadows reach into the columns from `left` to `right`, the farthest stand first."""
+    """Trees whose crowns or shadows reach into the columns from `left` to `right`, farthest stand first."""
     found = []
     n, device = len(field.seed), field.seed.device
     for stand, (width, near, far, chance) in enumerate(_STANDS):
@@ -142,9 +143,9 @@ def trees(field: Field, left: float, right: float) -> list[Tree]:
 def _leaves(
     field: Field, x: Tensor, y: Tensor, shown: Tensor, cell: float, channel: int, aspect: float, turn: float
 ) -> tuple[Tensor, Tensor]:
-    """Small ellipses thrown over the plane in four layers: the tone [M] of the foremost (0 where none), its cover.
+    """Small ellipses scattered over the plane in four layers: tone [M] of the foremost (0 if there is none), and cover.
 
-    None are drawn where `shown` is 0 everywhere.
+    Nothing is drawn if `shown` is 0 everywhere.
     """
     tone = torch.zeros_like(x)
     if not shown.any():
@@ -154,13 +155,13 @@ def _leaves(
         c, s = math.cos(1.3 * layer + 0.4) / size, math.sin(1.3 * layer + 0.4) / size
         gx, gy = c * x - s * y, s * x + c * y
         cx, cy = gx.floor(), gy.floor()
-        dice = draw(field, cx, cy, channel + layer)
-        fx, fy = gx - cx - 0.5 - (dice[0] - 0.5) * 0.5, gy - cy - 0.5 - (dice[1] - 0.5) * 0.5
-        angle = (dice[2] - 0.5) * turn - (1.3 * layer + 0.4)
+        uniform = draw(field, cx, cy, channel + layer)
+        fx, fy = gx - cx - 0.5 - (uniform[0] - 0.5) * 0.5, gy - cy - 0.5 - (uniform[1] - 0.5) * 0.5
+        angle = (uniform[2] - 0.5) * turn - (1.3 * layer + 0.4)
         ca, sa = angle.cos(), angle.sin()
         along, across = ca * fx - sa * fy, (sa * fx + ca * fy) * aspect
         inside = along.square() + across.square() < 0.2
-        shade = (0.45 + 0.16 * layer + 0.50 * dice[3]) * (0.86 + 0.5 * across.clamp(-0.3, 0.3))
+        shade = (0.45 + 0.16 * layer + 0.50 * uniform[3]) * (0.86 + 0.5 * across.clamp(-0.3, 0.3))
         tone = torch.where(inside, shade, tone)
     return tone, (tone > 0).float()
 
@@ -237,7 +238,7 @@ def conifer(field: Field, x: Tensor, y: Tensor, px: Tensor, tone: Tensor) -> tup
 def plant(
     field: Field, tree: Tree, item: Tensor, u: Tensor, e: Tensor, light: Tensor, needles: bool, pixel: float
 ) -> Tensor:
-    """[3, M]: `light` with one tree of each picture in front; item [M] says which picture a sample belongs to."""
+    """[3, M]: `light` with one tree of each picture in front; item [M] is the index of each sample's picture."""
     get = lambda name: tree.columns[name] if field.item is None else tree.columns[name][item]
     size = get("size")
     x, y = (u - get("u")) / size, (e - get("foot")) / size

@@ -1,9 +1,9 @@
-"""The head of the procedural portraits: one star-shaped solid (skin and hair), and its bake.
+"""The head of the procedural portraits: a star-shaped solid of skin and hair, and the maps baked from it.
 
-A direction d of the unit sphere around the head's centre is written in Lambert's equal-area chart
-(X, Y) = d.xy / sqrt((1 + d.z) / 2), so the face's middle is (0, 0), one chart unit is about one radian there, and the
+Directions d on the unit sphere around the head's centre have coordinates in Lambert's equal-area chart,
+(X, Y) = d.xy / sqrt((1 + d.z) / 2): the middle of the face is (0, 0), one chart unit is about one radian there, and the
 back of the head is the circle of radius 2. The surface is |p| = r(X, Y). Everything smooth (r, normals, occlusion,
-shadow, where hair and beard grow) is evaluated once for each head on a grid over the chart and looked up by the rays.
+shadow, where hair and beard grow) is evaluated once per head on a grid over the chart; the rays look it up there.
 
 Head frame: x to the right of the picture, y up, z out of the face; the unit is half the shorter side of the picture.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from ._common import Named, mix, smooth
 
 EXTENT = 1.96  # the grid covers [-EXTENT, EXTENT]^2 of the chart
-GRID = 192  # grid points a side: about one pixel of a 128-pixel portrait each
+GRID = 192  # grid points per side, each about one pixel of a 128-pixel portrait
 CENTRE_Y = 0.06  # height of the head's centre above the picture's middle in a frontal pose
 EYE_Y, MOUTH_Y, NOSE_TIP_Y = 0.0, -0.56, -0.30  # heights of the features in the chart
 
@@ -75,7 +75,7 @@ def mouth_shape(p: Named) -> MouthShape:
 
 
 def mouth_curves(m: MouthShape, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Heights at chart abscissa x of the four lip edges from the top down; their taper (1 middle, 0 at the corners)."""
+    """Heights of the four lip edges at chart abscissa x, top first, and the taper (1 in the middle, 0 at corners)."""
     q = x.abs() / m.half_width
     taper = (1 - q * q).clamp(min=0)
     mid = m.y + m.curve * (q * q).clamp(max=1.6)
@@ -157,7 +157,7 @@ def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
         gy.append(smooth(top, NOSE_TIP_Y - 0.02, ay) * under)
     r = r + torch.einsum("nky,nkx->nyx", torch.stack(gy, 1), torch.stack(gx, 1))
 
-    # what follows is nothing outside its window, so it is worked out there alone
+    # what follows is zero outside its window, so it is only computed there
     x, y, lips = _window(axis, 0.8, -1.3, -0.2)
     m = MouthShape(**{k: v[:, :, None] for k, v in vars(mouth_shape(p)).items()})
     top, up, down, bottom, taper = mouth_curves(m, x)
@@ -165,7 +165,7 @@ def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
     r[lips] += (0.020 * lip(up, top) + 0.026 * lip(bottom, down)) * taper.sqrt() * (1 + 0.35 * p.map("lip_fullness"))
     r[lips] -= 0.05 * lip(down, up) * smooth(0.0, 0.03, up - down)
 
-    # the fold from the nose wing to the mouth's corner, forehead lines: deeper with age and with a smile
+    # nasolabial folds and forehead lines, deeper with age and with a smile
     x, y, cheeks = _window(axis, 0.8, -0.8, -0.25)
     fold_x = 0.165 + 0.55 * (-0.33 - y).clamp(min=0)
     fold = torch.exp(-(((x.abs() - fold_x) / 0.035) ** 2)) * smooth(-0.30, -0.38, y) * smooth(-0.74, -0.58, y)
@@ -191,7 +191,7 @@ def skin_radius(p: Named) -> tuple[Tensor, Tensor]:
 
 
 def hair_cover(p: Named) -> tuple[Tensor, Tensor]:
-    """Signed depth inside the hairy region (chart-like units, > 0 where hair grows) and the hair's thickness.
+    """Signed depth inside the region of hair (in about chart units, > 0 where hair grows), and the hair's thickness.
 
     Returns:
         Two [N, GRID, GRID] tensors.
@@ -207,17 +207,17 @@ def hair_cover(p: Named) -> tuple[Tensor, Tensor]:
     line = 0.575 + 0.05 * p.map("hairline") - 0.10 * dx * dx
     line = line + 0.10 * p.map("hairline").clamp(min=0) * torch.exp(-(((dx.abs() - 0.33) / 0.16) ** 2))
     line = line - fringe * (0.36 - 0.06 * part * dx - 0.25 * dx * dx)
-    # no fringe: short hair is swept to one side, long hair opens at the parting and falls over the temples
+    # without a fringe, short hair is swept to one side; long hair parts and falls over the temples
     line = line + bare * (1 - long) * part * dx * 0.16
     line = line + bare * long * (0.13 * torch.exp(-(((dx - 0.22 * part) / 0.20) ** 2)) - 0.9 * (dx - 0.22 * part) ** 2)
     top = (dy - line) * 1.25
-    slope = 0.20 + 0.30 * long  # cosine of the longitude where the hair begins at the side of the face
+    slope = 0.20 + 0.30 * long  # cosine of the longitude where hair begins beside the face
     side = dx.abs() * slope - dz * (1 - slope * slope).sqrt()
     side = torch.minimum(side, ((dx * dx + dz * dz).sqrt() - 0.30) * 1.5)
     k = 0.09
     h = (0.5 + 0.5 * (top - side) / k).clamp(0, 1)
     inside = mix(side, top, h) + k * h * (1 - h)
-    # short hair stops above the ear in front, at the nape behind
+    # short hair ends above the ear in front and at the nape behind
     nape = -0.12 - 0.50 * smooth(0.02, -0.35, dz)
     nape = mix(nape, torch.full_like(nape, -3.0), long)
     inside = torch.minimum(inside, (dy - nape) * 1.3)
@@ -237,7 +237,7 @@ def hair_cover(p: Named) -> tuple[Tensor, Tensor]:
 
 
 def _long_hair(p: Named, r: Tensor, inside: Tensor) -> Tensor:
-    """r where long hair hangs: a curtain around the head down to the hair's length."""
+    """r with long hair hanging: a curtain around the head, down to the hair's length."""
     _, dx, dy, dz = _chart(p.device)
     long = smooth(0.0, 0.35, p.map("hair_length"))
     wide = 0.68 + 0.05 * p.map("hair_volume") + 0.05 * p.map("hair_curl").clamp(min=0)
@@ -250,7 +250,7 @@ def _long_hair(p: Named, r: Tensor, inside: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Bake:
-    """Looked-up maps of one batch of heads.
+    """The baked maps of one batch of heads.
 
     radius: [N, 1, GRID, GRID]; maps: [N, C, GRID, GRID] with the channels of `MAPS`.
     """
@@ -276,8 +276,8 @@ def lookup(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def box_blur(t: Tensor, k: int) -> Tensor:
-    """Mean over (2k + 1)^2 neighbours of [N, 1, H, W], edges repeated."""
-    # sums of shifted views are much faster here than avg_pool2d
+    """Mean over (2k + 1)^2 neighbours of [N, 1, H, W], with repeated edges."""
+    # summing shifted views is much faster here than avg_pool2d
     h, w = t.shape[2:]
     t = F.pad(t, (k, k, k, k), mode="replicate")
     t = sum(t[..., i : i + w] for i in range(2 * k + 1))
@@ -285,9 +285,9 @@ def box_blur(t: Tensor, k: int) -> Tensor:
 
 
 def _shadow(r: Tensor, light: Tensor) -> Tensor:
-    """Soft self-shadow [N, GRID, GRID] in [0, 1] of the surface r toward the light [N, 3].
+    """Soft self-shadow [N, GRID, GRID] in [0, 1] of the surface r, lit from the direction `light` [N, 3].
 
-    From each point of a half-resolution grid, walk over the chart toward the light and see what stands above the
+    From each point of a half-resolution grid, march over the chart toward the light and check what rises above the
     straight line to it.
     """
     axis, dx, dy, dz = (t[..., ::2] if t.dim() == 1 else t[:, ::2, ::2] for t in _chart(r.device))
@@ -304,7 +304,7 @@ def _shadow(r: Tensor, light: Tensor) -> Tensor:
     for step in (0.05, 0.10, 0.17, 0.26):
         there = lookup(r[:, None], (x + sx * step).flatten(1), (y + sy * step).flatten(1))[:, 0].view_as(sx)
         shadow = torch.maximum(shadow, smooth(0.0, 0.05, there - start * (1 + rise * step + 0.5 * step * step)))
-    # the grid's even points are half a cell before the centres that interpolation assumes; the blur hides it
+    # the grid's even points lie half a cell before the centres that interpolation assumes; the blur hides that
     return F.interpolate(box_blur(shadow[:, None], 1), r.shape[1:], mode="bilinear", align_corners=False)[:, 0]
 
 

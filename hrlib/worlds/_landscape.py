@@ -1,4 +1,4 @@
-"""One block of a landscape: which layer each sample sees, the layers' light, the pixels."""
+"""Draw one block of a landscape: find the layer that each sample sees, compute its light, develop the pixels."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from . import _flora, _terrain
 from ._lattice import Field
 from ._sky import sky
 
-_UNIT = 256  # samples; kernels' vector loops leave no remainder that would round otherwise
+_UNIT = 256  # samples; with multiples of it, the kernels' vector loops leave no remainder that rounds differently
 
 
 def block_side(supersample: int) -> int:
-    """Pixels along a block's edge: at most 128 samples where possible, a multiple of 16 pixels."""
+    """Side of a block in pixels: a multiple of 16, with at most 128 samples where possible."""
     return max(128 // supersample // 16 * 16, 16)
 
 
 def _where(mask: Tensor) -> Tensor | None:
-    """Positions of a flat mask's true entries, the last repeated up to a multiple of _UNIT; None if there are none."""
+    """Positions of a flat mask's true entries, the last one repeated up to a multiple of _UNIT; None without any."""
     index = mask.nonzero()[:, 0]
     if len(index) == 0:
         return None
@@ -30,7 +30,7 @@ def _where(mask: Tensor) -> Tensor | None:
 
 
 def skylines(field: Field, u: Tensor) -> Tensor:
-    """[n, 5, K] elevations of three ranges, the hills' ground and the bank at the places u [K], without fine detail."""
+    """[n, 5, K] elevations of three ranges, the hills and the bank at positions u [K], without fine detail."""
     n, k = len(field.seed), len(u)
     at = field.at(torch.arange(n, device=u.device).repeat_interleave(k))
     u = u.repeat(n)
@@ -43,7 +43,7 @@ def skylines(field: Field, u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Strip:
-    """What the blocks above one another share: columns u [m] of samples, the bank [n, m], the skylines [L, n, m]."""
+    """What the blocks of one column share: positions u [m] of samples, the bank [n, m], the skylines [L, n, m]."""
 
     u: Tensor
     bank: Tensor
@@ -55,7 +55,7 @@ def _steps(supersample: int, device: torch.device) -> Tensor:
 
 
 def strip(field: Field, size: tuple[int, int], left: int, supersample: int) -> Strip:
-    """The strip of blocks whose first column of pixels is `left`, of a picture of that size."""
+    """The strip of blocks whose first column of pixels is `left`, in a picture of that size."""
     (height, width), n, device = size, len(field.seed), field.seed.device
     u = (left + _steps(supersample, device) - 0.5 * width) * (1 / height)
     at, many = field.at(torch.arange(n, device=device).repeat_interleave(len(u))), u.repeat(n)
@@ -66,7 +66,7 @@ def strip(field: Field, size: tuple[int, int], left: int, supersample: int) -> S
 def block(
     field: Field, trees: list[_flora.Tree], ground: Strip, size: tuple[int, int], top: int, supersample: int
 ) -> Tensor:
-    """[n, 3, b, b] pixels in [-1, 1] of the block of a strip whose first row is `top`, of a picture of that size."""
+    """[n, 3, b, b] pixels in [-1, 1] of the strip's block whose first row is `top`, in a picture of that size."""
     side, n, device = block_side(supersample), len(field.seed), field.seed.device
     m, pixel, columns = side * supersample, 1 / size[0], ground.u
     steps = _steps(supersample, device)
@@ -79,7 +79,7 @@ def block(
 
     bank = grid(ground.bank)
     shore = at("shore")
-    seen = e.clone()  # the elevation that a sample looks at: on the water, the mirrored one
+    seen = e.clone()  # the elevation that a sample sees: on water, the mirrored one
     wet = _where((e < shore) & (e > bank))
     if wet is not None:
         f, ew = at.at(item[wet]), e[wet]
@@ -133,7 +133,7 @@ def block(
 def _planted(
     at: Field, tree: _flora.Tree, item: Tensor, u: Tensor, e: Tensor, bank: Tensor, light: Tensor, pixel: float
 ) -> Tensor:
-    """The block's light [3, n m m] with the shadow of a tree on the ground and the tree."""
+    """The block's light [3, n m m] with a tree and its shadow on the ground."""
     n, m, _ = e.shape
     grid, row, column = u.view(n, m, m), e[:, :, 0], u[:m]
     rows = ((row < tree.top) & (row > tree.bottom)).any(0).nonzero()[:, 0]
@@ -142,7 +142,7 @@ def _planted(
         return light
     part = (slice(None), slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1))
     get = lambda name: tree.columns[name].view(n, 1, 1)
-    # Only exactly rounded operations here: the part's size may leave a remainder to the kernels' vector loops.
+    # Only exactly rounded operations here, since this part's size may leave a remainder in the kernels' vector loops.
     x, y = (grid[part] - get("u")) / get("size"), (e[part] - get("foot")) / get("size")
     off = x + at.columns["light_x"].view(n, 1, 1) * 0.22
     ground = (1 - off * off * 3.4 - y * y * 90).clamp(min=0)

@@ -1,8 +1,8 @@
-"""Randomness that is a function of place, for pictures drawn block by block.
+"""Random numbers as functions of position, for pictures drawn block by block.
 
-`Field` carries the parameters of n pictures to a set of samples; `noise`, `fractal` and `draw` are pure functions of a
-sample's coordinates and its picture's seed. A sample has therefore the same numbers in whichever block, tile, batch or
-wider picture it is drawn.
+`Field` provides the parameters of n pictures at a set of samples; `noise`, `fractal` and `draw` are pure functions of a
+sample's coordinates and its picture's seed. A sample therefore gets the same numbers in every block, tile, batch or
+wider picture that contains it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ._common import hash01
 
-PERIOD = 256  # lattice cells after which one octave of noise repeats; a sum of octaves repeats with its lowest
-_STEP = 4  # table points a cell
+PERIOD = 256  # lattice cells after which an octave of noise repeats; a sum of octaves repeats with its lowest
+_STEP = 4  # table points per cell
 _CELLS = 1 << 16
-OCTAVE = 104  # channels of noise; an octave's are so far from the one before
+OCTAVE = 104  # channels of noise between an octave and the next
 _CHANNELS = 12 * OCTAVE
 
 
@@ -39,8 +39,8 @@ def _table(device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _dice(device: torch.device) -> Tensor:
-    """[65536, 4] uniform numbers: what a cell of a lattice draws."""
+def _uniform_table(device: torch.device) -> Tensor:
+    """[65536, 4] uniform numbers, from which each lattice cell takes a row."""
     index = torch.arange(_CELLS)
     return torch.stack([hash01(index, torch.tensor(k)) for k in range(4)], 1).to(device)
 
@@ -59,13 +59,13 @@ class Field:
         self.offsets = hash01(seed[:, None, None], keys, axes)  # [n, channels, 2]
 
     def at(self, item: Tensor) -> Field:
-        """The field at samples of the pictures `item` [M] (one picture: its numbers broadcast, no look-up)."""
+        """The field at samples of the pictures `item` [M] (with a single picture, numbers broadcast, no look-up)."""
         other = copy(self)
         other.item = None if len(self.seed) == 1 else item
         return other
 
     def moved(self, shift: Tensor) -> Field:
-        """A field whose noise starts elsewhere, by shift [n, 2]."""
+        """A field whose noise is moved by shift [n, 2]."""
         other = copy(self)
         moved = self.offsets + shift[:, None]
         other.offsets = moved - moved.floor()
@@ -82,12 +82,12 @@ class Field:
         return self._gather(self.colours[name]).T
 
     def offset(self, channel: int) -> Tensor:
-        """Where in the table a picture's channel starts: [2, 1] or [2, M]."""
+        """Where a picture's channel starts in the table: [2, 1] or [2, M]."""
         return self._gather(self.offsets[:, channel]).T
 
 
 def noise(field: Field, x: Tensor, y: Tensor | float, channel: int, scale: float, slopes: bool = False) -> Tensor:
-    """[1, M] noise at `scale` cells a unit of (x, y), or [3, M] with its derivatives by cell along x and y."""
+    """[1, M] noise with `scale` cells per unit of (x, y), or [3, M] with its derivatives per cell along x and y."""
     ox, oy = field.offset(channel)
     grid = torch.empty(1, 1, len(x), 2, device=x.device)
     torch.add(ox, x, alpha=scale / PERIOD, out=grid[0, 0, :, 0])
@@ -120,16 +120,16 @@ def fractal(
     slopes: bool = False,
     creased: int = 0,
 ) -> Tensor:
-    """Noise of many octaves, from `scale` cells a unit to the finest that the picture can show.
+    """Noise of many octaves, from `scale` cells per unit to the finest that the picture can show.
 
     Args:
         x, y: [M] coordinates.
-        pixel: a pixel's size in units of (x, y), everywhere or at each sample; octaves fade before they alias.
-        finest: a lower bound of `pixel` in all blocks of the picture.
-        gain: amplitude of an octave relative to the one before (for slopes: of the slopes).
-        octaves: at most so many.
-        slopes: return [3, M] with derivatives, each octave's counted by cell, else [1, M].
-        creased: so many octaves are -|noise|, whose crests are sharp.
+        pixel: size of a pixel in units of (x, y), one number or one per sample; octaves fade out before they alias.
+        finest: a lower bound of `pixel` over all blocks of the picture.
+        gain: amplitude of an octave relative to the one before (with `slopes`, of the slopes).
+        octaves: the largest number of octaves.
+        slopes: return [3, M], with derivatives per cell of each octave, rather than [1, M].
+        creased: the number of octaves that are -|noise|, which has sharp crests.
     """
     total: Tensor | None = None
     weight = 1.0
@@ -147,10 +147,10 @@ def fractal(
 
 
 def draw(field: Field, cx: Tensor, cy: Tensor | int, channel: int) -> Tensor:
-    """[4, M] uniform numbers of the lattice cells (cx, cy), whole numbers, one set for each picture and channel."""
+    """[4, M] uniform numbers of the lattice cells (cx, cy), which are whole; each picture and channel has its own."""
     start = (field.offset(channel)[0] * _CELLS).to(torch.int32)
     cy = cy.to(torch.int32) if isinstance(cy, Tensor) else cy
     key = cx.to(torch.int32) * 7919 + cy * 104729 + start
     key = key ^ (key >> 7)
     key = (key * 40503 + (key >> 11)) & (_CELLS - 1)
-    return _dice(cx.device).index_select(0, key).T
+    return _uniform_table(cx.device).index_select(0, key).T

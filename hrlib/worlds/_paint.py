@@ -13,7 +13,7 @@ from ._rays import Components, Hit
 
 
 def ramp(stops: list[tuple[float, float, float]], t: Tensor) -> Tensor:
-    """[N, 3, 1] colours at t [N, 1] in [0, 1] along equally spaced sRGB stops, as linear light."""
+    """[N, 3, 1] colours at t [N, 1] in [0, 1] between equally spaced sRGB stops, as linear light."""
     table = torch.tensor(stops, device=t.device) ** 2.2
     k = t.clamp(0, 1) * (len(stops) - 1)
     i = k.floor().clamp(max=len(stops) - 2).long()
@@ -79,7 +79,7 @@ class Shader:
         self.skin, self.hair = skin_colour(p), hair_colour(p)
 
     def octaves(self, base: float) -> int:
-        """How many octaves from `base` lattice points a head unit up reach the output's Nyquist limit."""
+        """The number of octaves from `base` lattice points per head unit up to the output's Nyquist limit."""
         count = 1
         while base * 2**count * self.pixel * 2 < 1.5 and count < 7:
             count += 1
@@ -148,9 +148,9 @@ def skin(s: Shader, hit: Hit, maps: dict[str, Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Strands:
-    """Where hair runs and how it varies: noise of locks and of strands [N, M] of about unit variance.
+    """The direction of hair and its variation: noise of locks and of strands, [N, M], of about unit variance.
 
-    axis, side: components [N, 1] of unit vectors: the axis that strands are meridians of, and one across it; curl and
+    axis, side: components [N, 1] of unit vectors: the axis whose meridians the strands follow, and one across it; curl,
     kink: [N, 1] in [0, 1].
     """
 
@@ -173,8 +173,8 @@ def strands(s: Shader, hit: Hit, base: float = 14.0, octaves: int = 9) -> Strand
     """Strands as meridians around an axis through the parting, with noise stretched along them.
 
     Args:
-        base: strands' lowest frequency, lattice points a head unit across.
-        octaves: how many at most; the picture's Nyquist frequency is another limit.
+        base: the strands' lowest frequency, in lattice points per head unit across them.
+        octaves: the largest number of octaves; the picture's Nyquist frequency may allow fewer.
     """
     p = s.p
     part, curl = p["hair_part"], p["hair_curl"].clamp(min=0)
@@ -207,7 +207,7 @@ def strands(s: Shader, hit: Hit, base: float = 14.0, octaves: int = 9) -> Strand
 
 
 def hair_cover(s: Shader, hit: Hit, maps: dict[str, Tensor], ragged: Tensor) -> Tensor:
-    """[N, M] coverage by hair; `ragged` moves the hairline by so much, strand by strand."""
+    """[N, M] coverage by hair; `ragged` is how far the hairline varies from strand to strand."""
     cover = smooth(-0.030, 0.030, maps["hair"] + ragged)
     lift = (
         (hit.px * hit.px + hit.py * hit.py + hit.pz * hit.pz).sqrt() - maps["bald"] - 2 * hit.gap
@@ -274,7 +274,7 @@ def body(s: Shader, x: Tensor, y: Tensor, turn: Tensor, chin_y: Tensor) -> tuple
     bulge = (1 - u * u).clamp(min=1e-4).sqrt()
     depth_r = 0.26 + 0.25 * smooth(-0.75, -1.25, y)
     z = -0.16 + depth_r * bulge
-    # world-frame normal of the section, leaning up on the shoulders
+    # the section's normal in the world frame, tilted upward on the shoulders
     nx, nz = u / half, bulge / depth_r
     ny = 0.9 * smooth(0.02, 0.30, drop) * (1.2 - 0.6 * bulge)
     inv = (nx * nx + ny * ny + nz * nz).rsqrt()
@@ -318,7 +318,7 @@ def backdrop(s: Shader, x: Tensor, y: Tensor) -> Tensor:
 
 
 def film(s: Shader, linear: Tensor, grain: float = 0.030) -> Tensor:
-    """Linear light [N, 3, H, W] -> picture in [-1, 1]: a gentle shoulder, gamma 2.2, grain on every pixel."""
+    """Linear light [N, 3, H, W] -> picture in [-1, 1]: a soft shoulder, gamma 2.2, grain on every pixel."""
     n, _, height, width = linear.shape
     light = F.pad(linear.flatten(2).clamp(min=0), (0, -(height * width) % 256))  # padded: see _common.compact
     light = light * (1 + light * 0.10) / (1 + 0.32 * light)

@@ -1,4 +1,4 @@
-"""Camera rays and where they meet the star-shaped head."""
+"""Camera rays and their intersections with the star-shaped head."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ._common import compact
 from ._head import Bake, lookup, to_chart
 
 Components = tuple[Tensor, Tensor, Tensor]
-FAR = 1e30  # makes a step of every float32 that is not tiny
+FAR = 1e30  # x * FAR clamped to [0, 1] is 1 where x > 0, else 0
 
 
 @dataclass(frozen=True)
 class Hit:
     """Where rays meet the head: [N, K] each.
 
-    t: ray parameter; gap: distance by which the ray misses (0 where it hits); deep: 1 where the coarse rays all around
-    hit, so that this one belongs to the head whatever its gap; dx, dy, dz: the ray's direction; px, py, pz: the point
-    relative to the head's centre; x, y: its chart coordinates.
+    t: ray parameter; gap: distance by which the ray misses the head (0 where it hits); deep: 1 where all neighbouring
+    coarse rays hit, so that this ray counts as a hit whatever its gap; dx, dy, dz: the ray's direction; px, py, pz: the
+    point relative to the head's centre; x, y: its chart coordinates.
     """
 
     t: Tensor
@@ -38,12 +38,12 @@ class Hit:
     y: Tensor
 
     def pick(self, index: Tensor) -> Hit:
-        """The hits at `index` [N, J] of the second axis; each field is gathered when it is first asked for."""
+        """The hits at `index` [N, J] of the second axis; each field is gathered when it is first read."""
         return _Picked(self, index)
 
 
 class _Picked(Hit):
-    """Some of the hits: painters read few of the fields."""
+    """A selection of hits that gathers lazily, since painters read few of the fields."""
 
     def __init__(self, hit: Hit, index: Tensor) -> None:
         vars(self).update(_hit=hit, _index=index)
@@ -54,10 +54,10 @@ class _Picked(Hit):
 
 
 def _march(radius: Tensor, o: Tensor, d: Components, t: Tensor, steps: int, reach: float) -> tuple[Tensor, Tensor]:
-    """Walk along rays o + t d by the bracketed secant rule.
+    """March along the rays o + t d with a bracketed secant rule.
 
     Returns:
-        The ray parameter of the first hit or else of the closest approach, and the gap there (0 where the ray hits).
+        The ray parameter of the first hit, or else of the closest approach, and the gap there (0 where the ray hits).
     """
     best_t, best = t, torch.full_like(t, 9.0)
     low, high = t - 0.03 / reach, torch.full_like(t, 9.0)  # outside before `low`, inside at `high`
@@ -90,17 +90,17 @@ def intersect(
     shape: tuple[int, int],
     reach: float,
 ) -> tuple[Hit, Tensor]:
-    """First meeting of camera rays with the head, on a coarse grid first, refined where the head may be.
+    """The first intersections of camera rays with the head: on a coarse grid, then refined where the head may be.
 
     Args:
         o: [N, 3] the camera relative to the head's centre, in the head frame.
         coarse: three [N, h, w] direction components of the coarse rays; o + d lies on the plane of focus.
-        fine_at: gives the direction components [N, K] of the fine rays at flat indices [N, K].
+        fine_at: flat indices [N, K] -> direction components [N, K] of the fine rays.
         shape: height and width of the fine grid.
         reach: length of the middle ray's direction.
 
     Returns:
-        The hits of the K fine rays that come near, and their flat indices [N, K].
+        The hits of the K fine rays that pass near the head, and their flat indices [N, K].
     """
     n, h, w = coarse[0].shape
     d = tuple(c.reshape(n, -1) for c in coarse)
@@ -108,10 +108,10 @@ def intersect(
     t, rough = (v.view(n, 1, h, w) for v in _march(baked.radius, o, d, t0, 18, reach))
     close = F.interpolate(F.max_pool2d((rough < 0.05).float(), 3, 1, 1), shape, mode="nearest")
     at = compact(close.reshape(n, -1) > 0)
-    # deep inside the silhouette a ray that passes an edge and needs more steps than it gets still belongs to the head
+    # deep inside the silhouette, a ray that passes an edge and runs out of steps still belongs to the head
     struck = F.max_pool2d((rough <= 0).float(), 3, 1, 1)
     deep = F.interpolate(-F.max_pool2d(-struck, 5, 1, 2), shape, mode="nearest").reshape(n, -1).gather(1, at)
-    near = -F.max_pool2d(-t, 3, 1, 1)  # the nearest neighbour, so that no edge is stepped over
+    near = -F.max_pool2d(-t, 3, 1, 1)  # the nearest depth around, so that no edge is skipped
     t = F.interpolate(near, shape, mode="bilinear", align_corners=False).reshape(n, -1).gather(1, at) - 0.01 / reach
     d = fine_at(at)
     t, gap = _march(baked.radius, o, d, t, 6, reach)

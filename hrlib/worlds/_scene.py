@@ -1,4 +1,4 @@
-"""One portrait put together: placement, camera, rays, the materials where they show, and the film."""
+"""Draw portraits: placement, camera, rays, the visible materials, and the film."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LANDMARKS = ("left_eye", "right_eye", "nose_tip", "mouth_left", "mouth_right", "
 DISTANCE = 6.0  # from the camera to the picture's middle, in half picture sides
 FOCUS = 0.35  # depth of the plane on which one unit is half the picture's shorter side
 REACH = DISTANCE - FOCUS
-PIVOT = (0.0, -0.10, 0.26)  # what the head turns about, relative to its centre
+PIVOT = (0.0, -0.10, 0.26)  # the point the head turns about, relative to its centre
 NECK_BASE = (0.0, -0.55, -0.12)
-EYEBALL = 0.150  # radius; large eyes are kind
-SEEN = 0.06  # no hair stands off farther than this
+EYEBALL = 0.150  # radius
+SEEN = 0.06  # no hair stands off farther than this, in head units
 
 
 def rotation(pose: Tensor) -> Tensor:
@@ -91,9 +91,9 @@ def _eyeballs(p: Named, hit: Hit, eye: Tensor, sockets: Tensor) -> list[Tensor]:
 def _paint_head(
     s: _paint.Shader, hit: Hit, baked: _head.Bake, eye: Tensor, landmarks: Tensor, domain: Domain
 ) -> tuple[Tensor, ...]:
-    """Light [N, 3, K] leaving the head along its K rays, how much of it is hair, and how far hairs stand off, [N, K].
+    """Light [N, 3, K] leaving the head along K rays, coverage by hair, and how far hairs stand off, both [N, K].
 
-    Each material is worked out only where it can show, and looked up only there: hair first, the face beside it after.
+    Each material is computed only where it can be visible: hair first, then the face beside it.
     """
     p = s.p
 
@@ -141,7 +141,7 @@ def draw(
     domain: Domain,
     truth: bool = True,
 ) -> dict[str, Tensor]:
-    """One chunk of portraits: the fields of `portraits.Truth` by name; without `truth` only the image."""
+    """One chunk of portraits: the fields of `portraits.Truth` by name, or without `truth` the image alone."""
     p = domain.parameters(p)
     n, device = len(p), p.device
     fine = (height * supersample, width * supersample)
@@ -157,7 +157,7 @@ def draw(
 
     baked = _head.bake(p, key)
     coarse = _directions(turn, *(c[None] for c in _grid(-(-fine[0] // 4), -(-fine[1] // 4), (height, width), device)))
-    fill = -count % 256  # whole vector registers: see _common.compact
+    fill = -count % 256  # for the reason given in _common.compact
     x, y = (F.pad(c.reshape(1, -1), (0, fill)) for c in _grid(*fine, (height, width), device))
     hit, at = intersect(baked, eye, coarse, lambda at: _directions(turn, x[0][at], y[0][at]), fine, REACH)
     landmarks = _landmarks(p, baked.radius)
@@ -177,7 +177,7 @@ def draw(
     alpha = alpha * (1 - body[0].gather(1, at) * smooth(-0.02, 0.02, nearer))
 
     def shrink(value: Tensor, k: int = supersample) -> Tensor:
-        """[N, C, rows / k, columns / k] means of flat [N, C, M]: a sum of strided views is faster than avg_pool2d."""
+        """[N, C, rows / k, columns / k] means of flat [N, C, M]; summing strided views is faster than avg_pool2d."""
         value = value[..., :count].view(n, -1, *fine)
         return sum(value[:, :, i::k, j::k] for i in range(k) for j in range(k)) * (1 / k**2)
 

@@ -1,6 +1,6 @@
-"""The patterns and objects of `textures`: each class is one small function of coordinates.
+"""The patterns and objects of `textures`, each a small function of coordinates.
 
-A pattern gives a tone in [0, 1] everywhere; an object gives a mask and an inner tone. Neither knows of colours.
+A pattern returns a tone in [0, 1] everywhere; an object returns a mask and an inner tone. Colours come later.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ TAU = 2 * math.pi
 
 @dataclass(frozen=True)
 class Canvas:
-    """Coordinates of a batch of images in pattern space, and the dice.
+    """Coordinates of a batch of images in pattern space, and the random generator.
 
-    x, y: [n, S, S]; px: [n, 1, 1], the size of one pixel in the units of x and y, for anti-aliased edges.
+    x, y: [n, S, S]; px: [n, 1, 1], the size of a pixel in the unit of x and y, for anti-aliased edges.
     """
 
     x: Tensor
     y: Tensor
     px: Tensor
-    dice: torch.Generator
+    rng: torch.Generator
 
     def u(self, low: float, high: float) -> Tensor:
         """One uniform draw per image, [n, 1, 1]."""
-        return low + (high - low) * torch.rand(len(self.x), 1, 1, generator=self.dice)
+        return low + (high - low) * torch.rand(len(self.x), 1, 1, generator=self.rng)
 
     def noise(self, x: Tensor, y: Tensor, octaves: int = 3) -> Tensor:
-        """Fractal value noise in about [0, 1], [n, S, S]; one cell of the coarsest octave is one unit of x and y."""
+        """[n, S, S] fractal value noise in about [0, 1]; a cell of the coarsest octave is one unit of x and y."""
         total, size = torch.zeros_like(x), 0.0
         for k in range(octaves):
-            lattice = torch.rand(len(x), 1, 32, 32, generator=self.dice)
+            lattice = torch.rand(len(x), 1, 32, 32, generator=self.rng)
             grid = torch.stack([x, y], -1) * 2**k / 16
-            grid = (grid + 1) % 4 - 1  # keep huge arguments exact; reflection has period 4
+            grid = (grid + 1) % 4 - 1  # keeps large arguments exact; the reflection has period 4
             amp = 0.5**k
             sampled = F.grid_sample(lattice, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
             total, size = total + amp * sampled[:, 0], size + amp
         return total / size
 
     def hash(self, i: Tensor, j: Tensor) -> Tensor:
-        """A fixed pseudo-random number in [0, 1) for each integer cell (i, j) of each image, [n, S, S]."""
-        table = torch.rand(len(i), 64 * 64, generator=self.dice)
+        """[n, S, S] a fixed pseudo-random number in [0, 1) for each integer cell (i, j) of each image."""
+        table = torch.rand(len(i), 64 * 64, generator=self.rng)
         index = (i.long() % 64) * 64 + j.long() % 64
         return table.gather(1, index.flatten(1)).view_as(i)
 
@@ -57,7 +57,7 @@ def _edge(d: Tensor, px: Tensor) -> Tensor:
 
 
 def wave(t: Tensor, px: Tensor, duty: float | Tensor = 0.5) -> Tensor:
-    """A square wave of period 1 that is 1 for the share `duty` of it."""
+    """A square wave of period 1 that is 1 for the fraction `duty` of each period."""
     return _edge((t % 1 - 0.5).abs() - duty / 2, px)
 
 
@@ -67,9 +67,9 @@ def _tri(t: Tensor) -> Tensor:
 
 
 def _cells(c: Canvas, jitter: float) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The 3x3 lattice cells around each pixel: (dx, dy) to the jittered centre, and two random numbers a cell."""
+    """For the 3x3 lattice cells around each pixel: (dx, dy) from the jittered centre, and two random numbers."""
     i0, j0 = c.x.floor(), c.y.floor()
-    tables = [torch.rand(len(c.x), 64 * 64, generator=c.dice) for _ in range(4)]
+    tables = [torch.rand(len(c.x), 64 * 64, generator=c.rng) for _ in range(4)]
     out = []
     for di in (-1, 0, 1):
         for dj in (-1, 0, 1):
@@ -210,10 +210,10 @@ PATTERNS: dict[str, Callable[[Canvas], Tensor]] = {
     "blobs": lambda c: _edge(0.5 - c.noise(c.x, c.y, 1), c.px),
     "ripples": _ripples,
     "specks": _specks,
-    "grain": lambda c: torch.rand(c.x.shape, generator=c.dice),
+    "grain": lambda c: torch.rand(c.x.shape, generator=c.rng),
 }
 
-# --- objects: coordinates -> (mask, inner tone), the object fills about the unit circle ----------------------------
+# --- objects: coordinates -> (mask, inner tone); an object fills about the unit circle ----------------------------
 
 
 def _box(c: Canvas, x: float, y: float, w: float, h: float) -> Tensor:

@@ -20,14 +20,14 @@ def _rgb(value: tuple[float, float, float], like: Tensor) -> Tensor:
 
 
 def _knots(values: tuple, t: Tensor) -> Tensor:
-    """[n, 3] colours interpolated between knots at 0, 1, 2, ... ."""
+    """[n, 3] colours interpolated between knots at 0, 1, 2, ..."""
     table = torch.tensor(values, device=t.device)
     low = t.floor().clamp(0, len(values) - 2).long()
     return torch.lerp(table[low], table[low + 1], (t - low)[:, None])
 
 
 def palette(c: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Colours [n, 3] and further columns [n] that the parameters imply."""
+    """Colours [n, 3] and further columns [n] that follow from the parameters."""
     height, cover, season = c["sun_elevation"], c["clouds"], c["season"]
     low = smooth(0.5, 0.02, height)[:, None]  # the golden hour
     dusk = smooth(0.04, -0.12, height)[:, None]
@@ -91,7 +91,7 @@ def sky(field: Field, u: Tensor, e: Tensor, pixel: float) -> Tensor:
 
 
 def _clouds(field: Field, u: Tensor, up: Tensor, pixel: float, base: Tensor, away: Tensor) -> Tensor:
-    """A flat deck of clouds seen from below, lit from the sun's side; thin where it meets the haze of the horizon."""
+    """A flat deck of clouds seen from below, lit from the sun's side, and thin near the hazy horizon."""
     t = (up + 0.11).reciprocal()
     stretch = 1 + 0.9 * field("cloud_streaks")
     x, z = u * t * (1 / stretch), t * 0.62

@@ -1,7 +1,7 @@
 """Land and water: ranges of mountains with rock and snow, wooded hills, the lake, the meadow.
 
 Elevation e is measured in picture heights above the horizon, u in picture heights to the right of the middle. A skyline
-is a function of u alone, so a block computes each once per column, however many octaves it has.
+is a function of u alone, so a block computes it once per column, whatever its number of octaves.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from ._common import smooth
 from ._lattice import OCTAVE, Field, draw, fade, fractal, noise
 from ._sky import air
 
-RANGES = 3  # of mountains, the farthest first
-ROWS = 7  # of trees on the wooded hills
-_SCALE = (3.0, 4.2, 5.5)  # cells a picture height along the skylines
+RANGES = 3  # ranges of mountains, farthest first
+ROWS = 7  # rows of trees on the wooded hills
+_SCALE = (3.0, 4.2, 5.5)  # cells per picture height along the skylines
 _ROUGH = (0.50, 0.47, 0.44)
 _AIR = (0.80, 0.55, 0.32)
 
@@ -36,26 +36,26 @@ def ranges(field: Field, u: Tensor, pixel: float) -> Tensor:
 
 
 def _row(field: Field, u: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The trees of a row [M] at u [M]: their height up to 1, whether they are conifers (0 or 1), their tone."""
+    """The trees of a row [M] at u [M]: their height (up to 1), whether they are conifers (0 or 1), and their tone."""
     x = u / (0.006 + 0.006 / (ROWS - 1) * row) + 17.3 * row
     height, kind, tone = torch.zeros_like(x), torch.zeros_like(x), torch.ones_like(x)
-    for stand in (0, 1):  # two interleaved
+    for stand in (0, 1):  # two interleaved rows
         cell = (x + 0.5 * stand).floor()
-        dice = draw(field, cell, 2 * row + stand, 21)
-        off = (x + 0.5 * stand - cell - 0.5 - 0.3 * (dice[1] - 0.5)).abs() * (1.9 + dice[2])
-        conifer = (dice[3] * 7.13).frac() < field("conifers")
+        uniform = draw(field, cell, 2 * row + stand, 21)
+        off = (x + 0.5 * stand - cell - 0.5 - 0.3 * (uniform[1] - 0.5)).abs() * (1.9 + uniform[2])
+        conifer = (uniform[3] * 7.13).frac() < field("conifers")
         point = torch.where(conifer, 1 - off, 0.75 * (1 - off * off)).clamp(min=0)
-        there = (dice[3] < 0.25 + 0.75 * field("forest")).float().clamp(min=0.4)  # or a bush
-        high = (0.45 + 0.55 * dice[0]) * point * there
+        there = (uniform[3] < 0.25 + 0.75 * field("forest")).float().clamp(min=0.4)  # or a bush
+        high = (0.45 + 0.55 * uniform[0]) * point * there
         taller = high > height
         height = torch.where(taller, high, height)
         kind = torch.where(taller, conifer.float(), kind)
-        tone = torch.where(taller, 0.72 + 0.5 * dice[1], tone)
+        tone = torch.where(taller, 0.72 + 0.5 * uniform[1], tone)
     return height, kind, tone
 
 
 def hills(field: Field, u: Tensor, pixel: float) -> Tensor:
-    """[ROWS, M] skylines of the rows of trees that descend to the shore, the farthest first."""
+    """[ROWS, M] skylines of the rows of trees that descend to the shore, farthest first."""
     swell = fractal(field, u, 0.0, 20, scale=1.6, pixel=pixel, finest=pixel, octaves=3, gain=0.4)[0]
     top, shore = field("hills") * (0.55 + 0.45 * swell).clamp(min=0.05), field("shore")
     rows = torch.arange(ROWS, device=u.device)
@@ -70,7 +70,7 @@ def hills(field: Field, u: Tensor, pixel: float) -> Tensor:
 
 
 def bank(field: Field, u: Tensor, pixel: float) -> Tensor:
-    """[M] upper edge of the near land; what lies between it and the shore is water."""
+    """[M] upper edge of the near land; between it and the shore is water."""
     n = fractal(field, u, 0.0, 30, scale=1.1, pixel=pixel, finest=pixel, octaves=6, gain=0.36)[0]
     shore = field("shore")
     level = shore - field("lake") * (0.42 + shore - 0.06)
@@ -79,7 +79,7 @@ def bank(field: Field, u: Tensor, pixel: float) -> Tensor:
 
 
 def ripples(field: Field, u: Tensor, e: Tensor, pixel: float) -> Tensor:
-    """[3, M]: waves on the water as seen in the picture (value, slopes), calm far away."""
+    """[3, M] waves on the water in perspective (value and slopes), calm in the distance."""
     s = (field("shore") - e).clamp(min=0.5 * pixel) + 0.012
     inverse = s.reciprocal()
     x, z = u * inverse * 0.34, 1.9 * s.log()
@@ -89,17 +89,17 @@ def ripples(field: Field, u: Tensor, e: Tensor, pixel: float) -> Tensor:
 
 
 def relit(field: Field, albedo: Tensor, light: Tensor) -> Tensor:
-    """Albedo [3, M] or [3, 1] in the sun (light [M], 0 to 1) and under the sky."""
+    """Albedo [3, M] or [3, 1] lit by the sun (light [M], 0 to 1) and the sky."""
     return albedo * (field.rgb("ambient") + field.rgb("sun") * light)
 
 
 def mountains(field: Field, u: Tensor, e: Tensor, line: Tensor, which: Tensor, pixel: float) -> Tensor:
     """[3, M] rock and snow of the range `which` [M] below its skyline [M]."""
     w = which.to(torch.float32)
-    size = 1 - 0.14 * w  # nearer ranges show coarser detail
+    size = 1 - 0.14 * w  # nearer ranges have coarser detail
     x, y = u * size + 3.7 * w, e * size * 0.85 + 1.9 * w
     bend = fractal(field, x, y, 50, scale=5.0, pixel=pixel, finest=pixel, octaves=2)[0]
-    x = x + 0.016 * bend  # gently enough never to fold
+    x = x + 0.016 * bend  # small enough never to fold
     n = fractal(field, x + 0.5 * y, y, 52, scale=9.0, pixel=pixel, finest=pixel, gain=0.88, slopes=True, creased=3)
     lx, ly = field("light_x"), field("light_y")
     slope = n[1] * lx * 0.19 - n[2] * 0.11
@@ -118,7 +118,7 @@ def mountains(field: Field, u: Tensor, e: Tensor, line: Tensor, which: Tensor, p
 
 
 def hazed(field: Field, light: Tensor, u: Tensor, e: Tensor, distance: Tensor | float) -> Tensor:
-    """Aerial perspective over `distance`, denser down in the valleys."""
+    """Aerial perspective over `distance`, denser in the valleys."""
     thick = distance * (0.20 + 1.3 * field("haze")) + field("haze") * distance * smooth(0.16, 0.0, e) * 0.9
     amount = 1 - (-thick).exp()
     mist = field("mist") * (-((e - field("shore")) * 17).clamp(min=0)).exp() * 0.75 * distance
@@ -126,7 +126,7 @@ def hazed(field: Field, light: Tensor, u: Tensor, e: Tensor, distance: Tensor | 
 
 
 def forest(field: Field, u: Tensor, e: Tensor, row: Tensor, depth: Tensor, pixel: float) -> Tensor:
-    """[3, M] trees of the rows [M] at `depth` [M] below their tops."""
+    """[3, M] trees of the rows [M], at `depth` [M] below their tops."""
     t = row.to(torch.float32) * (1 / (ROWS - 1))
     n = fractal(field, u + 0.21 * row, e * 1.6, 60, scale=60.0, pixel=pixel * 1.3, finest=pixel * 1.3, gain=0.72)[0]
     _, conifer, tone = _row(field, u, row)
@@ -138,7 +138,7 @@ def forest(field: Field, u: Tensor, e: Tensor, row: Tensor, depth: Tensor, pixel
 
 
 def water(field: Field, mirrored: Tensor, u: Tensor, e: Tensor, waves: Tensor) -> Tensor:
-    """[3, M] the lake: what it mirrors, less of it the steeper one looks down, over its own colour."""
+    """[3, M] the lake: the mirrored scene, weaker at steeper views, over the water's own colour."""
     s = (field("shore") - e).clamp(min=0)
     facing = (0.86 - 0.75 * s - 0.10 * waves[2] * field("wind")).clamp(0.12, 0.96)
     own = field.rgb("water") * (field.rgb("ambient") * 1.4 + 0.5 * field.rgb("sun"))
@@ -146,7 +146,7 @@ def water(field: Field, mirrored: Tensor, u: Tensor, e: Tensor, waves: Tensor) -
 
 
 def meadow(field: Field, u: Tensor, e: Tensor, pixel: float) -> Tensor:
-    """[3, M] open ground: patches of colour and swells in perspective, the grain of grass at every distance."""
+    """[3, M] open ground: patches of colour and undulations in perspective, and grass grain at every distance."""
     s = (-e).clamp(min=0.02)
     inverse = s.reciprocal()
     x, z = u * inverse * 0.35, 2.2 * s.log()
@@ -155,7 +155,7 @@ def meadow(field: Field, u: Tensor, e: Tensor, pixel: float) -> Tensor:
     )
     wide = fractal(field, u * inverse * 0.12, z * 0.4, 71, scale=1.5, pixel=pixel * inverse, finest=pixel, octaves=2)[0]
     grain, scale, k = torch.zeros_like(e), 24.0, 0
-    while fade(1 / (scale * pixel)) > 0:  # tufts are as large as their distance allows
+    while fade(1 / (scale * pixel)) > 0:  # tufts appear as large as their distance allows
         part = noise(field, u, e * 0.7, 73 + OCTAVE * k, scale)[0]
         grain += part * (smooth(4.0, 11.0, scale * s) * fade(1 / (scale * pixel)) * (1 + 4.0 / (scale * s)))
         scale, k = scale * 2, k + 1

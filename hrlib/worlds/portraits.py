@@ -1,14 +1,14 @@
-"""Procedural portraits with ground truth: one parametric head, drawn as a photograph and in three other hands.
+"""Procedural portraits with ground truth: a parametric head, drawn as a photograph and in three other styles.
 
     people = sample(16, seed=1)
     x = render(people, 128)                                      # [16, 3, 128, 128] in [-1, 1]
     turned = people.replace(pose={"yaw": 0.5})                   # the same people, looking to the picture's right
-    truth = render_with_truth(turned, (96, 160))                 # + masks, depth, camera, landmarks
-    film = render(people, 128, domain="cartoon")                 # the same people; see DOMAINS
+    truth = render_with_truth(turned, (96, 160))                 # with masks, depth, camera, landmarks
+    film = render(people, 128, domain="cartoon")                 # the same people in another of DOMAINS
 
-A picture is a function of the named parameters below and of `detail_seed`, which alone draws what the parameters do not
-explain: strands of hair, pores, freckles, fabric and the grain of the film. That detail reaches the pixel's Nyquist
-frequency at every size, so a generator trained on these pictures has a use for its noise inputs.
+A picture is a function of the named parameters below and of `detail_seed`, which determines what the parameters do not:
+strands of hair, pores, freckles, fabric and film grain. This detail reaches the Nyquist frequency at every size, so a
+generator trained on these pictures has a use for its noise inputs.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from dataclasses import replace as _replace
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError, UnknownName, nearest
+from ..errors import ShapeError, UnknownName, nearest, number
 from . import _scene
 from ._anime import ANIME
 from ._caricature import CARICATURE
 from ._cartoon import CARTOON
-from ._common import Named, hash01, mix, smooth
+from ._common import Named, hash01, mix, sides, smooth
 from ._domain import PHOTO
 
-# 0 is the average and -1 to 1 the usual range, unless a comment says otherwise.
+# The average is 0 and the usual range -1 to 1, unless a comment says otherwise.
 IDENTITY_NAMES = (
-    "head_width", "head_height", "jaw_width", "chin", "cheeks", "fullness",  # proportions, wide or long at +1
+    "head_width", "head_height", "jaw_width", "chin", "cheeks", "fullness",  # proportions; +1 is wide or long
     "eye_size", "eye_spacing", "eye_tilt", "iris_hue",  # iris: -1 dark brown, hazel, green, 1 blue
     "nose_length", "nose_width", "nose_projection",
     "mouth_width", "lip_fullness", "lip_tint",  # tint: 0 bare to 1 lipstick
@@ -68,8 +68,8 @@ class Portraits:
     """Parameters of N portraits.
 
     identity [N, 38], pose [N, 2], expression [N, 4], light [N, 5], background [N, 11]: float32, columns named above.
-    Yaw and pitch in radians (yaw > 0 turns the face to the picture's right, pitch > 0 up; made for 0.7 and 0.35 at
-    most); the light's azimuth and elevation in radians from the camera; detail_seed: [N] int64.
+    Yaw and pitch are in radians: yaw > 0 turns the face to the picture's right, pitch > 0 up; the world is designed for
+    up to 0.7 and 0.35. The light's azimuth and elevation are in radians from the camera. detail_seed: [N] int64.
     """
 
     identity: Tensor
@@ -86,7 +86,7 @@ class Portraits:
                 raise ShapeError(
                     f"{group} of shape {list(value.shape)} and type {value.dtype}",
                     expected=f"float32 [{len(self.detail_seed)}, {len(names)}]",
-                    do=f"give one column for each of portraits.{group.upper()}_NAMES",
+                    do=f"pass one column for each of portraits.{group.upper()}_NAMES",
                 )
 
     def __len__(self) -> int:
@@ -114,53 +114,58 @@ class Portraits:
         raise UnknownName(
             f"no portrait parameter {name!r}",
             expected=f"one of {', '.join(valid)}",
-            do=nearest(name, valid) or "see GROUPS",
+            do=nearest(name, valid) or "use a name listed in portraits.GROUPS",
         )
 
     def named(self) -> Named:
         """All parameters by name, [N, 1] each."""
         return Named({n: getattr(self, g)[:, i, None] for g, names in GROUPS.items() for i, n in enumerate(names)})
 
-    def replace(self, **changes: Tensor | Mapping[str, float | Tensor]) -> Portraits:
-        """A copy with some groups replaced.
+    def replace(
+        self,
+        *,
+        identity: Tensor | Mapping[str, float | Tensor] | None = None,
+        pose: Tensor | Mapping[str, float | Tensor] | None = None,
+        expression: Tensor | Mapping[str, float | Tensor] | None = None,
+        light: Tensor | Mapping[str, float | Tensor] | None = None,
+        background: Tensor | Mapping[str, float | Tensor] | None = None,
+        detail_seed: Tensor | None = None,
+    ) -> Portraits:
+        """A copy with some groups replaced: `people.replace(pose={"yaw": 0.4}, expression={"smile": 1.0})`.
 
-        Each keyword is a group's name; its value is the whole new tensor, or a mapping from parameter names of that
-        group to a number or an [N] tensor: `people.replace(pose={"yaw": 0.4}, expression={"smile": 1.0})`.
+        A group is given as a whole new tensor, or as a mapping from some of its parameters to a number or an [N]
+        tensor.
+
+        Raises:
+            UnknownName: no such parameter in the group. ShapeError: a tensor of another shape or dtype.
         """
-        new = {}
-        for group, change in changes.items():
-            if group not in {f.name for f in fields(self)}:
+        changes = dict(identity=identity, pose=pose, expression=expression, light=light, background=background)
+        new = {name: self._group(name, change) for name, change in changes.items() if change is not None}
+        return _replace(self, **new | ({} if detail_seed is None else {"detail_seed": detail_seed}))
+
+    def _group(self, group: str, change: Tensor | Mapping[str, float | Tensor]) -> Tensor:
+        if not isinstance(change, Mapping):
+            return change
+        value, valid = getattr(self, group).clone(), list(GROUPS[group])
+        for name, column in change.items():
+            if name not in valid:
                 raise UnknownName(
-                    f"no group {group!r}",
-                    expected=f"one of {', '.join(f.name for f in fields(self))}",
-                    do="rename the keyword",
+                    f"no parameter {name!r} in {group}",
+                    expected=f"one of {', '.join(valid)}",
+                    do=nearest(name, valid) or f"use a name listed in portraits.{group.upper()}_NAMES",
                 )
-            if isinstance(change, Mapping):
-                value = getattr(self, group).clone()
-                for name, column in change.items():
-                    if name not in GROUPS.get(group, ()):
-                        valid = list(GROUPS.get(group, ()))
-                        raise UnknownName(
-                            f"no parameter {name!r} in {group}",
-                            expected=f"one of {', '.join(valid)}",
-                            do=nearest(name, valid) or "see GROUPS",
-                        )
-                    value[:, GROUPS[group].index(name)] = torch.as_tensor(
-                        column, dtype=value.dtype, device=value.device
-                    )
-                change = value
-            new[group] = change
-        return _replace(self, **new)
+            value[:, valid.index(name)] = torch.as_tensor(column, dtype=value.dtype, device=value.device)
+        return value
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A rendering and what is exactly known about it.
+    """A rendering and its exact ground truth.
 
     image [N, 3, H, W] in [-1, 1]; head_mask, hair_mask [N, 1, H, W] in [0, 1] (the head includes its hair); depth
-    [N, 1, H, W]: distance along the optical axis in half shorter picture sides, NaN off the head; camera [N, 3, 4]:
-    takes homogeneous head points to homogeneous pixels (x right, y down, the first pixel's centre at 0.5); landmarks
-    [N, 6, 3]: head points named by LANDMARK_NAMES (left and right as seen in the picture).
+    [N, 1, H, W]: distance along the optical axis, in halves of the shorter picture side, NaN off the head; camera
+    [N, 3, 4]: maps homogeneous head points to homogeneous pixels (x right, y down, the first pixel's centre at 0.5);
+    landmarks [N, 6, 3]: head points named by LANDMARK_NAMES (left and right as seen in the picture).
     """
 
     image: Tensor
@@ -172,10 +177,10 @@ class Truth:
 
 
 def sample(n: int, seed: int = 0, *, device: str | torch.device = "cpu") -> Portraits:
-    """Draw n portraits; item i depends on (seed, i) alone.
+    """Sample n people; item i depends only on (seed, i).
 
-    Tones of skin and ages are drawn evenly; hair, beards and glasses as mixtures that depend on skin_tone, age and
-    femininity, so columns are not independent. Poses crowd near the frontal one: yaw has a standard deviation of 15
+    Skin tone and age are uniform; hair, beards and glasses are mixtures that depend on skin_tone, age and femininity,
+    so columns are not independent. Poses are concentrated around the frontal one: yaw has a standard deviation of 15
     degrees (at most 40), pitch of 6 (at most 20).
     """
     index = torch.arange(n)
@@ -247,42 +252,30 @@ def sample(n: int, seed: int = 0, *, device: str | torch.device = "cpu") -> Port
     ).to(device)
 
 
-def _size(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 8:
-        raise ShapeError(
-            f"a picture of {height} x {width}", expected="at least 8 x 8 pixels", do="ask for a larger one"
-        )
-    return int(height), int(width)
-
-
 def camera(people: Portraits, size: int | tuple[int, int]) -> Tensor:
-    """[N, 3, 4] matrices taking homogeneous head points to homogeneous pixels of a picture of that size."""
-    return _scene.camera(people.pose, *_size(size))
+    """[N, 3, 4] matrices that map homogeneous head points to homogeneous pixels of a picture of that size."""
+    return _scene.camera(people.pose, *sides(size))
 
 
 def _draw(
     people: Portraits, size: int | tuple[int, int], supersample: int, domain: str, chunk: int, *, truth: bool
 ) -> dict[str, Tensor]:
-    """The fields of Truth by name, or the image alone."""
-    height, width = _size(size)
+    """The fields of Truth by name, or without `truth` the image alone."""
+    height, width = sides(size)
     if domain not in _DOMAINS:
         raise UnknownName(
             f"no domain {domain!r}",
             expected=f"one of {', '.join(DOMAINS)}",
-            do=nearest(domain, DOMAINS) or "see portraits.DOMAINS",
+            do=nearest(domain, list(DOMAINS)) or "use a name listed in portraits.DOMAINS",
         )
-    if supersample < 1:
-        raise ShapeError(f"supersample {supersample}", expected="a whole number from 1", do="2 is a good choice")
-    # people of like hair cover like numbers of rays, so that little of a chunk is padding (_common.compact)
+    supersample = number("supersample", supersample, "whole [1, inf)")
+    # people with similar hair need similar numbers of rays, so sorting them leaves little padding (_common.compact)
     order = people.get("hair_length").argsort(stable=True)
-    parts, how = [], _DOMAINS[domain]
+    parts, style = [], _DOMAINS[domain]
     with torch.no_grad():
         for some in order.split(chunk):
-            who = people[some]
-            parts.append(
-                _scene.draw(who.named(), who.pose, who.detail_seed, height, width, supersample, how, truth=truth)
-            )
+            p = people[some]
+            parts.append(_scene.draw(p.named(), p.pose, p.detail_seed, height, width, supersample, style, truth=truth))
         back = order.argsort()
         return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 
@@ -298,11 +291,14 @@ def render_with_truth(
     """Render portraits with their masks, depth, camera and landmarks.
 
     Args:
-        size: side in pixels, or (height, width); the shorter side shows the head as in a square picture.
-        supersample: rays a pixel along each axis; the mean of their light is the pixel.
-        domain: one of DOMAINS; the same parameters are the same person in each, and camera, masks, depth and
-            landmarks are those of what is drawn.
+        size: side in pixels, or (height, width), at least 8 each; the shorter side spans what a square picture shows.
+        supersample: rays per pixel along each axis; a pixel is the mean of their light.
+        domain: one of DOMAINS. The same parameters are the same person in each; camera, masks, depth and landmarks
+            belong to the head as drawn.
         chunk: portraits drawn at once (about 20 MB each at 128 pixels; the result does not depend on it).
+
+    Raises:
+        InvalidValue: a size or supersample out of range. UnknownName: no such domain.
     """
     return Truth(**_draw(people, size, supersample, domain, chunk, truth=True))
 
@@ -315,5 +311,5 @@ def render(
     domain: str = "photo",
     chunk: int = 4,
 ) -> Tensor:
-    """[N, 3, H, W] pictures in [-1, 1]; arguments as in `render_with_truth`, whose image this is, in less time."""
+    """[N, 3, H, W] pictures in [-1, 1]: the image of `render_with_truth`, with the same arguments, in less time."""
     return _draw(people, size, supersample, domain, chunk, truth=False)["image"]

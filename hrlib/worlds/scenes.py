@@ -1,20 +1,20 @@
-"""Procedural landscapes with known parameters, at any size and aspect ratio, streamed by tile.
+"""Procedural landscapes with known parameters, at any size and aspect ratio, drawn tile by tile.
 
     views = sample(16, seed=1)
     x = render(views, 128)                               # [16, 3, 128, 128] in [-1, 1]
-    wide = render(views[:1], (128, 512))                 # the same land, more of it to either side
-    write_panorama(views[0], (1677, 6143), "lake.tif")   # in the memory of a few tiles
+    wide = render(views[:1], (128, 512))                 # the same land, and more of it to either side
+    write_panorama(views[0], (1677, 6143), "lake.tif")   # needs memory for a few tiles only
 
-The picture's height always spans the same part of the land, so a larger picture of a scene is the same scene with more
-detail (octaves of noise, needles, leaves, blades of grass, down to the pixel), and a wider one shows more of it. Every
-number is a function of a pixel's coordinates and the scene's parameters; the parameters fix the light, the season and
-the layout, `detail_seed` the rest.
+A picture's height always spans the same part of the land. So a larger picture shows the same scene in more detail
+(octaves of noise, needles, leaves, blades of grass, down to the pixel), and a wider one shows more of it. Each pixel is
+a function of its coordinates and of the scene's parameters, which determine light, season and layout; `detail_seed`
+determines the rest.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,46 +24,47 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError, UnknownName, nearest
-from ._common import hash01
+from ..errors import ShapeError, UnknownName, nearest, number
+from ._common import hash01, sides
 from ._flora import Tree
 from ._flora import trees as planted
 from ._landscape import Strip, block, block_side, skylines, strip
 from ._lattice import Field
 from ._sky import palette
 
-# name: lowest and highest value sampled. Lengths are in picture heights, u to the right of the picture's middle.
+# name: lowest and highest sampled value. Lengths are in picture heights; u is measured from the middle to the right.
 RANGES = {
     "sun_azimuth": (-1.3, 1.3),  # the sun stands at u = 1.1 times this
-    "sun_elevation": (-0.14, 1.0),  # below 0 dusk, up to 0.4 the golden hour, 1 noon
+    "sun_elevation": (-0.14, 1.0),  # below 0: dusk, up to 0.4: golden hour, 1: noon
     "clouds": (0.0, 1.0),  # cover
-    "cloud_streaks": (0.0, 1.0),  # heaps to wisps
+    "cloud_streaks": (0.0, 1.0),  # from heaps to wisps
     "haze": (0.0, 1.0),
     "mist": (0.0, 1.0),  # over the shore
     "season": (0.0, 3.0),  # spring, summer, autumn, winter
     "dryness": (0.0, 1.0),  # of the grass
     "wind": (0.0, 1.0),  # waves
     "horizon": (0.36, 0.52),  # its height above the lower edge
-    "range1": (0.12, 0.30),  # typical heights of the mountains, the farthest first
+    "range1": (0.12, 0.30),  # typical heights of the mountain ranges, farthest first
     "range2": (0.06, 0.19),
     "range3": (0.02, 0.10),
-    "peak": (0.0, 0.24),  # one summit of the farthest range, and its place
+    "peak": (0.0, 0.24),  # a summit in the farthest range, and where it is
     "peak_u": (-0.5, 0.5),
     "ruggedness": (0.0, 1.0),
     "rock_warmth": (-1.0, 1.0),
     "snow_line": (0.02, 0.40),
     "hills": (0.005, 0.09),  # their height above the horizon
-    "forest": (0.0, 1.0),  # how much of them is wooded
-    "conifers": (0.0, 1.0),  # their share among the trees
+    "forest": (0.0, 1.0),  # the share of them that is wooded
+    "conifers": (0.0, 1.0),  # the share of conifers among the trees
     "shore": (-0.06, -0.015),  # elevation of the far shore
-    "lake": (0.0, 1.0),  # how far it reaches towards the lower edge; 0: none
-    "bank_tilt": (-0.5, 0.5),  # the near bank rises to the right
+    "lake": (0.0, 1.0),  # how far it extends towards the lower edge; 0: no lake
+    "bank_tilt": (-0.5, 0.5),  # how much the near bank rises to the right
     "trees": (0.0, 1.0),  # how densely the near land is wooded
     "tree_height": (0.7, 1.4),
     "flowers": (0.0, 1.0),
 }
 NAMES: tuple[str, ...] = tuple(RANGES)
-PROBES = (-0.4, -0.2, 0.0, 0.2, 0.4)  # places u at which `explained` reports the skylines
+SUPERSAMPLE = "whole [1, 8]"  # samples per pixel along each axis, an interval of `errors.number`
+PROBES = (-0.4, -0.2, 0.0, 0.2, 0.4)  # positions u at which `explained` reports the skylines
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,14 @@ class Scenes:
             raise ShapeError(
                 f"values of shape {list(self.values.shape)} and type {self.values.dtype}",
                 expected=f"float32 [{len(self.detail_seed)}, {len(NAMES)}]",
-                do="give one column for each of scenes.NAMES",
+                do="pass one column for each of scenes.NAMES",
             )
 
     def __len__(self) -> int:
         return len(self.detail_seed)
 
     def __getitem__(self, index: int | slice | Tensor | list[int]) -> Scenes:
-        """The scenes at `index` (a number gives a set of one)."""
+        """The scenes at `index` (an integer gives a set of one)."""
         if isinstance(index, int):
             index = [index]
         return Scenes(self.values[index], self.detail_seed[index])
@@ -107,10 +108,10 @@ class Scenes:
         """All parameters by name, [N] each."""
         return {name: self.values[:, i] for i, name in enumerate(NAMES)}
 
-    def replace(self, changes: Mapping[str, float | Tensor] | None = None, **more: float | Tensor) -> Scenes:
-        """A copy with some parameters changed: `views.replace(season=2.0, lake=0.8)`, a number or [N] for each."""
+    def replace(self, **parameters: float | Tensor) -> Scenes:
+        """A copy with parameters of `NAMES` changed to numbers or [N]: `views.replace(season=2.0, lake=0.8)`."""
         values = self.values.clone()
-        for name, value in {**(changes or {}), **more}.items():
+        for name, value in parameters.items():
             values[:, _column(name)] = torch.as_tensor(value, dtype=torch.float32, device=values.device)
         return _replace(self, values=values)
 
@@ -120,15 +121,15 @@ def _column(name: str) -> int:
         raise UnknownName(
             f"no scene parameter {name!r}",
             expected=f"one of {', '.join(NAMES)}",
-            do=nearest(name, list(NAMES)) or "see scenes.NAMES",
+            do=nearest(name, list(NAMES)) or "use a name listed in scenes.NAMES",
         )
     return NAMES.index(name)
 
 
 def sample(n: int, seed: int = 0, *, device: str | torch.device = "cpu") -> Scenes:
-    """Draw n scenes; item i depends on (seed, i) alone.
+    """Sample n scenes; item i depends only on (seed, i).
 
-    Parameters are drawn evenly over RANGES, except that some hours, weathers and lakes are likelier than others.
+    Parameters are uniform over RANGES, except that some hours, weather and lakes are more likely than others.
     """
     index = torch.arange(n)
     taken = 0
@@ -151,19 +152,6 @@ def sample(n: int, seed: int = 0, *, device: str | torch.device = "cpu") -> Scen
     return Scenes(torch.stack([v[name] for name in NAMES], 1).float(), detail).to(device)
 
 
-def _size(size: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(n, int) and n >= 8 for n in pair):
-        raise ShapeError(f"size {size!r}", expected="(height, width), at least 8 each", do="ask for a larger picture")
-    return pair
-
-
-def _supersample(supersample: int) -> int:
-    if not (isinstance(supersample, int) and 1 <= supersample <= 8):
-        raise ShapeError(f"supersample {supersample}", expected="a whole number from 1 to 8", do="2 is a good choice")
-    return supersample
-
-
 def _field(scenes: Scenes) -> Field:
     columns = scenes.named()
     colours, more = palette(columns)
@@ -172,7 +160,7 @@ def _field(scenes: Scenes) -> Field:
 
 @dataclass(frozen=True)
 class _Picture:
-    """What all blocks of a picture share."""
+    """What the blocks of a picture share."""
 
     field: Field
     trees: list[Tree]
@@ -188,7 +176,7 @@ def _picture(scenes: Scenes, size: tuple[int, int], supersample: int) -> _Pictur
 
 @contextmanager
 def _workers(device: torch.device) -> Iterator[Callable]:
-    """A `map` over as many threads as torch has: blocks are too small for torch to split, so they share the blocks."""
+    """A `map` over as many threads as torch uses: blocks are too small for torch to split, so threads share blocks."""
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     if threads == 1:
         yield map
@@ -198,13 +186,13 @@ def _workers(device: torch.device) -> Iterator[Callable]:
 
 
 def _window(picture: _Picture, rows: slice, cols: slice, mapped: Callable) -> Tensor:
-    """[n, 3, h, w] part of the picture: the blocks of a grid fixed to the picture that meet it, each drawn alone."""
+    """[n, 3, h, w] part of the picture, from the blocks that overlap it; the grid of blocks is fixed to the picture."""
     side, seed = block_side(picture.supersample), picture.field.seed
     out = torch.empty(len(seed), 3, rows.stop - rows.start, cols.stop - cols.start, device=seed.device)
 
     def draw(corner: tuple[int, int]) -> Tensor:
         y, x = corner
-        with torch.no_grad():  # a setting of the thread
+        with torch.no_grad():  # it only applies to the current thread
             if x not in picture.strips:
                 picture.strips[x] = strip(picture.field, picture.size, x, picture.supersample)
             ground = picture.strips[x]
@@ -232,13 +220,13 @@ def render(
     Args:
         scenes: what to draw.
         size: side in pixels or (height, width), at least 8 each.
-        supersample: samples a pixel along each axis, 1 to 8; the mean of their light is the pixel.
-        chunk: scenes drawn at once; 1 on a CPU and 16 elsewhere unless told. On a CPU the result does not depend on it.
+        supersample: samples per pixel along each axis, 1 to 8; a pixel is the mean of their light.
+        chunk: scenes drawn at once; default 1 on a CPU and 16 elsewhere. On a CPU the result does not depend on it.
 
     Raises:
-        ShapeError: a size or supersample out of range.
+        InvalidValue: a size or supersample out of range.
     """
-    size, supersample = _size(size), _supersample(supersample)
+    size, supersample = sides(size), number("supersample", supersample, SUPERSAMPLE)
     chunk = chunk or (1 if scenes.device.type == "cpu" else 16)
     whole = slice(0, size[0]), slice(0, size[1])
     with torch.no_grad(), _workers(scenes.device) as mapped:
@@ -253,23 +241,24 @@ def render(
 def tiles(
     scene: Scenes, size: int | tuple[int, int], tile: int = 512, supersample: int = 2
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Draw one scene tile by tile, in rows from the top left; each is exactly that crop of the whole picture.
+    """Draw one scene tile by tile, row by row from the top left; each tile is exactly that crop of the whole picture.
 
     Args:
         scene: a set of one.
-        size: (height, width) of the whole picture.
-        tile: side of a tile; those at the right and lower edges are smaller. Multiples of 64 waste no work.
+        size: side or (height, width) of the whole picture.
+        tile: side of a tile; those at the right and lower edges may be smaller. Multiples of 64 waste no work.
         supersample: as in `render`.
 
     Yields:
         (rows, columns, image [3, h, w] in [-1, 1]).
+
+    Raises:
+        ShapeError: not one scene. InvalidValue: a size, tile or supersample out of range.
     """
-    if len(scene) != 1 or tile < 1:
-        raise ShapeError(
-            f"{len(scene)} scenes, tile {tile}", expected="one scene and a positive tile", do="index the set: scenes[0]"
-        )
-    size, supersample = _size(size), _supersample(supersample)
-    return _tiles(scene, size, tile, supersample)
+    if len(scene) != 1:
+        raise ShapeError(f"{len(scene)} scenes", expected="one scene", do="index the set: views[0]")
+    tile, supersample = number("tile", tile, "whole [1, inf)"), number("supersample", supersample, SUPERSAMPLE)
+    return _tiles(scene, sides(size), tile, supersample)
 
 
 def _tiles(scene: Scenes, size: tuple[int, int], tile: int, supersample: int) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -283,11 +272,11 @@ def _tiles(scene: Scenes, size: tuple[int, int], tile: int, supersample: int) ->
 
 
 def explained(scenes: Scenes) -> Tensor:
-    """[N, 62] float32: what explains a picture, each column at most about 2 in size.
+    """[N, 62] float32: numbers that explain a picture, each at most about 2 in size.
 
-    The 27 parameters, brought to [-1, 1] by RANGES; then at each of the five PROBES four times the elevations of the
-    skylines (three ranges, the hills, the near bank), whether a tree stands there (1 a conifer, -1 a broad-leaved one,
-    0 none), and its top.
+    The 27 parameters, scaled to [-1, 1] by RANGES; then, at each of the five PROBES, four times the elevations of the
+    skylines (three ranges, the hills, the near bank), whether a tree stands there (1: conifer, -1: broad-leaved, 0:
+    none) and its top.
     """
     with torch.no_grad():
         return torch.cat([_explained(scenes[i : i + 256]) for i in range(0, len(scenes), 256)])
@@ -311,24 +300,24 @@ def _explained(scenes: Scenes) -> Tensor:
 def write_panorama(
     scene: Scenes, size: tuple[int, int], path: str | os.PathLike, *, supersample: int = 2, force: bool = False
 ) -> Path:
-    """Draw one scene into a tiled TIFF (8 bits, deflate), never holding more than a tile of it; return its path.
+    """Draw one scene into a tiled TIFF (8 bits, deflate), holding only one tile in memory; return the file's path.
 
     Args:
         scene: a set of one.
         size: (height, width); more than 4 GB of pixels become a BigTIFF.
-        path: a file name, to which .tif is appended where it is missing; the file appears when it is complete.
+        path: gets the suffix .tif if it lacks it; the file appears once it is complete.
         supersample: as in `render`.
-        force: replace a file that is there.
+        force: replace an existing file.
 
     Raises:
-        ShapeError: a size or supersample out of range, or not one scene.
-        StoreError: the file is there already, or nobody may write there; nothing is drawn then.
+        ShapeError: not one scene. InvalidValue: a size or supersample out of range.
+        StoreError: the file exists or cannot be written; nothing is drawn then.
     """
     import tifffile
 
     from ..store import atomic, destination, new
 
-    tile, (height, width) = 512, _size(size)
+    tile, (height, width) = 512, sides(size)
     drawn = tiles(scene, size, tile, supersample)
     path = Path(path) if Path(path).suffix.lower() == ".tiff" else destination(path, ".tif")
     path = new(path, force=force)
@@ -350,7 +339,7 @@ def write_panorama(
             tile=(tile, tile),
             photometric="rgb",
             compression="deflate",
-            maxworkers=1,  # several would collect hundreds of MB of tiles first
+            maxworkers=1,  # several workers would first collect hundreds of MB of tiles
             predictor=True,
             bigtiff=height * width * 3 > 2**32 - 2**25,
         )

@@ -1,9 +1,9 @@
 """The pictures in data/sheets, which show what the worlds draw.
 
-    python -m hrlib.worlds.sheets --force       # makes them again
-    python -m hrlib.worlds.sheets FOLDER        # in another folder
+    python -m hrlib.worlds.sheets --force       # draws them again
+    python -m hrlib.worlds.sheets FOLDER        # draws them in another folder
 
-Each sheet is a function of a size (the side of one portrait in pixels) and returns one picture [1, 3, H, W].
+Each sheet is a function from a size (the side of one portrait in pixels) to a picture [1, 3, H, W].
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ FOLDER = Path(__file__).resolve().parents[2] / "data" / "sheets"
 
 
 def grid(pictures: Tensor, columns: int) -> Tensor:
-    """[N, 3, H, W] pictures in rows of `columns`, with a thin white line between them."""
+    """The pictures [N, 3, H, W] in a grid of `columns` columns, with thin white lines between them."""
     return make_grid(pictures, nrow=columns, padding=2, pad_value=1.0)[None].clamp(-1, 1)
 
 
 def people(domain: str, size: int) -> Tensor:
-    """Thirty-two people of one domain, as the training sets draw them."""
+    """Thirty-two people in one domain, sampled like the training sets."""
     return grid(portraits.render(portraits.sample(32, seed=5), size, domain=domain), 8)
 
 
 def domains(size: int) -> Tensor:
-    """The same eight people in every domain, one domain a row."""
+    """The same eight people in every domain, one row per domain."""
     same = portraits.sample(8, seed=11)
     return grid(torch.cat([portraits.render(same, size, domain=d) for d in portraits.DOMAINS]), 8)
 
 
 def views(size: int) -> Tensor:
-    """One person in every domain from seven sides, over the range the world is made for."""
+    """One person in every domain, from seven sides, over the range of poses that the world is designed for."""
     one = portraits.sample(8, seed=11)[torch.full((7,), 3)]
     turned = one.replace(pose={"yaw": torch.linspace(-0.7, 0.7, 7), "pitch": torch.linspace(-0.2, 0.2, 7)})
     return grid(torch.cat([portraits.render(turned, size, domain=d) for d in portraits.DOMAINS]), 7)
 
 
 def between(size: int) -> Tensor:
-    """From one person to another in eight equal steps of all parameters, in three pairs."""
+    """Three pairs of people, interpolated in eight equal steps of all parameters."""
     a, b = portraits.sample(3, seed=21), portraits.sample(3, seed=22)
     rows = []
     for t in torch.linspace(0, 1, 8).tolist():
@@ -60,7 +60,7 @@ def between(size: int) -> Tensor:
 
 
 def landscapes(size: int) -> Tensor:
-    """Eighteen scenes, wider than high."""
+    """Eighteen scenes, wider than tall."""
     return grid(scenes.render(scenes.sample(18, seed=3), (size, 3 * size // 2)), 6)
 
 
@@ -80,16 +80,16 @@ SHEETS: dict[str, Callable[[int], Tensor]] = {
 
 
 def make(folder: Path = FOLDER, *, size: int = 128, force: bool = False) -> list[Path]:
-    """Write every sheet as FOLDER/NAME.jpg; return the files.
+    """Write every sheet to FOLDER/NAME.jpg; return the files.
 
     Args:
-        folder: made if it is missing.
-        size: side of a portrait in pixels, 8 or more.
-        force: replace files of these names.
+        folder: created if it is missing.
+        size: side of a portrait in pixels, at least 8.
+        force: replace existing files.
 
     Raises:
         InvalidValue: a size out of range.
-        StoreError: a sheet is there already, or nobody may write there; nothing is drawn then.
+        StoreError: a file exists or cannot be written; nothing is drawn then.
     """
     size = number("size", size, "whole [8, inf)")
     files = {name: new(Path(folder) / f"{name}.jpg", force=force) for name in SHEETS}
@@ -97,10 +97,12 @@ def make(folder: Path = FOLDER, *, size: int = 128, force: bool = False) -> list
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: `make` with its arguments; prints the files."""
-    parser = argparse.ArgumentParser(prog="python -m hrlib.worlds.sheets", description="Draw the sheets of the worlds.")
+    """The command line: call `make` and print the files."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hrlib.worlds.sheets", description="Draw the sheets of sample pictures."
+    )
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="default: data/sheets")
-    parser.add_argument("--force", action="store_true", help="replace sheets that are there")
+    parser.add_argument("--force", action="store_true", help="replace existing sheets")
     try:
         print("\n".join(map(str, make(**vars(parser.parse_args(argv))))))
     except HRLibError as e:  # a message, not a traceback
