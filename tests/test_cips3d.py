@@ -1,4 +1,4 @@
-"""nets/cips3d.py and nets/cameras.py: parity with the recorded outputs of the reference, and what we promise beyond.
+"""nets/cips3d.py and nets/cameras.py: parity with the recorded outputs of the reference, and our own guarantees.
 
 The fixture was made by running CIPS-3D (commit 5956813) with random weights and recorded draws. Metric: rel_max =
 max |a - b| / max |reference|, per array, with the fixture's own tolerance.
@@ -121,7 +121,7 @@ def test_nothing_was_left_out():
 
 @pytest.mark.parametrize("hierarchical", [False, True])
 def test_chunks_change_nothing(hierarchical):
-    """Neither the view nor its gradients, with or without random draws."""
+    """The view and its gradients stay the same, with and without random draws."""
     G = small(camera=dict(hierarchical_sample=hierarchical)).double()
     z = torch.randn(2, 6, dtype=torch.float64)
     given = {k: v.double() for k, v in G.draws(2, 80, generator=torch.Generator().manual_seed(0), noise=0.5).items()}
@@ -198,7 +198,7 @@ def test_truncation_moves_towards_the_average():
 
 
 def test_orbit_is_the_pose_of_the_portraits():
-    """The head's rotation of hrlib.worlds, undone, is the camera's."""
+    """The camera's rotation is the inverse of the head's rotation in hrlib.worlds."""
     pose = torch.tensor([[0.4, 0.0], [-0.6, 0.2], [0.1, -0.3]])
     people = portraits.sample(3, seed=0).replace(pose=pose)
     matrix = portraits.camera(people, 64)[

@@ -31,7 +31,7 @@ ROSINALITY = FIXTURES / "02_rosinality" / "rosinality-64.pt"
 
 
 class StockRecord:
-    """What the stock unpickler would make of a network, less the exec: an independent reading of the file."""
+    """What NVlabs' unpickler would build, without its exec: an independent way to read the file."""
 
     def __init__(self, meta):
         self.__dict__.update(meta["state"])
@@ -245,7 +245,7 @@ def test_16_bits_stay_16_bits(tmp_path):
     assert weights.convert(NVLABS, tmp_path / "whole.safetensors").stat().st_size > 1.9 * half.stat().st_size
 
 
-def test_weights_that_are_no_numbers_are_refused(tmp_path):
+def test_non_finite_weights_are_refused(tmp_path):
     content = torch.load(ROSINALITY, weights_only=True)
     key = next(k for k in content["g_ema"] if k.endswith("conv.weight"))
     content["g_ema"][key].view(-1)[0] = float("nan")
@@ -466,13 +466,13 @@ def test_hostile_files_are_refused_and_nothing_is_executed(tmp_path, name, suffi
     assert not canary.exists()
 
 
-def test_names_outside_the_list_are_told(tmp_path):
+def test_names_outside_the_allow_list_are_in_the_error(tmp_path):
     with pytest.raises(HostileCheckpoint, match=r"posix\.system.*nothing was executed"):
         weights.load_generator(in_place(pickle.dumps(Evil(os.system, "true")), tmp_path / "a.pkl"))
 
 
 def test_source_text_in_a_network_is_never_run(tmp_path):
-    """The stock reader exec()s module_src; the fixtures carry a line there that raises."""
+    """NVlabs' reader exec()s module_src; in the fixtures it contains a line that raises."""
     assert b"must never be executed" in NVLABS.read_bytes()
     canary = tmp_path / "canary"
     ops = [op.name for op, _, _ in pickletools.genops(NVLABS.read_bytes())]

@@ -1,4 +1,4 @@
-"""The domains of the portraits: one person in each, drawn where the truth says, and the photo as it always was."""
+"""The domains of the portraits: the same people in each, drawn where the truth says, and an unchanged photo domain."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_domains_and_what_is_said_of_others():
 
 
 def test_the_photo_is_what_it_was():
-    """Against pictures drawn before there were domains, shrunk fourfold: networks were trained on them."""
+    """Compared with pictures drawn before there were domains, reduced by four: networks were trained on those."""
     people = portraits.sample(4, seed=77)
     photo = portraits.render(people, 128)
     assert torch.equal(photo, portraits.render(people, 128, domain="photo"))
@@ -138,7 +138,7 @@ def colours(people: portraits.Portraits, domain: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("domain", DRAWN)
 def test_a_person_has_the_same_colours_in_every_domain(domain):
-    """Against chance, which is one in sixteen; the setting is the same for all, so that only the person tells."""
+    """Chance would be one in sixteen; the setting is the same for all, so only the person can tell them apart."""
     people = portraits.sample(16, seed=31)
     one = {name: getattr(people, name)[:1].expand(16, -1).contiguous() for name in ("pose", "expression", "light")}
     people = people.replace(**one, identity={"hair_length": 0.6, "glasses": 0.0})

@@ -1,4 +1,4 @@
-"""Heads on a plain ground: what is cut out, its truth, and what turning leaves as it was."""
+"""Heads on a plain background: the cut, the ground truth, and what turning leaves unchanged."""
 
 from __future__ import annotations
 

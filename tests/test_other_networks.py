@@ -37,7 +37,7 @@ def apart(ours, expected):
 
 
 @pytest.mark.parametrize(("tag", "tolerance"), [("hpf0", 3e-5), ("hpf1", 8e-5)])
-def test_starganv2_as_its_authors(tag, tolerance):
+def test_starganv2_equals_its_authors_code(tag, tolerance):
     net = weights.load_stylist(BASELINES / f"starganv2_{tag}_nets_ema.pt")
     file = BASELINES / f"starganv2_{tag}_io.npz"
     given, expected = arrays(file, "in"), arrays(file, "out")
@@ -65,7 +65,7 @@ def test_starganv2_stylises_by_a_reference_of_a_domain():
         net.stylise(given["x_src"], given["x_ref"][:, :, :64], 0)
 
 
-def test_a_starganv2_of_ours_survives_its_file(tmp_path):
+def test_our_own_starganv2_is_saved_and_loaded(tmp_path):
     net = StarGANv2(img_size=32, style_dim=8, latent_dim=4, num_domains=3, max_conv_dim=16, w_hpf=0, hidden=16, width=8)
     back = weights.load_stylist(weights.save_network(net, tmp_path / "star.safetensors"))
     assert back.config == net.config
@@ -91,7 +91,7 @@ def test_starganv2_without_a_part_is_refused(tmp_path):
 # --- DualStyleGAN -----------------------------------------------------------------------------------------------------
 
 
-def test_dualstylegan_as_its_authors():
+def test_dualstylegan_equals_its_authors_code():
     net = weights.load_stylist(DUAL)
     given, expected = (arrays(BASELINES / "dualstylegan_io.npz", group) for group in ("in", "out"))
     names = net.generator.synthesis.conv_names()
@@ -154,7 +154,7 @@ def test_dualstylegan_has_a_mean_code_although_its_file_has_none():
     assert (net.generator.w_avg - mean).norm() < 0.2 * mean.norm()
 
 
-def test_a_rosinality_generator_is_no_stylist():
+def test_a_rosinality_generator_is_not_a_stylist():
     with pytest.raises(LayoutMismatch, match=r"DualStyleGAN generator\.pt or a StarGAN v2"):
         weights.load_stylist(FIXTURES / "02_rosinality" / "rosinality-64.pt")
     with pytest.raises(LayoutMismatch, match="unknown keys"):

@@ -278,7 +278,7 @@ def test_a_parameter_changes_its_own_part(group, name, values, rows):
     assert (heights > rows[0]).all() and (heights < rows[1]).all(), heights
 
 
-def test_strangers_differ_more_than_two_pictures_of_one_person():
+def test_different_people_differ_more_than_two_pictures_of_one_person():
     people = plain(8, seed=21)
     first = people[[0] * 8]
     same_setting = portraits.Portraits(**{**vars(first), "identity": people.identity})

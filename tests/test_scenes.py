@@ -1,4 +1,4 @@
-"""The procedural landscapes: functions of place alone, streamed exactly, of any shape, with detail to the pixel."""
+"""The procedural landscapes: functions of position alone, exact in tiles, of any shape, with detail to the pixel."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def near_nyquist(image: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("size", [96, 384])
 def test_detail_reaches_the_nyquist_frequency_at_every_size(views, size):
-    """Far above what a picture of half the size has there when it is enlarged."""
+    """Far more of it than in an enlarged picture of half the size."""
     view = views[0].replace(lake=0.0)
     enlarged = torch.nn.functional.interpolate(scenes.render(view, size // 2), scale_factor=2, mode="bicubic")
     own = near_nyquist(scenes.render(view, size)[0])

@@ -71,8 +71,8 @@ def problem(G, size, dtype, batch=1):
 @pytest.mark.parametrize("tap", ["conv", "relu"])
 @pytest.mark.parametrize(("dtype", "of_loss", "of_slope"), [(torch.float32, 1e-6, 1e-5), (torch.float64, 1e-12, 1e-10)])
 def test_tiles_add_up_to_the_whole(G, size, tap, dtype, of_loss, of_slope):
-    """Or, in float32, to what is true: a value of the generator near 0 may fall on either side of its leaky ReLU, by
-    the last digit and so by the machine, and take its slopes with it. Then the whole itself is off by up to 3e-5."""
+    """In float32, compare with float64 if they differ: a value near 0 may fall on either side of a leaky ReLU, by its
+    last digit and so by the machine, and change the gradients. The untiled result is then off by up to 3e-5."""
     G = weights.load_generator("scenes_inr128").to(dtype)
     loss = (losses.Perceptual(features.vgg16("shipped", tap=tap)) + losses.MSE(3.0)).to(dtype)
     x, ws, maps = problem(G, size, dtype)
@@ -146,7 +146,7 @@ def test_a_window_is_that_part_of_the_picture(G):
         ({"window": (slice(0, 4), slice(0, 4)), "canvas": (64, 64)}, InvalidValue, "canvas"),
     ],
 )
-def test_windows_that_cannot_be(G, how, error, word):
+def test_impossible_windows(G, how, error, word):
     with pytest.raises(error, match=word):
         G.synthesis(G.w_avg.expand(1, G.num_ws, -1), size=(128, 128), **how)
 

@@ -1,4 +1,4 @@
-"""weights.py: the catalogue, verification, downloads from a local server that misbehaves, strict loading."""
+"""hrlib.weights: the catalogue, verification, downloads from a local server that misbehaves, strict loading."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_dropped_connections_are_resumed(data, server):
     assert server.starts[1] > 1_100_000 and server.starts[2] > server.starts[1] + 1_100_000
 
 
-def test_an_interrupted_download_goes_on_next_time(data, server):
+def test_an_interrupted_download_is_resumed_next_time(data, server):
     file = catalogued(data, url=server.url, sha256=digest(CONTENT))
     store.write_bytes(file.with_name("thing.bin.part"), CONTENT[:2_000_000])
     weights.fetch("thing")
@@ -254,7 +254,7 @@ def test_a_whole_part_needs_no_more_bytes(data, server):
     assert file.read_bytes() == CONTENT
 
 
-def test_a_part_longer_than_the_file_is_thrown_away(data, server):
+def test_a_part_longer_than_the_file_is_deleted(data, server):
     file = catalogued(data, url=server.url, sha256=digest(CONTENT))
     store.write_bytes(file.with_name("thing.bin.part"), CONTENT + b"more")
     weights.fetch("thing")
@@ -269,7 +269,7 @@ def test_a_server_without_ranges_starts_again(data, server):
     assert file.read_bytes() == CONTENT
 
 
-def test_without_a_hash_nothing_is_glued_together(data, server):
+def test_without_a_hash_no_two_versions_are_joined(data, server):
     file = catalogued(data, url=server.url)
     store.write_bytes(file.with_name("thing.bin.part"), b"z" * 1000)
     weights.fetch("thing")
@@ -325,7 +325,7 @@ def test_a_connection_that_always_drops_ends(data, server, monkeypatch):
     assert file.read_bytes() == CONTENT
 
 
-def test_what_is_at_the_place_of_a_download_is_never_replaced(data, server, tmp_path):
+def test_a_download_never_replaces_an_existing_file(data, server, tmp_path):
     file = catalogued(data, url=server.url, sha256=digest(CONTENT))
     store.write_bytes(file, b"the user's own")
     with pytest.raises(DamagedFile, match="hrlab fetch thing"):
@@ -340,7 +340,7 @@ def test_what_is_at_the_place_of_a_download_is_never_replaced(data, server, tmp_
     assert file.is_symlink() and server.starts == []
 
 
-def test_what_came_of_a_file_is_made_anew_when_it_changes(tmp_path, monkeypatch):
+def test_a_cached_result_is_computed_again_when_its_file_changes(tmp_path, monkeypatch):
     @weights.cached(4)
     def content(name, *, more=""):
         return object()
@@ -506,7 +506,7 @@ def test_plain_state_dicts_of_torch_are_read(tmp_path):
         weights.load_state(tmp_path / "a.zip")
 
 
-def test_files_of_others_without_metadata_are_refused_as_networks(tmp_path, generator):
+def test_files_without_our_metadata_are_refused_as_networks(tmp_path, generator):
     save_file(generator.state_dict(), tmp_path / "g.safetensors")
     with pytest.raises(LayoutMismatch, match="which network"):
         weights.load_generator(tmp_path / "g.safetensors")

@@ -64,10 +64,9 @@ class Entry:
 
 
 def data_root(profile: str) -> Path:
-    """The data folder: the repository's for files that ship; for all others $HRLIB_DATA, if set (say, on a larger
-    disk).
+    """The data folder of a catalogue entry: the repository's if it ships; otherwise $HRLIB_DATA, if that is set.
 
-    $HRLIB_DATA moves the files and data sets of the catalogue, nothing else.
+    $HRLIB_DATA moves only what is opened by its catalogue name, not pictures that a profile names by path.
     """
     return DATA if profile == "laptop" else Path(os.environ.get("HRLIB_DATA", DATA))
 
