@@ -25,7 +25,7 @@ from ..errors import BudgetError, InvalidValue, UnknownName, nearest, number
 from ..losses import Loss, Perceptual
 from ..nets.windows import Window, needed
 from . import limits
-from .exact import TiledGenerator, TiledLoss, haloed, parts_of, reach_of, tiles
+from .exact import KEEP, TiledGenerator, TiledLoss, haloed, parts_of, reach_of, tiles
 
 # Full-size tensors that `optim.descend` holds while a tile is processed, and those that a checkpoint adds.
 IMAGES = 4  # the target, the picture, its gradient, and the picture of the previous iterate
@@ -146,7 +146,7 @@ def plan(
     batch = number("batch", batch, "whole [1, inf)")
     size = tuple(number("size", n, "whole [1, inf)") for n in size)
     pixels = size[0] * size[1] * batch
-    _check("keep", keep, ("memory", "recompute", "file", "half"))
+    _check("keep", keep, KEEP)
     _check("moments", moments, ("memory", "file"))
     stride, halo = reach_of(loss)
     for part in parts_of(loss):
@@ -284,7 +284,10 @@ def _line(measure: Callable[[int], int], size: tuple[int, int], batch: int) -> C
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the tensors created while it is active and not yet freed; `.peak` is their maximum."""
+    """Counts the bytes of the tensors created while it is active and not yet freed; `.peak` is their maximum.
+
+    torch keeps such statistics for CUDA only.
+    """
 
     def __init__(self) -> None:
         super().__init__()

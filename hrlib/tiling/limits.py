@@ -1,4 +1,7 @@
-"""How much more memory this process may use: by the machine, by its own limits and by its control groups."""
+"""How much more memory this process may use: by the machine, by its own limits and by its control groups.
+
+psutil reports the machine's memory, but not control groups, nor a process's limits outside Linux; those are read here.
+"""
 
 from __future__ import annotations
 
