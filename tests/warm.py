@@ -77,7 +77,7 @@ def serve(address: str) -> None:
     import hrlib
     from hrlib.lab import provenance
 
-    run_as_main = ("hrlib.cli", "hrlib.runner.execute", "hrlib.experiments.table1")
+    run_as_main = ("hrlib.cli.__main__", "hrlib.runner.execute", "hrlib.experiments.table1")
     for module in pkgutil.walk_packages(hrlib.__path__, "hrlib."):
         if module.name not in run_as_main:
             importlib.import_module(module.name)
