@@ -1,7 +1,10 @@
-"""What a result depends on: the code that made it, as far as it can tell, and the files that were read.
+"""What a result depends on: the code that made it, as far as imports show it, and the files that were read.
 
-Two results of equal provenance are the same result. Code counts by what it does: its syntax tree without docstrings,
-so that a better comment makes no figure stale. Of this library only what is imported counts, directly or not.
+Two results of equal provenance are the same result. Code is compared by its syntax tree without docstrings, so a better
+comment makes no figure stale. Of this library, only the modules that are imported count, directly or indirectly.
+
+By hand, because packages such as modulefinder or grimp list the modules that a program imports, but neither tells a
+comment from code nor follows the lazy names of `hrlib.lab`, and joblib's caches look at one function's own source.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,45 +28,54 @@ LIBRARY = Path(__file__).parents[1]
 
 
 class Hashes:
-    """SHA-256 of files, remembered by path, size and time stamp: data sets are not read again for every plan."""
+    """SHA-256 of files, kept in build/hashes.json by path, size and time stamp, so that no data set is read twice."""
 
     def __init__(self) -> None:
         self.path = root() / "build" / "hashes.json"
-        self._known: dict[str, str] = _remembered(self.path)
+        self._known = read_object(self.path)
 
     def of(self, path: Path) -> str:
         """The hash of a file's bytes."""
-        return self._kept("", path, store.sha256)
+        return self._kept(str(path), path, store.sha256)
 
     def of_code(self, path: Path) -> str:
         """The hash of what a Python file does; see `code`."""
-        return self._kept("code ", path, lambda p: code(p.read_text(encoding="utf-8")))
+        return self._kept(f"code {path}", path, lambda p: code(p.read_text(encoding="utf-8")), rule=_rule())
 
     def save(self) -> None:
-        """Remember for next time, where that can be written."""
+        """Keep the hashes for the next process; a folder that cannot be written to is no error."""
         with contextlib.suppress(StoreError):
             store.write_json(self.path, self._known)
 
-    def _kept(self, kind: str, path: Path, compute: Any) -> str:
+    def _kept(self, key: str, path: Path, compute: Callable[[Path], str], rule: str = "") -> str:
         stat = path.stat()
-        key = f"{kind}{path} {stat.st_size} {stat.st_mtime_ns}"
-        if key not in self._known:
-            self._known[key] = compute(path)
-        return self._known[key]
+        stamp = [stat.st_size, stat.st_mtime_ns, rule]
+        match self._known.get(key):
+            case [*before, str(found)] if before == stamp:
+                return found
+        self._known[key] = [*stamp, found := compute(path)]
+        return found
 
 
-def _remembered(path: Path) -> dict[str, str]:
+@functools.cache
+def _rule() -> str:
+    """What `code` depends on besides the source: how it is written here, and the syntax trees of this Python."""
+    return f"{sys.version_info[:2]} {store.sha256(Path(__file__))[:16]}"
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be lost without harm; {} if it is missing or damaged."""
     try:
-        found = store.read_json(path)
+        content = store.read_json(path)
     except (OSError, StoreError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def code(source: str) -> str:
-    """SHA-256 of Python source as its syntax tree without docstrings: comments and layout do not count.
+    """SHA-256 of Python source as a syntax tree without docstrings: comments and layout do not count.
 
-    Source that is no Python (a cell with a shell command) counts as it stands.
+    Source that is not Python (a cell with a shell command) counts as it stands.
     """
     try:
         tree = ast.parse(source)
@@ -71,67 +85,66 @@ def code(source: str) -> str:
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and type(first.value.value) is str:
-                first.value.value = ""
+                node.body[:1] = [] if len(node.body) > 1 else [ast.Pass()]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def closure(start: Iterable[Path], *, without: Path | None = None) -> set[Path]:
-    """The files `start`, and those of this library that they import, directly or not.
+    """The files `start`, and the files of this library that they import, directly or indirectly.
 
-    without: a file that is left out, with what it alone imports.
+    without: a file to leave out, together with what it alone imports.
     """
-    found: set[Path] = set()
+    reached: set[Path] = set()
     todo = list(start)
     while todo:
         path = todo.pop()
-        if path not in found and path != without:
-            found.add(path)
+        if path not in reached and path != without:
+            reached.add(path)
             todo += _imported_by(path, path.stat().st_mtime_ns)
-    return found
+    return reached
 
 
 @functools.lru_cache(maxsize=1000)
 def _imported_by(path: Path, changed: int) -> tuple[Path, ...]:
-    """The files of this library that one file names in its imports; read once, and again when it was `changed`."""
+    """`imported` for a file; `changed`, its time stamp, is there for the cache."""
     inside = path.is_relative_to(LIBRARY)
     package = path.relative_to(LIBRARY.parent).parts[:-1] if inside else ()
     return imported(path.read_text(encoding="utf-8"), ".".join(package))
 
 
 def imported(source: str, package: str = "") -> tuple[Path, ...]:
-    """The files of this library that Python source names in its imports, anywhere in it.
+    """The files of this library that Python source imports: at its top, inside functions, or only for type checkers.
 
-    A module counts with the packages it lies in, and a package that imports its modules on first use with all of them.
+    A module counts with the packages that contain it. A package that imports on first use, in a `__getattr__`, counts
+    with the modules that it names relatively (".session"). Source that is not Python may import anything: all files.
 
-    package: dotted, that the source is in; "" for none.
+    package: the dotted name of the package that the source belongs to; "" for none.
     """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # see `code`
-        return ()
-    found: dict[Path, None] = {}
+        return tuple(sorted(LIBRARY.rglob("*.py")))
+    lazy = any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body)
+    files: dict[Path, None] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (package or not node.level):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif lazy and isinstance(node, ast.Constant) and re.fullmatch(r"\.+\w[\w.]*", str(node.value)):
+            names = [importlib.util.resolve_name(node.value, package)]
         else:
             continue
         for name in names:
             parts = name.split(".")
-            for end in range(1, len(parts) + 1):
-                found |= dict.fromkeys(_files(LIBRARY.parent.joinpath(*parts[:end])))
-    return tuple(found)
+            files |= dict.fromkeys(f for end in range(len(parts)) if (f := _file(parts[: end + 1])))
+    return tuple(files)
 
 
-def _files(place: Path) -> list[Path]:
-    """The file of the module or package at `place`, a path without suffix; [] when there is none in this library."""
+def _file(parts: list[str]) -> Path | None:
+    """The file of a module or package of this library; None if there is none of that name."""
+    place = LIBRARY.parent.joinpath(*parts)
     if not place.is_relative_to(LIBRARY):
-        return []
-    module, package = place.with_suffix(".py"), place / "__init__.py"
-    if not package.is_file():
-        return [module] if module.is_file() else []
-    if "def __getattr__" in package.read_text(encoding="utf-8"):
-        return sorted(place.glob("*.py"))
-    return [package]
+        return None
+    return next((f for f in (place / "__init__.py", place.with_suffix(".py")) if f.is_file()), None)

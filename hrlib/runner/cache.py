@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import store
-from ..errors import StoreError
 from ..lab import records
 from ..lab.notebook import Notebook
 from ..lab.place import figures_folder, git, root
-from ..lab.provenance import LIBRARY, Hashes, closure, code, imported
+from ..lab.provenance import LIBRARY, Hashes, closure, code, imported, read_object
 
 STATUS = "status.json"  # {"profile", "notebooks": {name: status}}
 Status = dict[str, dict[str, str]]  # {"inputs": {what: sha256}, "files": {relative path: sha256}}
@@ -81,7 +80,7 @@ def inputs(notebook: Notebook, values: Mapping[str, Any], around: Mapping[str, s
 
 def statuses(profile: str) -> dict[str, Status]:
     """Notebook -> what its last success was made from and made; what cannot be read is left out."""
-    found = _memory(figures_folder(profile) / STATUS).get("notebooks")
+    found = read_object(figures_folder(profile) / STATUS).get("notebooks")
     entries = found.items() if isinstance(found, dict) else ()
     whole = lambda entry: isinstance(entry, dict) and all(isinstance(entry.get(k), dict) for k in ("inputs", "files"))
     return {name: entry for name, entry in entries if whole(entry)}
@@ -89,7 +88,7 @@ def statuses(profile: str) -> dict[str, Status]:
 
 def stale(name: str, wanted: Mapping[str, str], profile: str) -> str:
     """Why the notebook has to run: "" when its results are good."""
-    if _memory(_runs(profile)).get(name, {}).get("state") == "failed":
+    if read_object(_runs(profile)).get(name, {}).get("state") == "failed":
         return "failed last time"
     folder, found = figures_folder(profile) / name, statuses(profile).get(name)
     if found is None and not (folder / records.FILE).exists():
@@ -127,17 +126,8 @@ def _note(name: str, profile: str, run: dict[str, Any]) -> None:
     head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "hrlib", "notebooks")
     run |= {"commit": head and head + " + changes" * bool(changes)}
     run |= {"ended": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
-    store.write_json(_runs(profile), _memory(_runs(profile)) | {name: run})
+    store.write_json(_runs(profile), read_object(_runs(profile)) | {name: run})
 
 
 def _runs(profile: str) -> Path:
     return root() / "build" / "runs" / f"{profile}.json"
-
-
-def _memory(path: Path) -> dict[str, Any]:
-    """A JSON object; {} when there is none that can be read."""
-    try:
-        found = store.read_json(path)
-    except (OSError, StoreError):
-        return {}
-    return found if isinstance(found, dict) else {}
