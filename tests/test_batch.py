@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from hrlib import store
 from hrlib.cli import app
-from hrlib.errors import BatchError, StoreError, UnknownName
+from hrlib.errors import BatchError, InvalidValue, StoreError, UnknownName
 from hrlib.lab import notebook
 from hrlib.lab.records import Records
 from hrlib.runner import batch, cache, report, verify
@@ -75,7 +75,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def go(*names: str, profile: str = "laptop", **options) -> dict[str, batch.Outcome]:
+def go(*names: str, profile: str = "laptop", **options) -> dict[str, batch.Job]:
     chosen = batch.plan(names, profile)
     outcomes = batch.run(chosen, tell=lambda text: None, **options)
     return {o.name: o for o in outcomes}
@@ -261,11 +261,12 @@ def test_what_repeats(tmp_path):
     nb = notebook.Notebook("a", tmp_path, "", "", ("tab",), (), {}, {}, ())
     old = results("old")
     made = [p.name for p in old.iterdir()]
-    assert verify.repeated(results("slower", seconds=2.0), old, nb, made)
+    repeated = lambda new: verify.Results(new).repeat(verify.Results(old), nb, made)
+    assert repeated(results("slower", seconds=2.0))
     for what, change in {"seed": {"seed": 1}, "number": {"steps": 6}, "declared": {"volatile": False}}.items():
-        assert not verify.repeated(results(what, seconds=2.0, **change), old, nb, made), what
+        assert not repeated(results(what, seconds=2.0, **change)), what
     (old / "tab.csv").write_text("torn")
-    assert not verify.repeated(tmp_path / "slower", old, nb, made)
+    assert not repeated(tmp_path / "slower")
 
 
 def test_foreign_files_among_the_results_break_no_command(repo, write_notebook):
@@ -280,7 +281,7 @@ def test_foreign_files_among_the_results_break_no_command(repo, write_notebook):
     before = tree(repo / "figures")
     chosen = batch.plan()
     assert chosen.why("00_a") == "made by an earlier version"
-    found = verify.problems(folder, chosen.known["00_a"])
+    found = verify.Results(folder).problems(chosen.known["00_a"])
     assert [p.split()[0] for p in found] == ["fig.json", "tab.md", "old.json"]
     assert CliRunner().invoke(app, ["figures"], catch_exceptions=False).exit_code == 1
     assert tree(repo / "figures") == before
@@ -292,7 +293,7 @@ def test_nothing_is_written_where_a_notebook_finds_no_place(repo, write_notebook
     write_notebook("00_a", "steps = 1", [])
     (repo / "figures").mkdir()
     (repo / "figures/00_a").write_text("a file of the user's")
-    with pytest.raises(StoreError, match="00_a is no folder"):
+    with pytest.raises(StoreError, match="00_a is not a folder"):
         go()
     assert tree(repo / "figures") == {"00_a": b"a file of the user's"}
 
@@ -396,14 +397,14 @@ def test_an_interrupt_between_the_two_renames_brings_the_old_results_back(repo, 
     write_notebook("00_a", "steps = 1", [])
     old = results(repo / "figures/00_a", fig="old")
 
-    class Task:
+    class Process:
         """A notebook that is done at once."""
 
         def __init__(self, chosen, name, *_):
             self.new = results(repo / "figures" / batch.WORK / "new" / name, fig="new")
 
         over = staticmethod(lambda: True)
-        outcome = lambda self: batch._replace_folder(self.new, old, {"fig.png"})
+        finish = lambda self: batch._replace_folder(self.new, old, {"fig.png"})
 
     rename, calls = os.rename, []
 
@@ -414,7 +415,7 @@ def test_an_interrupt_between_the_two_renames_brings_the_old_results_back(repo, 
         rename(*args)
 
     chosen = batch.plan()
-    monkeypatch.setattr(batch, "_Task", Task)
+    monkeypatch.setattr(batch, "_Process", Process)
     monkeypatch.setattr(batch.os, "rename", fails)
     with pytest.raises(error):
         batch.run(chosen, tell=lambda text: None)
@@ -425,10 +426,10 @@ def test_an_interrupt_between_the_two_renames_brings_the_old_results_back(repo, 
     ("yaml", "error", "words"),
     [
         ("00_a: {smoke: {stpes: 1}}", UnknownName, "did you mean 'steps'"),
-        ("00_a: {smoke: {steps: '1'}}", BatchError, "JSON type string"),
-        ("00_a: {smoke: {steps: 1.5}}", BatchError, "JSON type float"),
-        ("00_a: {smoke: {steps: true}}", BatchError, "JSON type boolean"),
-        ("00_a: {smoke: {rate: [1]}}", BatchError, "JSON type list"),
+        ("00_a: {smoke: {steps: '1'}}", InvalidValue, "JSON type string"),
+        ("00_a: {smoke: {steps: 1.5}}", InvalidValue, "JSON type float"),
+        ("00_a: {smoke: {steps: true}}", InvalidValue, "JSON type boolean"),
+        ("00_a: {smoke: {rate: [1]}}", InvalidValue, "JSON type list"),
         ("00_b: {smoke: {steps: 1}}", UnknownName, "00_b"),
         ("00_a: {smok: {steps: 1}}", UnknownName, "smok"),
     ],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from hrlib.cli import app
-from hrlib.errors import BatchError, HRLibError, InvalidValue, UnknownName
+from hrlib.errors import BatchError, InvalidValue, StoreError, UnknownName
 from hrlib.lab.records import Records, read
 from hrlib.runner import batch, claims, ledger, report
 from hrlib.runner.claims import NOT_REPRODUCED, NOT_YET, PAPER_ONLY, PARTLY, REPRODUCED, Claim, Condition, judge
@@ -247,17 +247,27 @@ ENTRY = {
 )
 def test_wrong_entries_are_refused(tmp_path, change, words):
     path = tmp_path / "claims.yaml"
+    (tmp_path / "02_loss_diagnostics.ipynb").touch()
     path.write_text(yaml.safe_dump([ENTRY]))
     assert claims.load(path)[0].conditions == (Condition("psnr/conv", "> 0"),)
     path.write_text(yaml.safe_dump([ENTRY | change]))
-    with pytest.raises((BatchError, UnknownName), match=re.escape(words)):
+    with pytest.raises((BatchError, InvalidValue, UnknownName), match=re.escape(words)):
         claims.load(path)
+
+
+def test_claims_may_wait_for_a_notebook_that_is_planned(tmp_path):
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump([ENTRY]))
+    with pytest.raises(UnknownName, match="notebook '02_loss_diagnostics'"):
+        claims.load(tmp_path / "claims.yaml")
+    (tmp_path / "planned.yaml").write_text("02_loss_diagnostics: {title: To come}")
+    assert claims.load(tmp_path / "claims.yaml")[0].notebook == "02_loss_diagnostics"
 
 
 @pytest.mark.parametrize("text", ["- id: a: b", "- a-claim", yaml.safe_dump([ENTRY, ENTRY])])
 def test_wrong_files_are_refused(tmp_path, text):
     (tmp_path / "claims.yaml").write_text(text)
-    with pytest.raises(HRLibError):
+    (tmp_path / "02_loss_diagnostics.ipynb").touch()
+    with pytest.raises(BatchError):
         claims.load(tmp_path / "claims.yaml")
     with pytest.raises(BatchError, match="no_such"):
         claims.load(tmp_path / "no_such.yaml")
@@ -270,6 +280,7 @@ def test_wrong_files_are_refused(tmp_path, text):
 def small(repo):
     """A repository with one claim, the records that bear it out, and a README; returns a function that records."""
     (repo / "notebooks/claims.yaml").write_text(yaml.safe_dump([ENTRY]))
+    (repo / "notebooks/02_loss_diagnostics.ipynb").touch()
     (repo / "README.md").write_text("# Title\n\n<!-- claims -->\nold\n<!-- /claims -->\n\nThe end.\n")
 
     def record(**row) -> None:
@@ -296,7 +307,7 @@ def test_wrong_records_change_every_page(small, repo):
     assert good.endswith("<!-- /claims -->\n\nThe end.\n")
     row = "| IV-B | It is so. | {} | {} ± 2 dB | 16 |\n"
     assert row.format("reproduced", "+5") in good and row.format("not reproduced", "-5") in bad
-    with pytest.raises(BatchError, match="put them back"):
+    with pytest.raises(StoreError, match="put them back"):
         ledger.with_block("# Title\n", [])
 
 

@@ -160,7 +160,7 @@ def test_a_notebook_of_the_house_that_is_damaged_is_no_stray(write_notebook, rep
     write_notebook("00_a", "steps = 7", [])
     write_notebook("01_b", "%matplotlib inline\nsteps = 7", [])
     (repo / "notebooks/profiles.yaml").write_text("01_b: {laptop: {steps: 7}}")
-    monkeypatch.setattr(batch, "run", lambda chosen, **_: [batch.Outcome(name, "done") for name in chosen.order])
+    monkeypatch.setattr(batch, "run", lambda chosen, **_: [batch.Job(name, "done") for name in chosen.order])
     done = hrlab("run")
     assert done.exit_code == 1 and "1 of 1 notebooks good" in done.stdout
     assert "left out: notebooks/01_b.ipynb (parameters cell of 01_b.ipynb, line 1: %matplotlib inline" in done.stderr

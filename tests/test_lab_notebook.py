@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hrlib import lab
-from hrlib.errors import BatchError, UnknownName
+from hrlib.errors import BatchError, InvalidValue, UnknownName
 from hrlib.lab import notebook, place, yamls
 from hrlib.runner import batch, cache
 
@@ -171,9 +171,9 @@ def test_unknown_profile_in_the_table(repo, write_notebook):
     ("entry", "error", "words"),
     [
         ("{seeds: 1, lr: 0.1, size: 8}", UnknownName, "did you mean 'seed'"),
-        ("{seed: x, lr: 0.1, size: 8}", BatchError, "JSON type string"),
-        ("{seed: [1], lr: 0.1, size: 8}", BatchError, "JSON type list"),
-        ("{seed: 1, lr: true, size: 8}", BatchError, "JSON type boolean"),
+        ("{seed: x, lr: 0.1, size: 8}", InvalidValue, "JSON type string"),
+        ("{seed: [1], lr: 0.1, size: 8}", InvalidValue, "JSON type list"),
+        ("{seed: 1, lr: true, size: 8}", InvalidValue, "JSON type boolean"),
         ("{1: 2}", BatchError, "1 = 2"),
     ],
 )
@@ -190,3 +190,17 @@ def test_what_somebody_tries_out_in_the_cell_stops_no_run(repo, write_notebook, 
     write_notebook("00_a", cell, [])
     (repo / "notebooks/profiles.yaml").write_text("00_a: {laptop: {seed: 0, lr: 0.5}}")
     assert batch.plan().values["00_a"] == {"seed": 0, "lr": 0.5}
+
+
+def test_planned_notebooks(repo, write_notebook):
+    assert notebook.planned() == {}
+    write_notebook("00_a", "seed = 0", [])
+    text = "01_b: {title: To come, section: IV-C, needs: [00_a]}\n00_a: {title: Is there}\n02_c:\n"
+    (repo / "notebooks/planned.yaml").write_text(text)
+    planned = notebook.planned()
+    assert list(planned) == ["01_b", "02_c"] and list(notebook.catalogue()) == ["00_a"]
+    assert (planned["01_b"].title, planned["01_b"].needs, planned["02_c"].title) == ("To come", ("00_a",), "02_c")
+    for text, words in (("01_b: {title: 5}", "planned.yaml, 01_b: title = 5"), ("01_b: x", "where a mapping belongs")):
+        (repo / "notebooks/planned.yaml").write_text(text)
+        with pytest.raises(BatchError, match=words):
+            notebook.planned()

@@ -102,7 +102,7 @@ def run(
     damaged = [] if notebooks else _report_strays()
     chosen = batch.plan(notebooks or (), profile.value)
     named = [batch.find(n, chosen.known) for n in notebooks] if notebooks else chosen.order
-    outcomes = batch.run(
+    ended = batch.run(
         chosen,
         jobs=jobs,
         fresh=() if resume else named,
@@ -111,9 +111,9 @@ def run(
     )
     folder = figures_folder(profile.value)
     executed = root() / "build" / "executed" / profile.value
-    failed = report.failures(chosen, outcomes, executed)
-    good = sum(o.state in ("done", "cached") for o in outcomes)
-    print(f"{good} of {len(outcomes)} notebooks good; see {os.path.relpath(folder / 'index.md')}")
+    failed = report.failures(chosen, ended, executed)
+    good = sum(job.state in ("done", "cached") for job in ended)
+    print(f"{good} of {len(ended)} notebooks good; see {os.path.relpath(folder / 'index.md')}")
     if failed:
         print(f"\n{failed}", file=sys.stderr)
     if failed or damaged:
@@ -129,15 +129,15 @@ def figures(profile: Scale = Profile.laptop) -> None:
 
     from ..lab.notebook import catalogue
     from ..lab.place import figures_folder
-    from ..runner import verify
+    from ..runner.verify import Results
 
     table, bad = Table("notebook", Column("name", no_wrap=True), "caption"), []
     for name, nb in catalogue().items():
-        folder = figures_folder(profile.value) / name
-        made = verify.sidecars(folder)
+        results = Results(figures_folder(profile.value) / name)
+        made = results.sidecars
         for item in nb.makes:
             table.add_row(name, item, made[item]["caption"] if item in made else Text("not made", "red"))
-        bad += [f"{name}: {problem}" for problem in verify.problems(folder, nb)]
+        bad += [f"{name}: {problem}" for problem in results.problems(nb)]
     Console(markup=False).print(table)
     if bad:
         print("\n".join(bad), file=sys.stderr)

@@ -1,8 +1,11 @@
 """Run notebooks headlessly: in dependency order, in parallel, resumable, and honest about what failed.
 
-A notebook runs in a folder aside. Its results are checked, the folder takes the place of the old one by a rename, and
-the status file is written last. A run that is killed at any moment leaves the old results or the new ones, a failed one
-changes nothing, and one that finds the same again (but for measured seconds and bytes) changes nothing either.
+A notebook writes to a temporary folder. Its results are checked, a rename puts the folder in the place of the old one,
+and the status file is written last. A run killed at any moment leaves either the old results or the new ones; a failed
+run changes nothing, and neither does one that gets the same results again (apart from measured seconds and bytes).
+
+By hand: doit would replace the forty lines of the loop in `run`. What takes care here (the swap of whole folders, the
+user's files among the results, dead kernels, a status file that is committed) it leaves to its tasks' own code.
 """
 
 from __future__ import annotations
@@ -25,15 +28,16 @@ from ..lab.notebook import Notebook, catalogue, effective, find
 from ..lab.place import cpus, figures_folder, root
 from ..lab.provenance import Hashes
 from ..lab.records import FILE
-from . import cache, report, verify
+from . import cache, report
 from .execute import kill_tree
+from .verify import Results
 
-WORK = ".hrlab"  # in a folder of results: where those of a run at work are, and old ones on their way out
+WORK = ".hrlab"  # subfolder of the results: those of a run in progress, and old ones about to be deleted
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a notebook: "done", "cached", "failed" or "blocked" (something it needs failed)."""
+class Job:
+    """How a notebook fared in a batch: "done", "cached", "failed" or "blocked" (a notebook it needs failed)."""
 
     name: str
     state: str
@@ -43,25 +47,26 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """Notebooks in an order in which every one comes after those it needs."""
+    """Notebooks in an order in which each comes after those it needs."""
 
     profile: str
     known: Mapping[str, Notebook]
     order: tuple[str, ...]
-    values: Mapping[str, dict[str, Any]]  # all parameters; a cell that somebody has edited decides none of them
+    values: Mapping[str, dict[str, Any]]  # all parameters; the notebooks' own cells do not count
     around: Mapping[str, dict[str, str]] = field(repr=False)  # by notebook; see `cache.surroundings`
 
     def why(self, name: str) -> str:
-        """Why a notebook has to run now, "" when its results are good."""
+        """Why a notebook has to run; "" if its results are up to date."""
         wanted = cache.inputs(self.known[name], self.values[name], self.around[name], self.profile)
         return cache.stale(name, wanted, self.profile)
 
 
 def plan(names: Sequence[str] = (), profile: str = "laptop") -> Plan:
-    """Choose notebooks (all without names) with everything they need, and validate their parameters.
+    """Choose notebooks (all by default) together with those they need, and validate their parameters.
 
     Raises:
-        UnknownName, BatchError: an unknown notebook, profile or parameter, a wrong type, or a circle of needs.
+        UnknownName: an unknown notebook, profile or parameter. InvalidValue: a parameter of another type.
+        BatchError: a damaged notebook or profiles.yaml, or notebooks that need each other in a circle.
     """
     known = catalogue()
     values = effective(profile, known)
@@ -69,7 +74,11 @@ def plan(names: Sequence[str] = (), profile: str = "laptop") -> Plan:
 
     def add(name: str, above: tuple[str, ...]) -> None:
         if name in above:
-            raise BatchError(f"{' -> '.join((*above, name))}", expected="needs without a circle", do="correct `needs`")
+            raise BatchError(
+                f"{' -> '.join((*above, name))}: these notebooks need each other",
+                expected="no circle",
+                do="remove one of them from another's `needs`",
+            )
         if name in order:
             return
         for need in known[name].needs:
@@ -91,18 +100,18 @@ def run(
     fresh: Sequence[str] = (),
     timeout: float | None = None,
     tell: Callable[[str], None] = print,
-) -> list[Outcome]:
-    """Run a plan, and write index and ledger when something is good; returns an outcome for every notebook in it.
+) -> list[Job]:
+    """Run a plan and, unless everything failed, write the index and the ledger; returns a job for each notebook.
 
     Args:
         chosen: see `plan`.
-        jobs: how many notebooks run at a time; the machine's threads are divided among them.
-        fresh: notebooks that run even though their results are good.
+        jobs: how many notebooks run in parallel; they share the machine's threads.
+        fresh: notebooks that run even if their results are up to date.
         timeout: seconds a notebook may take.
-        tell: called with a line of text when something happens.
+        tell: called with a line of text for each event.
 
     Raises:
-        StoreError: another run of the same profile is working, or results cannot be written.
+        StoreError: another run of the same profile is in progress, or results cannot be written.
     """
     figures = figures_folder(chosen.profile)
     lock = root() / "build" / f"run-{chosen.profile}.lock"
@@ -111,76 +120,77 @@ def run(
         tempfile.TemporaryDirectory(prefix="hrlab-") as scratch,
     ):
         _recover(store.ready(figures))
-        store.sweep_temps(root() / "build", older=86_400)  # others may be at work there, but not for a day on one file
-        outcomes: dict[str, Outcome] = {}
+        store.sweep_temps(root() / "build", older=86_400)  # younger ones may belong to another process
+        ended: dict[str, Job] = {}
         waiting, running = list(chosen.order), {}
-        good = functools.cache(lambda name: name not in fresh and not chosen.why(name))  # it reads all files: once each
+        good = functools.cache(lambda name: name not in fresh and not chosen.why(name))  # it hashes all results
         try:
             while waiting or running:
                 for name in list(waiting):
                     needs = [find(n, chosen.known) for n in chosen.known[name].needs]
-                    bad = [n for n in needs if n in outcomes and outcomes[n].state in ("failed", "blocked")]
+                    bad = [n for n in needs if n in ended and ended[n].state in ("failed", "blocked")]
                     if bad:
                         error = {"name": "Blocked", "message": f"needs {', '.join(bad)}", "cell": None, "trace": ""}
-                        outcomes[name] = Outcome(name, "blocked", error=error)
-                    elif any(n not in outcomes for n in needs):
+                        ended[name] = Job(name, "blocked", error=error)
+                    elif any(n not in ended for n in needs):
                         continue
                     elif good(name):
-                        outcomes[name] = Outcome(name, "cached")
+                        ended[name] = Job(name, "cached")
                     elif len(running) < jobs:
-                        running[name] = _Task(chosen, name, Path(scratch), jobs, timeout)
+                        running[name] = _Process(chosen, name, Path(scratch), jobs, timeout)
                         tell(f"{name}: running")
                     else:
                         continue
                     waiting.remove(name)
-                    if name in outcomes:
-                        tell(_said(outcomes[name]))
-                for name, task in list(running.items()):
-                    if task.over():
+                    if name in ended:
+                        tell(_line(ended[name]))
+                for name, process in list(running.items()):
+                    if process.over():
                         del running[name]
-                        outcomes[name] = task.outcome()
-                        tell(_said(outcomes[name]))
+                        ended[name] = process.finish()
+                        tell(_line(ended[name]))
                 time.sleep(0.05)
         finally:  # an interrupt, or an error of ours
-            for task in running.values():
-                task.kill()
+            for process in running.values():
+                process.kill()
             _recover(figures)
-            if any(outcome.state in ("done", "cached") for outcome in outcomes.values()):
+            if any(job.state in ("done", "cached") for job in ended.values()):
                 report.write(chosen.profile, chosen.known)
-    return [outcomes[name] for name in chosen.order]
+    return [ended[name] for name in chosen.order]
 
 
-def _said(outcome: Outcome) -> str:
-    if outcome.state == "done":
-        return f"{outcome.name}: done in {outcome.seconds:.0f} s"
-    if outcome.state == "cached":
-        return f"{outcome.name}: up to date"
-    message = outcome.error["message"].split("\n")[0]
-    return f"{outcome.name}: {outcome.state} ({outcome.error['name']}: {message})"
+def _line(job: Job) -> str:
+    if job.state == "done":
+        return f"{job.name}: done in {job.seconds:.0f} s"
+    if job.state == "cached":
+        return f"{job.name}: up to date"
+    message = job.error["message"].split("\n")[0]
+    return f"{job.name}: {job.state} ({job.error['name']}: {message})"
 
 
-class _Task:
-    """One notebook at work in its own process and partial folder."""
+class _Process:
+    """The process that runs one notebook, and the partial folder its results go to."""
 
     def __init__(self, chosen: Plan, name: str, scratch: Path, jobs: int, timeout: float | None) -> None:
         self.chosen, self.name, self.timeout = chosen, name, timeout
         self.notebook = chosen.known[name]
         self.folder = figures_folder(chosen.profile) / name
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise StoreError(f"{self.folder} is no folder", expected=f"a place for {name}", do="move it away")
+            what = f"{self.folder} is not a folder"
+            raise StoreError(what, expected=f"a folder for the results of {name}, or nothing", do="move it away")
         self.partial = store.ready(self.folder.parent / WORK / "new" / name)
         executed = store.ready(root() / "build" / "executed" / chosen.profile)
         self.executed, self.failed = executed / f"{name}.ipynb", executed / f"{name}-failed.ipynb"
         self.output, self.result = scratch / f"{name}.ipynb", scratch / f"{name}.result.json"
         self.log = scratch / f"{name}.log"
-        # What the results depend on is taken now: an edit while the notebook runs makes them stale.
+        # Taken before the start: an edit while the notebook runs makes its results stale.
         self.wanted = cache.inputs(self.notebook, chosen.values[name], chosen.around[name], chosen.profile)
         spec = {
             "notebook": str(self.notebook.path),
             "output": str(self.output),
-            "parameters": chosen.values[name],  # all: what somebody tried in the notebook's own cell decides nothing
+            "parameters": chosen.values[name],  # all of them: the values in the notebook's own cell do not count
             "result": str(self.result),
-            "socket": str(scratch / name[:2]),  # short: a socket's path has 108 bytes at most
+            "socket": str(scratch / name[:2]),  # short: the path of a socket has at most 108 bytes
         }
         store.write_json(scratch / f"{name}.spec.json", spec)
         self.begun = time.monotonic()
@@ -211,7 +221,7 @@ class _Task:
         }
 
     def over(self) -> bool:
-        """Whether the process has ended (it is ended here when its time is up)."""
+        """Whether the process has ended; kills it if its time is up."""
         if self.process.poll() is None and self.timeout and time.monotonic() - self.begun > self.timeout:
             kill_tree(self.process.pid)
             self.process.wait()
@@ -219,13 +229,13 @@ class _Task:
         return self.process.poll() is not None
 
     def kill(self) -> None:
-        """End the process and remove what it left."""
+        """Kill the process and remove its partial results."""
         kill_tree(self.process.pid)
         self.process.wait()
         shutil.rmtree(self.partial, ignore_errors=True)
 
-    def outcome(self) -> Outcome:
-        """Judge the run by its error and its files, and put the results in place."""
+    def finish(self) -> Job:
+        """Check the error and the files that the process left, and put good results in place."""
         seconds = time.monotonic() - self.begun
         if not self.result.exists():
             code = self.process.returncode
@@ -234,46 +244,47 @@ class _Task:
                 "WorkerDied", f"the process that ran the notebook ended with {how}", self.log.read_text()[-2000:]
             )
         error = store.read_json(self.result)["error"]
-        # The executed notebook never decides: after a dead kernel it says that all is well.
+        # The executed notebook is no evidence: after a dead kernel it shows no error.
         if error is None:
-            before = _made_before(self.folder, self.chosen.profile)
-            if problems := verify.problems(self.partial, self.notebook) or _clashes(self.partial, self.folder, before):
+            new, old = Results(self.partial), Results(self.folder)
+            before = _made_before(old, self.chosen.profile)
+            if problems := new.problems(self.notebook) or _clashes(self.partial, self.folder, before):
                 error = {"name": "Results", "message": "; ".join(problems), "cell": None, "trace": ""}
         if error:
-            shutil.rmtree(self.partial, ignore_errors=True)  # first: a full disk may be what went wrong
+            shutil.rmtree(self.partial, ignore_errors=True)  # first: the disk may be full
         if self.output.exists():
             with store.atomic(self.failed if error else self.executed) as temp:
                 shutil.copyfile(self.output, temp)
         if error:
             cache.failed(self.name, self.chosen.profile, error=error, seconds=seconds)
-            return Outcome(self.name, "failed", seconds, error)
+            return Job(self.name, "failed", seconds, error)
         self.failed.unlink(missing_ok=True)
-        if verify.repeated(self.partial, self.folder, self.notebook, before):
+        if new.repeat(old, self.notebook, before):
             files = cache.files(self.folder, before)
             shutil.rmtree(self.partial)
         else:
             files = cache.files(self.partial)
             _replace_folder(self.partial, self.folder, before)
         cache.succeeded(self.name, self.chosen.profile, inputs=self.wanted, files=files, seconds=seconds)
-        return Outcome(self.name, "done", seconds)
+        return Job(self.name, "done", seconds)
 
     def _error(self, name: str, message: str, trace: str = "") -> None:
         error = {"name": name, "message": message, "cell": None, "trace": trace}
         store.write_json(self.result, {"error": error})
 
 
-def _made_before(folder: Path, profile: str) -> set[str]:
-    """The files in a notebook's folder that its last run made, by status and sidecars; all others are the user's."""
-    found = set(cache.statuses(profile).get(folder.name, {}).get("files", ()))
-    for name, side in verify.sidecars(folder).items():
-        found |= {f"{name}.json", *side["files"]}
-    return found | {FILE}
+def _made_before(old: Results, profile: str) -> set[str]:
+    """The files of a notebook that its last run made, by status and sidecars; all others are the user's."""
+    names = set(cache.statuses(profile).get(old.folder.name, {}).get("files", ()))
+    for name, side in old.sidecars.items():
+        names |= {f"{name}.json", *side["files"]}
+    return names | {FILE}
 
 
-def _theirs(final: Path, before: set[str]) -> list[Path]:
-    """What is in a folder of results and not ours: files, symlinks (whatever they point to) and empty folders."""
-    found = (path for path in final.rglob("*") if path.relative_to(final).as_posix() not in before)
-    return [path for path in found if not _is_folder(path) or not any(path.iterdir())]
+def _foreign(final: Path, before: set[str]) -> list[Path]:
+    """The user's files, symlinks (whatever they point to) and empty folders in a folder of results."""
+    others = (path for path in final.rglob("*") if path.relative_to(final).as_posix() not in before)
+    return [path for path in others if not _is_folder(path) or not any(path.iterdir())]
 
 
 def _is_folder(path: Path) -> bool:
@@ -281,33 +292,32 @@ def _is_folder(path: Path) -> bool:
 
 
 def _clashes(new: Path, final: Path, before: set[str]) -> list[str]:
-    """What the user has where results would go, and is not the same as they."""
+    """The user's files that stand where results have to go, unless they are the same."""
     problems = []
-    for path in _theirs(final, before):
+    for path in _foreign(final, before):
         name = path.relative_to(final)
         above = [new / parent for parent in reversed(name.parents)]
-        met = next(
-            (p for p in above if not _is_folder(p)), new / name
-        )  # a file of ours may be where a folder is theirs
+        # A file of ours may have the name of one of the user's folders.
+        met = next((p for p in above if not _is_folder(p)), new / name)
         if not os.path.lexists(met) or (_is_folder(path) and _is_folder(met)):
             continue
         plain = path.is_file() and not path.is_symlink() and met == new / name and met.is_file()
         if not (plain and store.sha256(path) == store.sha256(met)):
-            problems.append(f"{path} is in the way of a result, and no run is known to have made it: move it away")
+            problems.append(f"{path} is in the way of a result, and no known run made it: move it away")
     return problems
 
 
 def _replace_folder(new: Path, final: Path, before: set[str]) -> None:
-    """Put `new` in the place of `final`, and keep what is not ours. A kill in between is repaired by `_recover`."""
+    """Put `new` in the place of `final`, keeping the user's files. `_recover` repairs what a kill in between leaves."""
     aside = final.parent / WORK / "old" / final.name
     aside.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
-        for path in _theirs(final, before):
+        for path in _foreign(final, before):
             to = new / path.relative_to(final)
             if _is_folder(path):
                 to.mkdir(parents=True, exist_ok=True)
             elif not os.path.lexists(to):
-                _copy(path, to)  # until the old folder goes, it is in both
+                _copy(path, to)  # it is in both until the old folder is deleted
         os.rename(final, aside)
     os.rename(new, final)
     shutil.rmtree(aside, ignore_errors=True)
@@ -317,12 +327,12 @@ def _copy(path: Path, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(path, to, follow_symlinks=False)
-    except OSError:  # a file system without links
+    except OSError:  # a file system without hard links
         shutil.copy2(path, to, follow_symlinks=False)
 
 
 def _recover(figures: Path) -> None:
-    """Undo what a killed run left: a folder that was moved aside comes back, half-done ones go."""
+    """Clean up after a killed run: restore a folder that was moved aside, and delete partial ones."""
     for aside in (figures / WORK / "old").glob("*"):
         if not (figures / aside.name).exists():
             os.rename(aside, figures / aside.name)

@@ -1,8 +1,11 @@
-"""When a notebook's results are still good: its inputs, and the status file that says what they were.
+"""Are a notebook's results up to date? Its inputs, and the status file that records those of its last success.
 
-`status.json` stands among the results of a profile, so the committed ones are known in a fresh clone. It is written
-last, after the results are in place, and only for a success: whatever a killed or failed run leaves behind is not
-trusted. What is of one run alone (when, how long, at which commit, what failed) is in `build/runs`.
+`status.json` lies among the results of a profile, so that a fresh clone knows the committed ones. It is written last,
+after the results are in place, and only for a success: what a killed or failed run leaves behind is not trusted. The
+facts of a single run (when, how long, at which commit, what failed) go to `build/runs`.
+
+By hand: doit compares the same hashes, but keeps them in a database of this machine that no clone could share, and has
+one reason ("not up to date") where `hrlab plan` names what has changed.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ Status = dict[str, dict[str, str]]  # {"inputs": {what: sha256}, "files": {relat
 def surroundings(notebooks: Iterable[Notebook], hashes: Hashes, profile: str) -> dict[str, dict[str, str]]:
     """Notebook -> what its results depend on besides itself: the library's code, the data, the environment.
 
-    Of the library only what the notebook imports counts, directly or not; see `provenance.closure`.
+    Of the library, only what the notebook imports counts, directly or indirectly; see `provenance.closure`.
     """
     lock = root() / "requirements.lock"
     shared = {
@@ -43,15 +46,15 @@ def _library(notebook: Notebook, hashes: Hashes) -> str:
 
 
 def _data(hashes: Hashes, *, shipped_alone: bool) -> dict[str, Any]:
-    """Shipped data go by content; what the user brought (up to 70,000 photographs) by size and time stamp.
+    """Shipped data count by content; the user's own (up to 70,000 photographs) by size and time stamp.
 
-    The profiles that need nothing else are made of the shipped data alone, so that a fresh clone agrees with the
-    machine that made the committed results, whatever else lies there.
+    The profiles that need only the shipped data ignore the rest, so that a fresh clone agrees with the machine that
+    made the committed results, whatever else lies there.
     """
     own = root() / "data"
     shipped = git("ls-files", "-z", "data")
-    names = set(shipped.split("\0")) if shipped else None  # no git: all that is there was in the archive
-    found: dict[str, Any] = {}
+    names = set(shipped.split("\0")) if shipped else None  # without git, everything here came with the archive
+    facts: dict[str, Any] = {}
     for folder in dict.fromkeys([own, Path(os.environ.get("HRLIB_DATA", own))]):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.name.startswith("."):
@@ -59,8 +62,8 @@ def _data(hashes: Hashes, *, shipped_alone: bool) -> dict[str, Any]:
                 stat = path.stat()
                 if mine or not shipped_alone:
                     key = path.relative_to(folder).as_posix()
-                    found[key] = hashes.of(path) if mine else [stat.st_size, stat.st_mtime_ns]
-    return found
+                    facts[key] = hashes.of(path) if mine else [stat.st_size, stat.st_mtime_ns]
+    return facts
 
 
 def inputs(notebook: Notebook, values: Mapping[str, Any], around: Mapping[str, str], profile: str) -> dict[str, str]:
@@ -79,50 +82,51 @@ def inputs(notebook: Notebook, values: Mapping[str, Any], around: Mapping[str, s
 
 
 def statuses(profile: str) -> dict[str, Status]:
-    """Notebook -> what its last success was made from and made; what cannot be read is left out."""
-    found = read_object(figures_folder(profile) / STATUS).get("notebooks")
-    entries = found.items() if isinstance(found, dict) else ()
+    """Notebook -> the inputs and the files of its last success; damaged entries are left out."""
+    table = read_object(figures_folder(profile) / STATUS).get("notebooks")
+    entries = table.items() if isinstance(table, dict) else ()
     whole = lambda entry: isinstance(entry, dict) and all(isinstance(entry.get(k), dict) for k in ("inputs", "files"))
     return {name: entry for name, entry in entries if whole(entry)}
 
 
 def stale(name: str, wanted: Mapping[str, str], profile: str) -> str:
-    """Why the notebook has to run: "" when its results are good."""
+    """Why the notebook has to run; "" if its results are up to date."""
     if read_object(_runs(profile)).get(name, {}).get("state") == "failed":
         return "failed last time"
-    folder, found = figures_folder(profile) / name, statuses(profile).get(name)
-    if found is None and not (folder / records.FILE).exists():
+    folder, status = figures_folder(profile) / name, statuses(profile).get(name)
+    if status is None and not (folder / records.FILE).exists():
         return "not run yet"
-    if not (found and found["inputs"]):
+    if not (status and status["inputs"]):
         return "made by an earlier version"
-    if changed := sorted(w for w in wanted.keys() | found["inputs"].keys() if wanted.get(w) != found["inputs"].get(w)):
+    made_from = status["inputs"]
+    if changed := sorted(w for w in wanted.keys() | made_from.keys() if wanted.get(w) != made_from.get(w)):
         return f"made by an earlier version (changed: {', '.join(changed)})"
-    if files(folder, found["files"]) != found["files"]:
+    if files(folder, status["files"]) != status["files"]:
         return "changed: results"
     return ""
 
 
 def files(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
-    """Relative path -> SHA-256 of every file below `folder`, or of those named that are there."""
+    """Relative path -> SHA-256 of every file below `folder`, or of those among `names` that exist."""
     if names is None:
         names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
     return {name: store.sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
 def succeeded(name: str, profile: str, *, inputs: Mapping[str, str], files: Mapping[str, str], seconds: float) -> None:
-    """From now on the results in place, these files, count as the results of these inputs."""
+    """Record that the files now in place are the results of these inputs."""
     table = statuses(profile) | {name: {"inputs": dict(inputs), "files": dict(files)}}
     store.write_json(figures_folder(profile) / STATUS, {"profile": profile, "notebooks": table})
     _note(name, profile, {"state": "done", "seconds": round(seconds, 1)})
 
 
 def failed(name: str, profile: str, *, error: Mapping[str, Any], seconds: float) -> None:
-    """A failure is never a reason to skip the notebook next time; the results of the last success stay as they are."""
+    """Record a failure, so that the notebook runs next time; the results of its last success stay as they are."""
     _note(name, profile, {"state": "failed", "seconds": round(seconds, 1), "error": dict(error)})
 
 
 def _note(name: str, profile: str, run: dict[str, Any]) -> None:
-    """Keep what is of this run alone."""
+    """Record the facts of this run."""
     head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "hrlib", "notebooks")
     run |= {"commit": head and head + " + changes" * bool(changes)}
     run |= {"ended": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}

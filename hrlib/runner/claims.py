@@ -9,18 +9,22 @@ counts and truth values need no spread. A claim is *reproduced* when all its con
 are not, and *partly* otherwise.
 """
 
+# Entries are checked by hand: pydantic would replace the twenty lines of `_fields`, but its errors would have to be
+# rewritten to name the claim and the nearest field, and the rules for conditions would only become validators.
+
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import BatchError, StoreError, UnknownName, nearest
+from ..errors import BatchError, InvalidValue, StoreError, UnknownName, nearest
 from ..lab import records, yamls
+from ..lab.notebook import planned
 from ..lab.place import figures_folder, root
 
 FILE = "claims.yaml"
@@ -29,23 +33,6 @@ PAPER_ONLY, NOT_YET = "needs the paper profile", "not yet computed"
 VERDICTS = (*DECIDED, PAPER_ONLY, NOT_YET)
 FEW = 4  # values; below, sqrt(n) < 1.96 and a mean may exceed its spread without excluding indifference
 
-# The table of contents of the series: claims are listed before the notebooks that decide them are written.
-NOTEBOOKS = (
-    "00_start_here",
-    "01_style_inr_gan",
-    "02_loss_diagnostics",
-    "03_loss_benchmark",
-    "04_layerwise_discriminator",
-    "05_cross_domain_synthesis",
-    "06_lso_ablations",
-    "07_direction_constraints",
-    "08_id_retrieval",
-    "09_panoramas",
-    "10_style_transfer",
-    "11_inversion_3d",
-    "12_training",
-    "13_studio",
-)
 _NUMBER = r"([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)"
 _FORMS = {
     rf"> {_NUMBER}": lambda low: (float(low), math.inf),
@@ -57,10 +44,10 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class Condition:
-    """What one record must be like for a claim to hold.
+    """What one record must satisfy for a claim to hold.
 
     Attributes:
-        key: of the record.
+        key: the key of the record.
         expect: "> a", "< a", "between [a, b]" or "is true".
         exact: the record is a count or follows from the mathematics, so it has no spread.
     """
@@ -74,17 +61,17 @@ class Condition:
         """The open interval in which the statement holds; None for a truth value.
 
         Raises:
-            BatchError: `expect` has none of the four forms, or an empty interval.
+            InvalidValue: `expect` has none of the four forms, or its interval is empty.
         """
         for form, make in _FORMS.items():
             if found := re.fullmatch(form, self.expect):
                 bounds = make(*found.groups())
                 if bounds is None or bounds[0] < bounds[1]:
                     return bounds
-        raise BatchError(
+        raise InvalidValue(
             f"{self.key}: expect {self.expect!r}",
             expected='"> a", "< a", "between [a, b]" with a < b, or "is true"',
-            do="correct it in notebooks/claims.yaml",
+            do="rewrite it in one of these forms in notebooks/claims.yaml",
         )
 
     def effect(self, value: float) -> float:
@@ -101,12 +88,12 @@ class Claim:
         id: lower-case words joined by "-".
         section: of the paper, e.g. "IV-C".
         statement: in our words, faithful to the paper's.
-        notebook: whose records decide it; it need not exist yet.
-        conditions: all of them must hold.
+        notebook: the notebook whose records decide it; one that is still planned will do.
+        conditions: all must hold.
         paper: the paper's own numbers, as text.
-        scale: "paper" when no other profile can decide it.
-        note: why it is measured in this way, or why it needs its scale.
-        later: its notebook exists and does not record the evidence yet.
+        scale: "paper" if no other profile can decide it.
+        note: why it is measured this way, or why it needs its scale.
+        later: its notebook exists but does not record the evidence yet.
     """
 
     id: str
@@ -125,10 +112,10 @@ class Finding:
     """What the record of one condition says.
 
     Attributes:
-        effect: in the paper's direction; None for a truth value, and where there is no evidence.
-        spread: standard deviation over the n images or seeds; None for exact counts too.
-        why: for want of what there is no verdict.
-        missing: the notebook ran and ought to have recorded it.
+        effect: in the paper's direction; None for a truth value, or without evidence.
+        spread: standard deviation over the n images or seeds; None for exact counts as well.
+        why: what is lacking if there is no verdict.
+        missing: the notebook ran and should have recorded it.
     """
 
     condition: Condition
@@ -143,7 +130,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict, why there is none yet, and the findings it is made of (none where no record was read)."""
+    """A claim's verdict, or why there is none yet, and the findings behind it (none if no record was read)."""
 
     claim: Claim
     verdict: str
@@ -152,14 +139,14 @@ class Verdict:
 
     @property
     def weakest(self) -> Finding | None:
-        """The finding that limits the claim: the worst verdict, then the least effect in units of its spread."""
+        """The finding that limits the claim: the worst verdict, then the smallest effect in units of its spread."""
         rank = (NOT_YET, NOT_REPRODUCED, PARTLY, REPRODUCED)
         strength = lambda f: f.effect / f.spread if f.spread else math.inf
         return min(self.findings, key=lambda f: (rank.index(f.verdict), strength(f)), default=None)
 
     @property
     def problems(self) -> list[str]:
-        """What the notebook should have recorded and did not; none for a claim that is marked `later`."""
+        """What the notebook should have recorded but did not; none for a claim marked `later`."""
         lacking = [f for f in self.findings if f.missing and not self.claim.later]
         return [f"{self.claim.id}: {f.condition.key}: {f.why}" for f in lacking]
 
@@ -168,34 +155,36 @@ class Verdict:
 
 
 def load(path: str | Path | None = None) -> list[Claim]:
-    """The claims of a YAML file (default: notebooks/claims.yaml), in its order.
+    """The claims in a YAML file (default: notebooks/claims.yaml), in order.
 
     Raises:
-        UnknownName: a field, notebook or scale that there is not.
-        BatchError: no such file or no YAML, a missing field, an id used twice, or an expectation that cannot be read.
+        UnknownName: a field, notebook (of those beside the file, or planned) or scale that does not exist.
+        InvalidValue: a field of another type, a malformed id or key, or an expectation that cannot be parsed.
+        BatchError: the file is missing or not YAML, a field is missing, or an id is used twice.
     """
     path = Path(path or root() / "notebooks" / FILE)
     entries = yamls.read(path)
     if not isinstance(entries, list):
-        raise BatchError(f"{path}: {type(entries).__name__}", expected="a list of claims", do="correct it")
-    claims = [_claim(entry) for entry in entries]
+        raise BatchError(f"{path}: {type(entries).__name__}", expected="a list of claims", do='begin each with "- id:"')
+    notebooks = [*sorted(p.stem for p in path.parent.glob("*.ipynb")), *planned(path.parent)]
+    claims = [_claim(entry, notebooks) for entry in entries]
     if twice := [name for name, count in Counter(c.id for c in claims).items() if count > 1]:
         raise BatchError(f"{path.name}: {twice} more than once", expected="each id once", do="rename the later ones")
     return claims
 
 
-def _claim(entry: Any) -> Claim:
+def _claim(entry: Any, notebooks: Sequence[str]) -> Claim:
     where = f"claim {entry.get('id', entry)!r}" if isinstance(entry, dict) else f"claim {entry!r}"
     claim = Claim(**{**_fields(entry, Claim, where), "conditions": _conditions(entry, where)})
-    for name, value, valid in (("notebook", claim.notebook, NOTEBOOKS), ("scale", claim.scale, ("", "paper"))):
+    for name, value, valid in (("notebook", claim.notebook, notebooks), ("scale", claim.scale, ("", "paper"))):
         if value not in valid:
             raise UnknownName(
                 f"{where}: {name} {value!r}",
                 expected=f"one of {list(valid)}",
-                do=nearest(str(value), list(valid)) or "correct it",
+                do=nearest(str(value), list(valid)) or f"pick a {name} that exists",
             )
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", claim.id):
-        raise BatchError(f"{where}", expected='an id of lower-case words joined by "-"', do="rename it")
+        raise InvalidValue(where, expected='an id of lower-case words joined by "-"', do="rename the claim")
     return claim
 
 
@@ -203,11 +192,17 @@ def _conditions(entry: dict[str, Any], where: str) -> tuple[Condition, ...]:
     conditions = tuple(Condition(**_fields(c, Condition, where)) for c in entry["conditions"])
     for c in conditions:
         if c.bounds is None and c.exact:
-            raise BatchError(
-                f"{where}: {c.key} is true, exact", expected="no `exact`", do="truth values have no spread"
+            raise InvalidValue(
+                f"{where}: {c.key} is true, exact",
+                expected="`exact` with numbers only",
+                do="remove `exact`: truth values have no spread",
             )
         if not records.KEY.fullmatch(c.key):
-            raise BatchError(f"{where}: key {c.key!r}", expected="a key of a record", do="see hrlib/lab/records.py")
+            raise InvalidValue(
+                f"{where}: key {c.key!r}",
+                expected='the key of a record, such as "psnr/conv/full"',
+                do="copy the key from the notebook's `run.record`",
+            )
     return conditions
 
 
@@ -215,56 +210,57 @@ def _fields(entry: Any, kind: type, where: str) -> dict[str, Any]:
     """`entry` if it is a mapping with the fields of the dataclass `kind`, each of the right type."""
     known = {f.name: f for f in fields(kind)}
     if not isinstance(entry, dict):
-        raise BatchError(f"{where}: {entry!r}", expected=f"a mapping with {list(known)}", do="correct it")
+        form = f"a mapping with fields among {list(known)}"
+        raise BatchError(f"{where}: {entry!r}", expected=form, do="write `field: value` lines")
     for name, value in entry.items():
         if name not in known:
             raise UnknownName(
                 f"{where}: field {name!r}",
                 expected=f"one of {list(known)}",
-                do=nearest(str(name), list(known)) or "remove it",
+                do=nearest(str(name), list(known)) or "remove that field",
             )
         wanted = {"str": str, "bool": bool}.get(known[name].type, list)
         if not isinstance(value, wanted):
-            raise BatchError(
-                f"{where}: {name} = {value!r}", expected=f"a {wanted.__name__}", do="quote it or correct it"
-            )
+            hint = "put it in quotes" if wanted is str else f"write it as a {wanted.__name__}"
+            raise InvalidValue(f"{where}: {name} = {value!r}", expected=f"a {wanted.__name__}", do=hint)
     required = [n for n in ("id", "section", "statement", "notebook", "conditions", "key", "expect") if n in known]
     if missing := [n for n in required if not entry.get(n)]:
-        raise BatchError(f"{where} has no {', '.join(missing)}", expected="all of " + ", ".join(required), do="add it")
+        what = ", ".join(missing)
+        raise BatchError(f"{where} has no {what}", expected="all of " + ", ".join(required), do=f"add {what}")
     return entry
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 
-def judge(claim: Claim, found: Mapping[str, dict[str, Any]] | None, profile: str = "laptop") -> Verdict:
+def judge(claim: Claim, recorded: Mapping[str, dict[str, Any]] | None, profile: str = "laptop") -> Verdict:
     """Apply the rule (see the head of this module) to one claim.
 
     Args:
-        claim: what is stated.
-        found: key -> record of the claim's notebook (`records.read`); None when it has not run.
-        profile: at which scale the records were made.
+        claim: what the paper states.
+        recorded: key -> record of the claim's notebook (`records.read`); None if it has not run.
+        profile: the scale at which the records were made.
     """
     if claim.scale == "paper" and profile != "paper":
         return Verdict(claim, PAPER_ONLY, claim.note)
-    if found is None:
+    if recorded is None:
         return Verdict(claim, NOT_YET, f"{claim.notebook} has not run at {profile}")
-    findings = tuple(_examine(c, found, claim) for c in claim.conditions)
+    findings = tuple(_examine(c, recorded, claim) for c in claim.conditions)
     kinds = {f.verdict for f in findings}
     if NOT_YET in kinds:
         return Verdict(claim, NOT_YET, "; ".join(f"{f.condition.key}: {f.why}" for f in findings if f.why), findings)
     return Verdict(claim, kinds.pop() if len(kinds) == 1 else PARTLY, "", findings)
 
 
-def _examine(c: Condition, found: Mapping[str, dict[str, Any]], claim: Claim) -> Finding:
+def _examine(c: Condition, recorded: Mapping[str, dict[str, Any]], claim: Claim) -> Finding:
     def lacking(why: str, missing: bool = True) -> Finding:
         return Finding(c, NOT_YET, why=why, missing=missing)
 
-    if c.key not in found:
-        hint = nearest(c.key, list(found))
+    if c.key not in recorded:
+        hint = nearest(c.key, list(recorded))
         ran = f"{claim.notebook} ran and did not record it" + f"; {hint}" * bool(hint)
         return lacking(f"{claim.notebook} is still to record it" if claim.later else ran)
-    record = found[c.key]
+    record = recorded[c.key]
     value, unit, n, spread = (record[k] for k in ("value", "unit", "n", "spread"))
     if isinstance(value, bool) != (c.bounds is None) or isinstance(value, str):
         return lacking(f"{value!r} cannot be held against {c.expect!r}")
@@ -285,10 +281,11 @@ def _examine(c: Condition, found: Mapping[str, dict[str, Any]], claim: Claim) ->
 
 def ledger(profile: str = "laptop") -> list[Verdict]:
     """The verdict of every claim of notebooks/claims.yaml, from the records of a profile's last runs."""
-    found: dict[str, Any] = {}
-    for name in NOTEBOOKS:
+    claims = load()
+    recorded: dict[str, Any] = {}
+    for name in {claim.notebook for claim in claims}:
         try:
-            found[name] = records.read(figures_folder(profile) / name)
-        except (OSError, StoreError):  # it has not run, or its records are damaged, of which `hrlab figures` speaks
-            found[name] = None
-    return [judge(c, found[c.notebook], profile) for c in load()]
+            recorded[name] = records.read(figures_folder(profile) / name)
+        except (OSError, StoreError):  # it has not run, or its records are damaged, which `hrlab figures` reports
+            recorded[name] = None
+    return [judge(claim, recorded[claim.notebook], profile) for claim in claims]

@@ -1,4 +1,4 @@
-"""Is everything here that a profile needs? What `hrlab doctor` looks at, each with what to do about it."""
+"""Is everything here that a profile needs? The checks of `hrlab doctor`, each with what to do if it fails."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..lab.place import root
 
 MEMORY = {"smoke": 2, "laptop": 4, "paper": 16}  # GiB
 DISK = {"smoke": 1, "laptop": 2, "paper": 40}  # GiB
-# Words of parameters that stand for files of the catalogue, beside the files' own names. With `perceptual = "imagenet"`
-# a loss of such a trunk needs that trunk, and every notebook with that word uses a VGG16.
+# Parameter values that stand for files in the catalogue, besides the files' own names. With `perceptual = "imagenet"`,
+# a loss on one of the `TRUNKS` needs that trunk's weights, and every notebook with that value uses a VGG16.
 WORDS = {"imagenet": "vgg16_imagenet", "lpips_vgg": "vgg16_imagenet", "style_vgg": "vgg16_imagenet"}
 WORDS |= {"lpips_alex": "alexnet_imagenet", "lpips_resnet": "resnet50_imagenet", "inception": "inception_fid"}
 TRUNKS = ("resnet50", "deit")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the report; `needed` says whether the profile cannot do without."""
+class Check:
+    """One line of the report. `needed`: the profile cannot do without it."""
 
     what: str
     found: str
@@ -35,8 +35,8 @@ class Finding:
     do: str = ""
 
 
-def examine(profile: str = "laptop") -> Iterator[Finding]:
-    """Look at everything that `profile` needs, yielding findings as they are made.
+def examine(profile: str = "laptop") -> Iterator[Check]:
+    """Check everything that `profile` needs, and yield each check as it is made.
 
     Raises:
         UnknownName: there is no such profile.
@@ -45,20 +45,20 @@ def examine(profile: str = "laptop") -> Iterator[Finding]:
     values = effective(profile, notebooks)
     for name, problem in strays.items():
         needed = name in profiles()
-        yield Finding(f"notebook {name}", f"left out: {problem.got}", False, needed, do=problem.do)
+        yield Check(f"notebook {name}", f"left out: {problem.got}", False, needed, do=problem.do)
     yield _python()
     yield from _packages()
     yield from _machine(profile)
     yield from _catalogued(values, profile)
 
 
-def _python() -> Finding:
+def _python() -> Check:
     version = platform.python_version_tuple()
     good = (int(version[0]), int(version[1])) >= (3, 11)
-    return Finding("Python", platform.python_version(), good, do="install Python 3.11 or newer")
+    return Check("Python", platform.python_version(), good, do="install Python 3.11 or newer")
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Check]:
     lock = root() / "requirements.lock"
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", lock.read_text(), re.M)) if lock.exists() else {}
     other = []
@@ -70,44 +70,44 @@ def _packages() -> Iterator[Finding]:
         if found != pin:
             other.append(f"{name} {found} (lock: {pin})")
     found = f"{len(pins)} as in requirements.lock" if not other else "; ".join(other[:5]) + " …" * (len(other) > 5)
-    yield Finding("packages", found, bool(pins) and not other, do="run `make setup`")
+    yield Check("packages", found, bool(pins) and not other, do="run `make setup`")
     import torch
 
     from .. import torchvision_was_healed
 
-    how = "its Python part; the compiled part does not fit this torch and nothing here uses it"
-    yield Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads", True)
-    yield Finding("torchvision", how if torchvision_was_healed() else "whole", True)
+    how = "Python part only; its compiled part does not fit this torch, and nothing here uses it"
+    yield Check("torch", f"{torch.__version__}, {torch.get_num_threads()} threads", True)
+    yield Check("torchvision", how if torchvision_was_healed() else "complete", True)
     from jupyter_client.kernelspec import KernelSpecManager
 
     kernels = KernelSpecManager().find_kernel_specs()
-    yield Finding("Jupyter kernel", kernels.get("python3", "none"), "python3" in kernels, do="run `make setup`")
+    yield Check("Jupyter kernel", kernels.get("python3", "none"), "python3" in kernels, do="run `make setup`")
 
 
-def _machine(profile: str) -> Iterator[Finding]:
+def _machine(profile: str) -> Iterator[Check]:
     import psutil
     import torch
 
     memory = psutil.virtual_memory().total / 2**30
-    yield Finding(
-        "memory", f"{memory:.0f} GiB", memory >= MEMORY[profile] * 0.95, do=f"{MEMORY[profile]} GiB are needed"
+    yield Check(
+        "memory", f"{memory:.0f} GiB", memory >= MEMORY[profile] * 0.95, do=f"use a machine with {MEMORY[profile]} GiB"
     )
     disk = shutil.disk_usage(root()).free / 2**30
-    yield Finding("free disk space", f"{disk:.0f} GiB", disk >= DISK[profile], do=f"{DISK[profile]} GiB are needed")
+    yield Check("free disk space", f"{disk:.0f} GiB", disk >= DISK[profile], do=f"free {DISK[profile]} GiB")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("CPU cores", str(cpus), True)
+    yield Check("CPU cores", str(cpus), True)
     gpu = torch.cuda.is_available()
-    yield Finding(
+    yield Check(
         "GPU",
         torch.cuda.get_device_name() if gpu else "none",
         gpu or profile != "paper",
         needed=False,
-        do="the paper profile runs without one, but takes days",
+        do="use a GPU if you can: without one the paper profile takes days",
     )
 
 
-def _catalogued(values: Mapping[str, Mapping[str, Any]], profile: str) -> Iterator[Finding]:
-    """Weight files and data sets: needed when they ship, or when a notebook's parameters use them."""
+def _catalogued(values: Mapping[str, Mapping[str, Any]], profile: str) -> Iterator[Check]:
+    """Weight files and data sets: needed if they ship, or if a notebook's parameters use them."""
     from .. import weights
 
     entries = weights.catalogue()
@@ -119,16 +119,16 @@ def _catalogued(values: Mapping[str, Mapping[str, Any]], profile: str) -> Iterat
             state = weights.status(name)
             kind = "data set" if entry.kind == "dataset" else "weights"
             found = {"unverified": f"there ({entry.origin} publishes no hash)"}.get(state, state)
-            yield Finding(f"{kind} {name}", found, state in ("ok", "unverified"), needed, entry.by_hand)
+            yield Check(f"{kind} {name}", found, state in ("ok", "unverified"), needed, entry.by_hand)
 
 
 def _used(values: Mapping[str, Any], files: Mapping[str, str]) -> set[str]:
-    """The catalogue's names that one notebook's parameters use.
+    """The names in the catalogue that one notebook's parameters use.
 
-    Networks go by their names. Data sets do not, because "anime" is also a domain: they are used by pictures in their
-    folders, "folder:data/..." or "file:data/...". A key of a mapping is no use, but what `{}` in a name stands for.
+    Networks are used by name. Data sets are not, because "anime" is also a domain: they are used by pictures in their
+    folders, "folder:data/..." or "file:data/...". The keys of a mapping count only where they replace `{}` in a name.
 
-    files: data set -> its place below data/.
+    files: data set -> its path below data/.
     """
     texts, keys = set(_strings(values)), set(_keys(values))
     texts |= {text.replace("{}", key) for text in texts if "{}" in text for key in keys}

@@ -1,6 +1,6 @@
 """Run one notebook in a process of its own: `python -m hrlib.runner.execute SPEC.json` (started by `batch`).
 
-A process, because the kernel takes its environment from it, and because it can be killed with everything below it.
+A process, because the kernel inherits its environment, and because it can be killed together with its children.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ def _execute(spec: dict[str, Any]) -> dict[str, Any] | None:
 
     class KernelManager(AsyncKernelManager):
         @default("transport")
-        def _transport(self) -> str:  # kernels that start together would compete for the same TCP ports
+        def _transport(self) -> str:  # over TCP, kernels that start together compete for ports
             return "ipc" if os.name == "posix" else "tcp"
 
         @default("ip")
-        def _ip(self) -> str:  # for ipc the beginning of the sockets' paths; jupyter's own is the same for all kernels
+        def _ip(
+            self,
+        ) -> str:  # for ipc, the prefix of the sockets' paths; Jupyter's default is the same for all kernels
             return spec["socket"] if os.name == "posix" else "127.0.0.1"
 
     try:
@@ -62,14 +64,14 @@ def _execute(spec: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _in_source(spec: dict[str, Any], index: int) -> int:
-    """A cell's place in the notebook itself; papermill adds a cell, with the parameters, below the tagged one."""
+    """A cell's index in the source notebook; papermill adds a cell with the parameters below the tagged one."""
     cells = json.loads(Path(spec["notebook"]).read_text(encoding="utf-8"))["cells"]
     tagged = next(i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", ()))
     return index - (bool(spec["parameters"]) and index > tagged)
 
 
 def _end_with_parent() -> None:
-    """End this process and its kernel when the batch run that started it is gone, even if that was killed."""
+    """End this process and its kernel as soon as the batch run that started it is gone, even if it was killed."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""The ledger of claims as readers meet it: a page, plain data, and a block in the README."""
+"""The ledger of claims as readers see it: a page, plain data, and a block in the README."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import store
-from ..errors import BatchError
+from ..errors import StoreError
 from ..lab.place import figures_folder
 from . import claims
 from .claims import DECIDED, PAPER_ONLY, REPRODUCED, VERDICTS, Finding, Verdict
@@ -26,7 +26,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
 
 
 def evidence(finding: Finding) -> str:
-    """A finding as text: effect ± spread, or the truth value, or why there is neither."""
+    """A finding as text: effect ± spread, a truth value, or why there is neither."""
     if finding.why:
         return finding.why
     if finding.condition.bounds is None:
@@ -37,22 +37,22 @@ def evidence(finding: Finding) -> str:
 
 def cells(verdict: Verdict) -> tuple[str, str, str]:
     """A verdict as text, the evidence of its weakest condition, and that condition's n."""
-    found = verdict.weakest
-    if found is None:
+    weakest = verdict.weakest
+    if weakest is None:
         return verdict.verdict, verdict.why, ""
-    return verdict.verdict, evidence(found), str(found.n or "")
+    return verdict.verdict, evidence(weakest), str(weakest.n or "")
 
 
 def markdown(verdicts: Sequence[Verdict], profile: str) -> str:
-    """The whole ledger as a page: the rule, the counts, a table for each section."""
+    """The whole ledger as a page: the rule, the counts, and a table for each section."""
     lines = ["# The ledger of claims", "", ABOUT, "", RULE, "", f"Profile `{profile}`. {summary(verdicts)}."]
     for section in dict.fromkeys(v.claim.section for v in verdicts):
         lines += ["", f"## Section {section}", "", *_head("claim", "verdict", "effect ± spread", "n", "paper")]
         for v in (v for v in verdicts if v.claim.section == section):
             note = f" *{v.claim.note}*" * bool(v.claim.note and v.verdict != PAPER_ONLY)
-            found = [f"`{f.condition.key}` {f.condition.expect}: {evidence(f)}" for f in v.findings] or [v.why]
+            shown = [f"`{f.condition.key}` {f.condition.expect}: {evidence(f)}" for f in v.findings] or [v.why]
             verdict, _, n = cells(v)
-            lines.append(_row(v.claim.statement + note, verdict, "<br>".join(found), n, v.claim.paper))
+            lines.append(_row(v.claim.statement + note, verdict, "<br>".join(shown), n, v.claim.paper))
     return "\n".join(lines) + "\n"
 
 
@@ -60,12 +60,12 @@ def with_block(readme: str, verdicts: Sequence[Verdict]) -> str:
     """The README's text, with the counts and the decided claims between its two marks.
 
     Raises:
-        BatchError: the marks are not there.
+        StoreError: the marks are missing.
     """
     before, opened, rest = readme.partition("<!-- claims -->\n")
     _, closed, after = rest.partition("<!-- /claims -->\n")
     if not closed:
-        raise BatchError(
+        raise StoreError(
             "README.md lacks the lines <!-- claims --> and <!-- /claims -->", expected="both", do="put them back"
         )
     rows = [_row(v.claim.section, v.claim.statement, *cells(v)) for v in verdicts if v.verdict in DECIDED]
@@ -82,7 +82,7 @@ def _row(*cells: str) -> str:
 
 
 def tidy(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """The ledger as plain data, one entry a claim; effect, spread and n are those of its weakest condition."""
+    """The ledger as plain data, one entry per claim, with effect, spread and n of its weakest condition."""
     take = lambda source, *names: {name: getattr(source, name, None) for name in names}
     return [
         take(v.claim, "id", "section", "statement", "paper", "notebook", "scale", "note")

@@ -1,5 +1,5 @@
-"""What a batch run leaves for readers: index.md with every figure, its caption and its alt text, the ledger of claims,
-and what the terminal says of failures.
+"""What a batch run leaves for readers: index.md with every figure, caption and alt text, the ledger of claims, and the
+report of failures in the terminal.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from .. import store
 from ..lab.notebook import Notebook
 from ..lab.place import figures_folder, root
 from ..lab.records import FILE
-from . import claims, ledger, verify
+from . import claims, ledger
+from .verify import Results
 
 if TYPE_CHECKING:
-    from .batch import Outcome, Plan
+    from .batch import Job, Plan
 
 
 def write(profile: str, known: Mapping[str, Notebook]) -> Path:
@@ -35,7 +36,7 @@ def _section(folder: Path, notebook: Notebook) -> str:
         "",
         f"`{notebook.name}`" + f", paper section {notebook.section}" * bool(notebook.section),
     ]
-    made = verify.sidecars(folder)
+    made = Results(folder).sidecars
     for name in notebook.makes:
         files = [f for f in made.get(name, {}).get("files", ()) if not f.endswith((".svg", ".csv"))]
         if len(files) != 1 or not (folder / files[0]).is_file():
@@ -51,19 +52,20 @@ def _section(folder: Path, notebook: Notebook) -> str:
     return "\n".join(lines) + "\n"
 
 
-def failures(chosen: Plan, outcomes: Sequence[Outcome], executed: Path) -> str:
-    """A report of what went wrong, for the terminal; "" when nothing did."""
+def failures(chosen: Plan, jobs: Sequence[Job], executed: Path) -> str:
+    """A report of what went wrong, for the terminal; "" if nothing did."""
     parts = []
-    for o in outcomes:
-        if o.state == "blocked":
-            parts.append(f"{o.name}: not run, because it {o.error['message']}, which failed")
-        elif o.state == "failed":
-            where = "" if o.error["cell"] is None else f", cell {o.error['cell']}"
-            text = [f"{o.name} failed{where}: {o.error['name']}: {o.error['message']}"]
-            if o.error["trace"].strip():
-                text += ["    " + line for line in o.error["trace"].strip().splitlines()[-12:]]
-            saved = executed / f"{o.name}-failed.ipynb"
-            text.append(f"    as far as it came: {saved}" if saved.exists() else "    nothing of it was executed")
-            text.append(f"    try again: hrlab run {o.name} --profile {chosen.profile}")
+    for job in jobs:
+        error = job.error
+        if job.state == "blocked":
+            parts.append(f"{job.name}: not run, because it {error['message']}, which failed")
+        elif job.state == "failed":
+            where = "" if error["cell"] is None else f", cell {error['cell']}"
+            text = [f"{job.name} failed{where}: {error['name']}: {error['message']}"]
+            if error["trace"].strip():
+                text += ["    " + line for line in error["trace"].strip().splitlines()[-12:]]
+            saved = executed / f"{job.name}-failed.ipynb"
+            text.append(f"    executed up to the error: {saved}" if saved.exists() else "    no cell was executed")
+            text.append(f"    try again: hrlab run {job.name} --profile {chosen.profile}")
             parts.append("\n".join(text))
     return "\n\n".join(parts)
