@@ -186,6 +186,18 @@ def test_what_makes_results_stale(repo, write_notebook, change, reason):
     assert batch.plan().why("00_a") == reason
 
 
+def test_a_map_of_the_series_depends_on_the_other_notebooks(repo, write_notebook):
+    write_notebook("00_map", "x = 1", ["from hrlib.lab.notebook import catalogue\nprint(catalogue())"])
+    write_notebook("01_b", "x = 1", [], title="First")
+    around = batch.plan().around
+    write_notebook("01_b", "x = 1", [], title="Second")
+    (repo / "notebooks/planned.yaml").write_text("02_c: {title: To come}")
+    after = batch.plan().around
+    assert around["01_b"] == after["01_b"]
+    changed = {what for what in after["00_map"] if around["00_map"][what] != after["00_map"][what]}
+    assert changed == {"the other notebooks"}
+
+
 def test_upstream_results_count(repo, write_notebook):
     write_notebook("00_a", "steps = 7", [])
     write_notebook("01_b", "steps = 7", [], needs=["00_a"])

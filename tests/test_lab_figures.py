@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
-from hrlib import lab, store
-from hrlib.errors import BatchError, ShapeError, StoreError, UnknownName
-from hrlib.lab import figures, plots
+from hrlib import lab, losses, store, weights
+from hrlib.errors import BatchError, InvalidValue, ShapeError, StoreError, UnknownName
+from hrlib.lab import diagrams, figures, notebook, plots
 from hrlib.lab.records import Records
 
 ALT = "two small squares of coloured noise, side by side"
@@ -265,3 +266,40 @@ def test_heat():
     assert (brightness.diff() > 0).all()
     red, white, blue = lab.heat(torch.tensor([[1.0, 0.0, -1.0]]), vmin=-1, vmax=1, cmap="RdBu_r").squeeze(1).T
     assert red[0] > red[2] and blue[2] > blue[0] and (white > 0.9).all()
+
+
+# --- diagrams ---------------------------------------------------------------------------------------------------------
+
+
+def texts(fig) -> str:
+    return "\n".join(text.get_text() for ax in fig.axes for text in ax.texts)
+
+
+def test_the_map_shows_every_notebook_and_what_needs_what(repo, write_notebook):
+    write_notebook("00_a", "x = 1", [], title="Start here", section="I", minutes={"laptop": 0.5})
+    write_notebook("01_b", "x = 1", [], title="The second one", needs=["00"])
+    write_notebook("02_c", "x = 1", [], title="The third one", needs=["01_b"])
+    (repo / "notebooks/planned.yaml").write_text("13_d: {title: To come}")
+    known, to_come = notebook.catalogue(), notebook.planned()
+    chapters = {"Together": ["00", "01"], "Apart": ["02", "13"]}
+    fig = diagrams.series(known, to_come, chapters)
+    words = texts(fig)
+    for shown in ("Together", "Apart", "00", "Start here", "Sec. I", "0.5 min", "01", "02", "13", "To come", "planned"):
+        assert shown in words
+    patches = fig.axes[0].patches
+    assert [p.get_linestyle() for p in patches].count("--") == 1
+    assert sum(isinstance(p, FancyArrowPatch) for p in patches) == 2, "00 -> 01 and 01 -> 02"
+    with pytest.raises(InvalidValue, match="each of"):
+        diagrams.series(known, to_come, {"Together": ["00", "01"]})
+    with pytest.raises(InvalidValue, match="each of"):
+        diagrams.series(known, to_come, chapters | {"Twice": ["00"]})
+    with pytest.raises(UnknownName, match="'05'"):
+        diagrams.series(known, to_come, chapters | {"More": ["05"]})
+
+
+def test_the_flowchart_has_the_numbers_of_what_is_loaded():
+    G = weights.load_generator("portraits_inr128")
+    words = texts(diagrams.method(G, losses.named("vgg_conv", weights="shipped")))
+    for shown in (f"{G.num_ws} codes of {G.w_dim}", "128 px", "full-size input", "hrlib.lso", "hrlib.retrieval"):
+        assert shown in words
+    assert "reduced to 256" in texts(diagrams.method(G, losses.named("vgg_conv", weights="shipped", resize=256)))

@@ -1,12 +1,17 @@
-"""Diagrams of networks and of the method, drawn from the modules that run, so that they cannot go stale."""
+"""Diagrams of the networks, of the method and of the notebooks, drawn from the modules and files themselves."""
 
 from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import nn
 
+from ..errors import InvalidValue
+from .notebook import Notebook, find
 from .plots import COLOURS, subplots
 
 INK = "#333333"
@@ -15,7 +20,7 @@ INK = "#333333"
 def box(
     ax: Axes, x: float, y: float, w: float, h: float, text: str, *, colour: str = INK, dashed: bool = False
 ) -> None:
-    """A rounded box centred at (x, y) with centred text; dashed for what does not exist yet."""
+    """A rounded box centred at (x, y) with centred text; dashed if what it stands for does not exist yet."""
     style = FancyBboxPatch(
         (x - w / 2, y - h / 2),
         w,
@@ -30,8 +35,8 @@ def box(
     ax.text(x, y, text, ha="center", va="center", fontsize=6.5, color=INK, linespacing=1.25)
 
 
-def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "", *, bend: float = 0.0) -> None:
-    """An arrow with an optional label beside its middle."""
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "") -> None:
+    """An arrow, with an optional label above its middle."""
     ax.add_patch(
         FancyArrowPatch(
             start,
@@ -42,12 +47,11 @@ def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: 
             color=INK,
             shrinkA=0,
             shrinkB=0,
-            connectionstyle=f"arc3,rad={bend}",
         )
     )
     if text:
-        middle = ((start[0] + end[0]) / 2 + 0.04, (start[1] + end[1]) / 2)
-        ax.text(*middle, text, fontsize=6, color=INK, ha="left", va="center")
+        middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.05)
+        ax.text(*middle, text, fontsize=6.5, color=INK, ha="center", va="bottom")
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -110,43 +114,106 @@ def _block_text(G: nn.Module, res: int) -> str:
     return f"b{res}: {' + '.join(convs)}\n{G.channels[res]} x {res} x {res}"
 
 
-def method(G: nn.Module, loss: nn.Module, built: dict[str, bool], *, width: float = 7.0) -> Figure:
-    """Fig. 5: the flowchart of the method, with the sizes of the loaded generator and the settings of the loaded loss.
-
-    built: {room: is it in the library}; a missing room is drawn dashed.
-    """
+def method(G: nn.Module, loss: nn.Module, *, width: float = 7.0) -> Figure:
+    """Fig. 5: the flowchart of the method, with the sizes of the generator G and the settings of the loss."""
     fig, ax = canvas(width, 2.75)
     blue, green, orange, purple = COLOURS[0], COLOURS[2], COLOURS[1], COLOURS[3]
     taps = ", ".join(t.removeprefix("features_") for t in loss.weights)
     full = "full-size input" if loss.resize is None else f"input reduced to {loss.resize}"
-    box(
-        ax,
-        1.0,
-        2.25,
-        1.7,
-        0.72,
-        f"Style-INR-GAN (III-A)\n{G.num_ws} codes of {G.w_dim}\n{G.resolution} px and any H x W",
-        colour=green,
-    )
-    box(ax, 1.0, 0.95, 1.7, 0.72, f"HRInversion loss (III-B)\nEq. (3): VGG conv taps\n{taps}; {full}", colour=orange)
-    box(ax, 3.05, 1.6, 1.45, 0.8, "inversion, Eq. (1), (5)\n$w_s$, $w_t$ (and $n$)\nhrlib.inversion", colour=blue)
-    box(
-        ax,
-        4.85,
-        1.6,
-        1.35,
-        0.8,
-        "mixing, Eq. (6), (7)\n$G_m$, $w_m$\nhrlib.mixing",
-        colour=purple,
-        dashed=not built["mixing"],
-    )
-    box(ax, 6.3, 1.6, 1.1, 0.8, "LSO, Eq. (8)\n$w_m + w_{opt}$\nhrlib.lso", colour=purple, dashed=not built["lso"])
-    box(ax, 6.3, 0.45, 1.1, 0.6, "ID retrieval (III-D)\nhrlib.metrics", colour=blue, dashed=not built["id_retrieval"])
-    box(ax, 3.05, 0.45, 1.45, 0.6, "panoramas, style transfer,\n3D (IV-F)", colour=green, dashed=not built["tiling"])
-    arrow(ax, (1.87, 2.2), (2.3, 1.8))
-    arrow(ax, (1.87, 1.0), (2.3, 1.4))
-    arrow(ax, (3.8, 1.6), (4.15, 1.6))
-    arrow(ax, (5.55, 1.6), (5.72, 1.6))
-    arrow(ax, (6.3, 1.18), (6.3, 0.78))
-    arrow(ax, (3.05, 1.18), (3.05, 0.78))
+    generator = f"Style-INR-GAN (III-A)\n{G.num_ws} codes of {G.w_dim} numbers\n{G.resolution} px, or any H x W"
+    box(ax, 0.85, 2.25, 1.6, 0.72, generator, colour=green)
+    box(ax, 0.85, 0.95, 1.6, 0.72, f"HRInversion loss (III-B)\nEq. (3): VGG conv taps\n{taps};\n{full}", colour=orange)
+    box(ax, 2.75, 1.6, 1.2, 0.8, "inversion\nEq. (1), (5)\nhrlib.inversion", colour=blue)
+    box(ax, 4.55, 1.6, 1.2, 0.8, "mixing (III-C)\nEq. (6), (7)\nhrlib.mixing", colour=purple)
+    box(ax, 6.3, 1.6, 1.2, 0.8, "LSO (III-C)\nEq. (8), (9)\nhrlib.lso", colour=purple)
+    box(ax, 6.3, 0.4, 1.2, 0.6, "ID retrieval (III-D)\nhrlib.retrieval", colour=blue)
+    box(ax, 2.75, 0.4, 1.8, 0.6, "panoramas, style transfer,\n3D (IV-F)\nhrlib.tiling, hrlib.inversion3d", colour=green)
+    arrow(ax, (1.67, 2.2), (2.12, 1.85))
+    arrow(ax, (1.67, 1.0), (2.12, 1.35))
+    arrow(ax, (2.75, 2.55), (2.75, 2.03))
+    ax.text(2.75, 2.6, "pictures $x_s$, $x_t$", fontsize=6.5, color=INK, ha="center", va="bottom")
+    arrow(ax, (3.38, 1.6), (3.92, 1.6), "$w_s$, $w_t$")
+    arrow(ax, (5.18, 1.6), (5.67, 1.6), "$G_m$, $w_m$")
+    arrow(ax, (6.3, 1.17), (6.3, 0.73))
+    ax.text(6.25, 0.95, "$G_m(w_m + w_{opt})$", fontsize=6.5, color=INK, ha="right", va="center")
+    arrow(ax, (2.75, 1.17), (2.75, 0.73))
+    ax.text(2.8, 0.95, "$w$, $n$", fontsize=6.5, color=INK, ha="left", va="center")
     return fig
+
+
+def series(
+    notebooks: Mapping[str, Notebook],
+    planned: Mapping[str, Notebook],
+    chapters: Mapping[str, Sequence[str]],
+    *,
+    profile: str = "laptop",
+    width: float = 7.0,
+) -> Figure:
+    """A map of the notebooks: a column per chapter; arrows lead from a notebook to those that read its results.
+
+    Args:
+        notebooks: name -> notebook, as `notebook.catalogue` returns them.
+        planned: those that are not written yet, as `notebook.planned` returns them; drawn dashed.
+        chapters: heading -> its notebooks, by name or prefix ("02").
+        profile: the profile whose minutes are shown.
+        width: inches.
+
+    Raises:
+        UnknownName: a chapter names an unknown notebook. InvalidValue: a notebook is in no chapter, or in several.
+    """
+    known = {**notebooks, **planned}
+    columns = [[find(name, known) for name in names] for names in chapters.values()]
+    if sorted(name for column in columns for name in column) != sorted(known):
+        raise InvalidValue(
+            f"chapters {columns}", expected=f"each of {list(known)} once", do="add or remove what differs"
+        )
+    gap, h, pitch, head = 0.26, 0.76, 0.92, 0.42
+    w = (width - 0.05) / len(columns) - gap
+    height = head + pitch * max(map(len, columns)) + 0.2
+    fig, ax = canvas(width, height)
+    places: dict[str, tuple[float, float]] = {}  # name -> left edge, centre
+    for k, (heading, column) in enumerate(zip(chapters, columns, strict=True)):
+        left, colour = gap + k * (w + gap), (COLOURS[0], COLOURS[1], COLOURS[3], COLOURS[2], COLOURS[4])[k % 5]
+        ax.text(left, height - 0.04, textwrap.fill(heading, 17), va="top", fontsize=8, weight="bold", color=INK)
+        for row, name in enumerate(column):
+            places[name] = left, height - head - pitch * row - h / 2
+            _entry(ax, known[name], *places[name], w, h, colour, name in planned, known[name].minutes.get(profile))
+    for name, notebook in known.items():
+        for need in (find(n, known) for n in notebook.needs):
+            _needed(ax, places[need], places[name], w)
+    words = f"Arrows lead to notebooks that read another one's results. Minutes: profile {profile}, on two CPU cores."
+    ax.text(gap, 0.04, words, fontsize=6.5, color=INK, va="bottom")
+    return fig
+
+
+def _entry(
+    ax: Axes,
+    notebook: Notebook,
+    left: float,
+    y: float,
+    w: float,
+    h: float,
+    colour: str,
+    planned: bool,
+    minutes: float | None,
+) -> None:
+    """One notebook: its number, its section and minutes, and its title."""
+    box(ax, left + w / 2, y, w, h, "", colour=colour, dashed=planned)
+    top = y + h / 2 - 0.02
+    ax.text(left + 0.03, top, notebook.name[:2], fontsize=8, weight="bold", color=INK, va="top")
+    about = "planned" if planned else f"{minutes:g} min" if minutes else ""
+    ax.text(left + w - 0.03, top - 0.01, about, fontsize=6.5, color=INK, ha="right", va="top")
+    section = f"Sec. {notebook.section}" if notebook.section else ""
+    ax.text(left + 0.03, y - h / 2, section, fontsize=6, color="0.35", va="bottom")
+    ax.text(left + 0.03, top - 0.16, textwrap.fill(notebook.title, 19), fontsize=6.5, color=INK, va="top")
+
+
+def _needed(ax: Axes, start: tuple[float, float], end: tuple[float, float], w: float) -> None:
+    """An arrow from a notebook to one that needs it: round the left side in the same column, straight to another."""
+    (x0, y0), (x1, y1) = start, end
+    if x0 != x1:
+        arrow(ax, (x0 + w + 0.02, y0), (x1 - 0.03, y1))
+        return
+    bus = x0 - 0.14
+    ax.plot([x0 - 0.02, bus, bus], [y0, y0, y1], color=INK, lw=0.9)
+    arrow(ax, (bus, y1), (x1 - 0.02, y1))

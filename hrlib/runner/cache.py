@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import store
 from ..lab import records
-from ..lab.notebook import Notebook
+from ..lab.notebook import Notebook, catalogue, planned
 from ..lab.place import figures_folder, git, root
 from ..lab.provenance import LIBRARY, Hashes, closure, code, imported, read_object
 
@@ -37,7 +37,19 @@ def surroundings(notebooks: Iterable[Notebook], hashes: Hashes, profile: str) ->
         "data": store.digest(_data(hashes, shipped_alone=profile in ("smoke", "laptop"))),
         "environment": store.digest([hashes.of(lock) if lock.exists() else None, sys.version_info[:2]]),
     }
-    return {notebook.name: {"library": _library(notebook, hashes), **shared} for notebook in notebooks}
+    return {
+        notebook.name: {"library": _library(notebook, hashes), **shared, **_catalogue(notebook)}
+        for notebook in notebooks
+    }
+
+
+def _catalogue(notebook: Notebook) -> dict[str, str]:
+    """What a notebook that draws a map of the series depends on: the metadata of all notebooks."""
+    if not any("catalogue()" in cell for cell in notebook.code):
+        return {}
+    known = [*catalogue().values(), *planned().values()]
+    facts = [[nb.name, nb.title, nb.section, nb.needs, dict(nb.minutes)] for nb in known]
+    return {"the other notebooks": store.digest(facts)}
 
 
 def _library(notebook: Notebook, hashes: Hashes) -> str:
