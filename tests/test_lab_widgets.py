@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hrlib import lab
-from hrlib.errors import BatchError, ShapeError
+from hrlib.errors import BatchError, InvalidValue, ShapeError
 from hrlib.lab.widgets import picture
 
 ALT = "a square that gets brighter from step to step"
@@ -159,11 +159,11 @@ def test_static_picture():
     page = widget.static()
     assert f'alt="{ALT}"' in page and "data:image/png;base64" in page and "after 2 steps (n = 3)" in page
     assert seen == [0, 1]
-    with pytest.raises(ShapeError, match="yielded nothing"):
+    with pytest.raises(InvalidValue, match="yielded nothing"):
         live(lambda n: iter(())).static()
     with pytest.raises(ZeroDivisionError):
         live(lambda n: iter([1 / 0])).static()
-    with pytest.raises(BatchError, match="alt text"):
+    with pytest.raises(InvalidValue, match="alt text"):
         lab.Live(iterate, controls={}, render=None, alt="short")
 
 
@@ -258,7 +258,7 @@ def test_check_with_a_predicate(capsys):
     lab.check("better", "text", that=lambda v: v < 3, hint="a number")
     out = capsys.readouterr().out
     assert out.splitlines()[0].startswith("✓") and "TypeError" in out and "a number" in out
-    with pytest.raises(BatchError, match="either"):
+    with pytest.raises(InvalidValue, match="either"):
         lab.check("better", 1)
 
 

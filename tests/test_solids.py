@@ -11,7 +11,7 @@ import trimesh
 from PIL import Image
 from torch import nn
 
-from hrlib.errors import ShapeError, StoreError
+from hrlib.errors import InvalidValue, ShapeError, StoreError, UnknownName
 from hrlib.lab import solids
 from hrlib.nets import cameras
 from hrlib.nets.cips3d import CIPS3D
@@ -70,7 +70,7 @@ def test_points_of_a_view_lie_on_the_near_side(ball):
 def test_a_density_that_is_nowhere_solid_is_no_mesh(G, monkeypatch):
     nothing = lambda points, styles: (torch.zeros(*points.shape[:-1], 8), torch.zeros(*points.shape[:-1], 1))
     monkeypatch.setattr(G.siren, "forward", nothing)
-    with pytest.raises(ShapeError, match="stops half of the light"):
+    with pytest.raises(InvalidValue, match="absorbs half of the light"):
         solids.mesh(G, G.average(), 16)
     two = {k: v.expand(2, -1, -1) for k, v in G.average().items()}
     with pytest.raises(ShapeError, match="of 2 pictures"):
@@ -87,7 +87,7 @@ def test_a_turntable_goes_to_and_fro(tmp_path):
     with pytest.raises(StoreError, match="there already"):
         solids.turntable(lambda yaw: pytest.fail("work began"), [0.0], path)
     assert solids.turntable(look, [0.0], path, force=True) == path
-    with pytest.raises(ShapeError, match=r"\.webp, \.png or \.gif"):
+    with pytest.raises(UnknownName, match=r"\.webp, \.png or \.gif"):
         solids.turntable(look, [0.0], tmp_path / "film.mp4")
 
 
@@ -102,6 +102,6 @@ def test_a_solid_is_exported_whole_or_not_at_all(tmp_path):
         assert path.read_bytes() == before
     cloud = solids.export(trimesh.PointCloud(np.eye(3)), tmp_path / "box.ply", force=True)
     assert len(trimesh.load(cloud).vertices) == 3
-    with pytest.raises(ShapeError, match=r"\.ply or \.glb"):
+    with pytest.raises(UnknownName, match=r"\.ply or \.glb"):
         solids.export(solid, tmp_path / "box.obj")
     assert not list(tmp_path.glob(".partial*"))

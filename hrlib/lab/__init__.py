@@ -1,7 +1,7 @@
 """What a notebook needs around the science: `from hrlib import lab`.
 
-The names below are imported on first use, because the command line uses other parts of this package and should not wait
-for torch and matplotlib.
+The names below are imported on first use: the command line uses other parts of this package and should not wait for
+torch and matplotlib.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Large pictures as a page to zoom into: tiles of every scale, and OpenSeadragon (BSD licence, in `viewer/`).
+"""Large pictures as a zoomable page: tiles at every scale, and OpenSeadragon (BSD licence, in `viewer/`).
 
-The page needs no server and no network. While a run goes on it may be written again and again: a reader who has it open
-sees the new pictures within seconds.
+The page needs no server and no network. A run may rewrite it again and again, and a reader who has it open sees the new
+pictures within seconds.
+
+By hand, because pyvips.dzsave and openslide's DeepZoomGenerator would save the fifteen lines of `pyramid`, at the price
+of two more packages and 8 or 3 MB of native code; the care is in `write`, which neither of them has.
 """
 
 from __future__ import annotations
@@ -24,19 +27,21 @@ from ..image import to_uint8
 TILE, OVERLAP, QUALITY = 254, 1, 90
 VIEWER = Path(__file__).parent / "viewer"
 FILES = ("index.html", "openseadragon.min.js", "openseadragon.LICENSE.txt")  # of the viewer
-STATUS = "status.js"  # what the page shows now; written last
-TILES = re.compile(r"\d+-[0-9a-f]{16}")  # names of the folders of tiles: which picture, and the digest of its pixels
+STATUS = "status.js"  # says what the page shows; written last
+TILES = re.compile(r"\d+-[0-9a-f]{16}")  # names of tile folders: index of the picture, digest of its pixels
 
 
 def levels(width: int, height: int) -> int:
-    """The highest level of a pyramid, at full size; level 0 is a single pixel."""
+    """The highest level of a pyramid, which has the full size; level 0 is a single pixel."""
     return (max(width, height) - 1).bit_length()
 
 
 def pyramid(x: Tensor, folder: Path) -> Path:
-    """Write LEVEL/COLUMN_ROW.jpg of a picture [1, 3, H, W] in [-1, 1] below `folder`, each level half the next."""
+    """Write LEVEL/COLUMN_ROW.jpg of a picture [1, 3, H, W] in [-1, 1] to `folder`, each level half the next."""
     if x.ndim != 4 or len(x) != 1:
-        raise ShapeError(f"a picture of shape {tuple(x.shape)}", expected="[1, 3, H, W]", do="write one at a time")
+        raise ShapeError(
+            f"a picture of shape {tuple(x.shape)}", expected="[1, 3, H, W]", do="write one picture at a time"
+        )
     picture = Image.fromarray(to_uint8(x)[0])
     for level in range(levels(*picture.size), -1, -1):
         (folder / str(level)).mkdir(parents=True, exist_ok=True)
@@ -51,16 +56,16 @@ def pyramid(x: Tensor, folder: Path) -> Path:
 
 
 def prepare(folder: str | Path, *, force: bool = False) -> list[str]:
-    """Try a page's folder before any work: the folders of tiles that an earlier page shows there, none for a new one.
+    """Check a page's folder before any work; returns the tile folders of an earlier page there, if any.
 
-    One that is missing is not made yet.
+    A missing folder is not created yet.
 
     Raises:
-        StoreError: nobody may write there, it is a link, or it holds files under a page's names that are no page of
-            ours; with `force` these will be replaced.
+        StoreError: the folder cannot be written to, is a link, or has other files with the names of a page's; `force`
+            allows `write` to replace those.
     """
     folder = Path(folder)
-    if folder.is_symlink():  # its files are somebody else's
+    if folder.is_symlink():  # its files belong to something else
         raise StoreError(f"{folder} is a link to {folder.readlink()}", expected="a folder", do="remove the link")
     if not folder.exists():
         store.ready(folder.parent)
@@ -73,12 +78,12 @@ def prepare(folder: str | Path, *, force: bool = False) -> list[str]:
 
 
 def _is_viewers(path: Path) -> bool:
-    """Whether a killed run left it here, before its status."""
+    """Whether it is a file of the viewer, which a run killed before writing its status left here."""
     return path.read_bytes() == (VIEWER / path.name).read_bytes()
 
 
 def _shown(status: Path) -> list[str] | None:
-    """The folders of tiles that a page's status names; None for anything that `write` has not written."""
+    """The tile folders that a page's status names; None if `write` did not write the file."""
     try:
         text = status.read_text(encoding="utf-8")
         folders = [layer["folder"] for layer in json.loads(text.removeprefix("shown(").removesuffix(");\n"))["layers"]]
@@ -90,15 +95,17 @@ def _shown(status: Path) -> list[str] | None:
 def write(
     pictures: Mapping[str, Tensor], folder: str | Path, *, title: str, caption: str = "", force: bool = False
 ) -> Path:
-    """Write the page FOLDER/index.html, or write it anew; returns its path.
+    """Write or update the page FOLDER/index.html, and return its path.
 
-    pictures: name -> [1, 3, H, W] in [-1, 1], of one size; a slider blends each into the next. A picture whose pixels
-    are those of the last time is not written again. Tiles that the page showed before are deleted once the new ones are
-    there; nothing else is. force: as in `prepare`, whose errors this raises, too.
+    pictures: name -> [1, 3, H, W] in [-1, 1], all of one size; a slider blends each into the next. Pictures that have
+    not changed are not written again. The tiles of an earlier page are deleted after the new ones are in place; nothing
+    else is deleted. force: as in `prepare`, whose errors this raises as well.
     """
     sizes = {tuple(x.shape[2:]) for x in pictures.values()}
     if len(sizes) != 1:
-        raise ShapeError(f"pictures of sizes {sorted(sizes)}", expected="one or more of one size", do="resize them")
+        raise ShapeError(
+            f"pictures of sizes {sorted(sizes)}", expected="one or more of one size", do="resize them with image.resize"
+        )
     (height, width), folder = sizes.pop(), Path(folder)
     before, layers = prepare(folder, force=force), []
     for k, (name, x) in enumerate(pictures.items()):

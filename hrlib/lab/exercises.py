@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import BatchError
+from ..errors import BatchError, InvalidValue
 
 
 def check(
@@ -24,29 +24,31 @@ def check(
     hint: str = "",
     solution: bool = False,
 ) -> None:
-    """Say whether an answer is right.
+    """Print whether an answer is right.
 
     Args:
-        name: what the exercise is called.
+        name: the name of the exercise.
         value: the learner's answer; `...` means not answered yet.
         expected: the right answer: a number, a tensor or array (compared within `tol`, absolute and relative), a
             string, or a list of these.
         tol: tolerance for numbers.
         that: instead of `expected`, a predicate of the value.
         hint: shown with a wrong answer.
-        solution: True in solution cells: then a wrong or missing answer is an error of the notebook.
+        solution: True in solution cells, where a wrong or missing answer is an error in the notebook.
 
     Raises:
-        BatchError: `solution` is True and the answer is wrong, or neither `expected` nor `that` is given.
+        BatchError: `solution` is True and the answer is wrong or missing.
+        InvalidValue: not exactly one of `expected` and `that` is given.
     """
     if (expected is None) == (that is None):
-        raise BatchError(f"check {name!r}", expected="either an expected value or `that`", do="pass one of the two")
+        got = f"check {name!r} with {'neither' if expected is None else 'both'} of `expected` and `that`"
+        raise InvalidValue(got, expected="either an expected value or `that`", do="pass exactly one of them")
     answered = value is not ...
     problem = ""
     if answered:
         try:
             right = bool(that(value)) if that is not None else _equal(value, expected, tol)
-        except Exception as e:  # a learner's answer may be anything, and a predicate may not expect it
+        except Exception as e:  # the answer may be anything, and the predicate may not be prepared for it
             right, problem = False, f" ({type(e).__name__}: {e})"
     if answered and right:
         print(f"✓ {name}: right.")
@@ -54,8 +56,8 @@ def check(
     if solution:
         raise BatchError(
             f"the solution of {name!r} gives {value!r}{problem}",
-            expected="what its check asks",
-            do="correct one of them",
+            expected=f"an answer that passes its check{'' if expected is None else f', {expected!r}'}",
+            do="correct the solution, or the check",
         )
     if not answered:
         print(f"○ {name}: not answered yet. Replace the dots and run the cell again.")

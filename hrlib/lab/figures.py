@@ -1,8 +1,8 @@
-"""Saving figures and tables, each with a sidecar that says how it came about.
+"""Saving figures and tables, each with a sidecar that records how it was made.
 
-A plot is kept as SVG and a small PNG. A figure that holds pixels is a picture, kept as one WebP: an SVG would frame the
-same pixels at many times the size. A table is kept as CSV and Markdown. On one machine the same figure gives the same
-bytes: no dates, fixed element names.
+A plot is saved as SVG and a small PNG. A figure that contains pixels is saved as one WebP, since an SVG would hold the
+same pixels at many times the size. A table is saved as CSV and Markdown. On one machine the same figure gives the same
+bytes: there are no dates, and element names are fixed.
 """
 
 from __future__ import annotations
@@ -20,43 +20,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import store
-from ..errors import BatchError
+from ..errors import InvalidValue
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-DPI = 200  # of the drawing that files are made from
-PICTURE_WIDTH, PLOT_WIDTH = 1400, 1000  # pixels at most, of a WebP and of the PNG of a plot
-QUALITY = 85  # of a WebP, of 100; grain and hair at the figures' own scale survive it
-SVG_LIMIT = 1_500_000  # bytes; a plot of so many elements is quicker as a picture
+DPI = 200  # of the rendering that files are made from
+PICTURE_WIDTH, PLOT_WIDTH = 1400, 1000  # maximum pixels of a WebP and of the PNG of a plot
+QUALITY = 85  # of a WebP, out of 100; it preserves grain and hair at the scale of the figures
+SVG_LIMIT = 1_500_000  # bytes; a plot with more elements loads faster as a picture
 MIN_ALT = 30  # characters
 
 
 def checked_name(name: str) -> str:
-    """`name` if it can be a file name everywhere; raises `BatchError` otherwise."""
+    """`name` if it can be a file name on every system; raises `InvalidValue` otherwise."""
     if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) and name != "records":
         return name
-    raise BatchError(f"figure name {name!r}", expected="lower-case letters, digits, _ and -", do="rename it")
+    form = "lower-case letters, digits, _ and -, other than 'records'"
+    raise InvalidValue(f"figure name {name!r}", expected=form, do="rename the figure")
 
 
 def checked_alt(alt: str, caption: str) -> str:
-    """`alt` if it can serve a reader who does not see the picture; raises `BatchError` otherwise."""
+    """`alt` if it may serve readers who cannot see the picture; raises `InvalidValue` otherwise."""
     text = " ".join(alt.split())
     if len(text) >= MIN_ALT and text != " ".join(caption.split()):
         return text
-    raise BatchError(
+    raise InvalidValue(
         f"alt text {alt!r}",
-        expected=f"{MIN_ALT} characters or more that are not the caption",
-        do="describe what is seen and where, for somebody who cannot see it",
+        expected=f"{MIN_ALT} characters or more that do not repeat the caption",
+        do="describe what is shown and where, for somebody who cannot see it",
     )
 
 
-def png(fig: Figure, dpi: float = DPI) -> bytes:
-    """The figure as PNG bytes."""
+def png(shown: Figure | Image, dpi: float = DPI) -> bytes:
+    """A figure, at `dpi`, or a Pillow picture as PNG bytes."""
+    if not hasattr(shown, "savefig"):
+        return _encoded(shown, "png")
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    shown.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -69,18 +72,18 @@ def svg(fig: Figure, *, title: str, alt: str) -> bytes:
 
 
 def files(drawn: bytes, drawing: bytes) -> dict[str, bytes]:
-    """What is kept of a figure, suffix -> bytes; the first is the one to show.
+    """The files to save for a figure: suffix -> bytes; the first is the one to show.
 
     Args:
         drawn: the figure as a PNG at `DPI`.
-        drawing: the figure as an SVG, which is kept when it holds no pixels.
+        drawing: the figure as an SVG, which is saved if it contains no pixels.
     """
     from PIL import Image
 
     picture = Image.open(io.BytesIO(drawn)).convert("RGB")
     if b"<image" in drawing or len(drawing) > SVG_LIMIT:
         return {".webp": _encoded(_narrowed(picture, PICTURE_WIDTH), "webp", quality=QUALITY, method=6)}
-    few = _narrowed(picture, PLOT_WIDTH).quantize(256)  # lines and letters have few colours
+    few = _narrowed(picture, PLOT_WIDTH).quantize(256)  # lines and letters need few colours
     return {".png": _encoded(few, "png", optimize=True), ".svg": drawing}
 
 
@@ -92,9 +95,9 @@ def _narrowed(picture: Image, width: int) -> Image:
     return picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
 
 
-def _encoded(picture: Image, kind: str, **how: Any) -> bytes:
+def _encoded(picture: Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **how)
+    picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -110,9 +113,8 @@ def save(fig: Figure, path: Path, *, alt: str, caption: str, facts: dict[str, An
 def save_table(df: pd.DataFrame, path: Path, *, caption: str, digits: int, facts: dict[str, Any]) -> str:
     """Write PATH.csv, PATH.md and PATH.json (last); returns the HTML that shows the table."""
     if not caption.strip() or df.empty:
-        raise BatchError(
-            f"table {path.name} without " + ("rows" if df.empty else "a caption"), expected="both", do="give it"
-        )
+        lacking = "rows" if df.empty else "a caption"
+        raise InvalidValue(f"table {path.name} without {lacking}", expected="rows and a caption", do=f"add {lacking}")
     made = {
         ".csv": df.to_csv(index=_named(df), lineterminator="\n").encode(),
         ".md": markdown(df, digits).encode(),
@@ -129,7 +131,7 @@ def _write(path: Path, made: dict[str, bytes], facts: dict[str, Any]) -> None:
 
 
 def html_figure(shown: bytes, kind: str, *, alt: str, caption: str, width: float) -> str:
-    """A "webp" or "png" as an HTML figure; exporters keep its alt text, unlike that of a bare image output."""
+    """A "webp" or "png" as an HTML figure: exporters keep its alt text, but drop that of a plain image output."""
     source = base64.b64encode(shown).decode()
     return (
         f'<figure style="margin:0.5em 0"><img alt="{html.escape(alt)}" style="width:min(100%,{width:.0f}px)" '
@@ -144,7 +146,7 @@ def html_table(df: pd.DataFrame, *, caption: str, digits: int) -> str:
 
 
 def markdown(df: pd.DataFrame, digits: int) -> str:
-    """A table as Markdown; numbers with `digits` decimals, a missing one as an empty cell."""
+    """A table as Markdown; numbers with `digits` decimals, missing ones as empty cells."""
     frame = df.reset_index() if _named(df) else df
 
     def text(value: object) -> str:
@@ -163,6 +165,6 @@ def _named(df: pd.DataFrame) -> bool:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
+    """The versions of Python and the packages that a result depends on."""
     names = ("hrlib", "torch", "torchvision", "timm", "numpy", "matplotlib")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}

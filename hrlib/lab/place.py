@@ -1,4 +1,4 @@
-"""Where things are: the repository and the folders that notebooks write to."""
+"""The repository, and the folders that notebooks write to."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def root() -> Path:
 
 
 def enter() -> None:
-    """Make the root the current directory, to which the relative paths of a notebook's parameters are relative."""
+    """Make the root the current directory, since paths in a notebook's parameters are relative to it."""
     here = str(root())
-    os.environ["HRLAB_ROOT"] = here  # it may have been relative, too
+    os.environ["HRLAB_ROOT"] = here  # it may have been a relative path
     os.chdir(here)
 
 
 def figures_folder(profile: str) -> Path:
-    """Where `hrlab run` puts the results of a profile: those of `laptop`, the committed scale, in `figures/`."""
+    """Where `hrlab run` puts the results of a profile; those of `laptop`, which are committed, are in `figures/`."""
     return root() / "figures" if profile == "laptop" else root() / "build" / f"figures-{profile}"
 
 
 def live_folder() -> Path:
-    """Where notebooks that are run by hand write: trying something out never changes what readers see."""
+    """Where notebooks run by hand write, so that trying something out never changes the committed figures."""
     return root() / "build" / "live"
 
 
 def cpus() -> int:
-    """How many threads this process may keep busy: $OMP_NUM_THREADS, or the CPUs it may run on.
+    """The number of threads this process may use: $OMP_NUM_THREADS, or the CPUs it may run on.
 
-    "4,2" asks for 4 threads at the outer level, as OpenMP reads it; what is no number, and 0, it ignores.
+    As in OpenMP, "4,2" means 4 threads at the outer level, and 0 or anything that is not a number is ignored.
     """
     given = re.match(r"\s*(\d+)", os.environ.get("OMP_NUM_THREADS", ""))
     if given and int(given[1]):
@@ -52,7 +52,7 @@ def cpus() -> int:
 
 
 def git(*arguments: str) -> str | None:
-    """What a git command says in the repository; None when it fails or there is no git here."""
+    """The output of a git command in the repository; None if it fails or there is no git."""
     try:
         done = subprocess.run(["git", "-C", str(root()), *arguments], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

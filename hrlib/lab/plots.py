@@ -1,6 +1,6 @@
-"""The look of all figures, and the picture most of this paper's figures are: a strip of images with zoomed insets.
+"""The style of all figures, and the kind that this paper uses most: rows of images with magnified insets.
 
-Nothing here uses pyplot: figures are plain objects, so they may be drawn in a worker thread and nothing leaks.
+Nothing here uses pyplot: figures are plain objects, so a worker thread may draw them, and none stays in memory.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from ..errors import ShapeError
+from ..errors import InvalidValue, ShapeError, UnknownName, nearest
+from ..image import to_uint8
 from ..stats import summary
 
-# Okabe and Ito's palette, which readers of every kind of colour vision can tell apart.
+# The palette of Okabe and Ito, which colour-blind readers can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
-_BOX_COLOURS = ["#D55E00", "#56B4E9", "#F0E442", "#009E73"]  # these stand out from skin and hair
+_BOX_COLOURS = ["#D55E00", "#56B4E9", "#F0E442", "#009E73"]  # visible against skin and hair
 Box = tuple[float, float, float, float]  # x, y, width, height as fractions of the image, from its top left
 
 _STYLE = {
@@ -53,30 +54,52 @@ _STYLE = {
 
 
 def apply_style() -> None:
-    """Set matplotlib's defaults to the house style."""
+    """Set matplotlib's defaults to the style of this project."""
     mpl.rcParams.update(_STYLE)
 
 
 def subplots(
-    nrows: int = 1, ncols: int = 1, *, width: float = 7.0, height: float = 2.6, **more: Any
+    nrows: int = 1,
+    ncols: int = 1,
+    *,
+    width: float = 7.0,
+    height: float = 2.6,
+    sharex: bool | str = False,
+    sharey: bool | str = False,
+    squeeze: bool = True,
+    width_ratios: Sequence[float] | None = None,
+    height_ratios: Sequence[float] | None = None,
+    subplot_kw: Mapping[str, Any] | None = None,
+    gridspec_kw: Mapping[str, Any] | None = None,
 ) -> tuple[Figure, Any]:
-    """A figure of `width` x `height` inches and its axes, as `plt.subplots` would give them (which `more` goes to)."""
+    """A figure of `width` x `height` inches and its axes; the other arguments are those of `plt.subplots`."""
     apply_style()
     fig = Figure(figsize=(width, height), layout="constrained")
-    return fig, fig.subplots(nrows, ncols, **more)
+    axes = fig.subplots(
+        nrows,
+        ncols,
+        sharex=sharex,
+        sharey=sharey,
+        squeeze=squeeze,
+        width_ratios=width_ratios,
+        height_ratios=height_ratios,
+        subplot_kw=subplot_kw,
+        gridspec_kw=gridspec_kw,
+    )
+    return fig, axes
 
 
 def heat(x: torch.Tensor, *, vmin: float = 0.0, vmax: float | None = None, cmap: str = "magma") -> torch.Tensor:
     """A map [H, W] as a picture [3, H, W] in [-1, 1] for `image_grid`; `vmax` defaults to the largest value.
 
-    For signed maps take a diverging map around zero: `heat(x, vmin=-v, vmax=v, cmap="RdBu_r")`.
+    For signed values use a diverging colour map around zero: `heat(x, vmin=-v, vmax=v, cmap="RdBu_r")`.
     """
     values = x.detach().cpu().float().numpy()
     while values.ndim > 2 and len(values) == 1:  # [1, H, W] and [1, 1, H, W] are maps too
         values = values[0]
     if values.ndim != 2:
         raise ShapeError(
-            f"heat() got a map of shape {tuple(x.shape)}", expected="[H, W]", do="reduce the channels first"
+            f"heat() got a map of shape {tuple(x.shape)}", expected="[H, W]", do="average or pick a channel first"
         )
     top = float(values.max()) if vmax is None else vmax
     scaled = (values - vmin) / max(top - vmin, 1e-12)
@@ -85,23 +108,22 @@ def heat(x: torch.Tensor, *, vmin: float = 0.0, vmax: float | None = None, cmap:
 
 
 def forest(ax: Axes, groups: Mapping[str, Sequence[float]], *, xlabel: str, worse: str = "", better: str = "") -> None:
-    """A forest plot: a row a group of paired differences, a dot an image, the mean and its 95 % interval in colour.
+    """A forest plot of paired differences: a row per group, with a dot per image, the mean and its 95 % interval.
 
-    An interval that leaves the line at zero is drawn in blue, one that does not in grey.
+    Intervals that exclude zero are blue, the others grey.
 
     Args:
-        ax: where to draw.
-        groups: label -> differences, one an image; the first group on top.
+        ax: the axes to draw on.
+        groups: label -> differences, one per image; the first group on top.
         xlabel: what is compared, with the unit.
         worse, better: words above the left and the right end, such as "full input worse".
     """
     for y, values in enumerate(groups.values()):
-        found = summary(values)
-        settled = found.low > 0 or found.high < 0
-        colour = COLOURS[0] if settled else "0.45"
+        mean = summary(values)
+        colour = COLOURS[0] if mean.low > 0 or mean.high < 0 else "0.45"
         ax.plot(values, np.full(len(values), y + 0.22), ".", color="0.65", ms=3, mew=0)
-        ax.plot([found.low, found.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
-        ax.plot(found.mean, y, "o", color=colour, ms=4.5)
+        ax.plot([mean.low, mean.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
+        ax.plot(mean.mean, y, "o", color=colour, ms=4.5)
     ax.axvline(0, color="0.2", lw=0.8)
     ax.set(yticks=range(len(groups)), yticklabels=list(groups), ylim=(len(groups) - 0.4, -0.6), xlabel=xlabel)
     ax.grid(axis="y", visible=False)
@@ -124,22 +146,24 @@ def image_grid(
 
     Args:
         images: rows of [3, H, W], [1, 3, H, W] or [H, W] tensors in [-1, 1]; a flat list is one row; None is empty.
-        titles: one a column, above the first row.
+        titles: one per column, above the first row.
         captions: nested like `images`; small text under each image.
-        row_labels: one a row, at the left.
+        row_labels: one per row, at the left.
         insets: boxes (x, y, w, h) as fractions of the image from its top left, for all rows; or {row: boxes}.
-        inset_place: "below" puts the crops in a strip under the image, "corner" the first one into its lower right.
-        width: inches over all; the height follows.
+        inset_place: "below" puts the crops in a strip under the image, "corner" only the first, at its lower right.
+        width: total width in inches; the height follows.
 
     Returns:
-        a figure. The crops are enlarged by nearest neighbour: what is seen there are the image's own pixels.
+        A figure. The crops are enlarged by nearest neighbour, so they show the image's own pixels.
 
     Raises:
-        ShapeError: ragged rows, an image of another layout, or a box that leaves the image.
+        ShapeError: no images, ragged rows, or an image of another layout or with values that are not finite.
+        InvalidValue: an inset box outside the image. UnknownName: an unknown `inset_place`.
     """
     apply_style()
     if inset_place not in ("below", "corner"):
-        raise ShapeError(f"inset_place {inset_place!r}", expected="'below' or 'corner'", do="use one of the two")
+        hint = nearest(inset_place, ["below", "corner"]) or "put the crops below the image or in its corner"
+        raise UnknownName(f"inset_place {inset_place!r}", expected="'below' or 'corner'", do=hint)
     rows = [[pixels(x) for x in row] for row in _nested(images)]
     texts = _nested(captions) if captions is not None else [[""] * len(row) for row in rows]
     columns = len(rows[0])
@@ -215,7 +239,7 @@ def _frames(ax: Axes, image: np.ndarray, boxes: Sequence[Box]) -> None:
     for k, box in enumerate(boxes):
         y0, y1, x0, x1 = _bounds(image, box)
         frame = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, lw=1.1, ec=_BOX_COLOURS[k % 4])
-        frame.set_path_effects([withStroke(linewidth=2.0, foreground="#00000088")])  # seen on any ground
+        frame.set_path_effects([withStroke(linewidth=2.0, foreground="#00000088")])  # visible on any background
         ax.add_patch(frame)
 
 
@@ -223,8 +247,8 @@ def _bounds(image: np.ndarray, box: Box) -> tuple[int, int, int, int]:
     """Rows y0:y1 and columns x0:x1 of a box; at least two pixels each way."""
     x, y, w, h = box
     if min(box) < 0 or w <= 0 or h <= 0 or x + w > 1 or y + h > 1:
-        raise ShapeError(
-            f"inset box {box}", expected="(x, y, w, h) as fractions within the image", do="keep x + w and y + h below 1"
+        raise InvalidValue(
+            f"inset box {box}", expected="(x, y, w, h) as fractions of the image", do="keep x + w and y + h at most 1"
         )
     rows, columns = image.shape[:2]
     y0, x0 = round(y * rows), round(x * columns)
@@ -246,26 +270,30 @@ def _nested(items: Sequence[Any]) -> list[list[Any]]:
 def _same_length(what: str, got: Sequence[int], expected: int) -> None:
     if any(n != expected for n in got):
         raise ShapeError(
-            f"image_grid() got {what} of length {list(got)}", expected=f"{expected} each", do="fill with None or ''"
+            f"image_grid() got {what} of length {list(got)}", expected=f"{expected} each", do="pad with None or ''"
         )
 
 
 def pixels(x: torch.Tensor | None) -> np.ndarray | None:
-    """A tensor of the library's image convention -> uint8 [H, W, 3]."""
+    """uint8 [H, W, 3] of a picture in [-1, 1]: [3, H, W], [1, 3, H, W] or grey [H, W]; None stays None."""
     if x is None:
         return None
     if not isinstance(x, torch.Tensor):
-        raise ShapeError(f"an image of type {type(x).__name__}", expected="a tensor", do="read it with hrlib.image")
-    t = x.detach().cpu().float()
-    if t.ndim == 4 and len(t) == 1:
-        t = t[0]
+        raise ShapeError(
+            f"an image of type {type(x).__name__}",
+            expected="a tensor",
+            do="convert it with image.from_uint8, or read it with image.read",
+        )
+    t = x.detach().float()
     if t.ndim == 2:
         t = t.expand(3, -1, -1)
-    if t.ndim != 3 or t.shape[0] != 3 or not torch.isfinite(t).all():
+    if t.ndim == 3:
+        t = t[None]
+    finite = bool(torch.isfinite(t).all())
+    if t.ndim != 4 or t.shape[:2] != (1, 3) or not finite:
         raise ShapeError(
-            f"an image of shape {tuple(x.shape)}"
-            + ("" if torch.isfinite(t).all() else " with values that are not finite"),
-            expected="[3, H, W], [1, 3, H, W] or [H, W] in [-1, 1]",
-            do="pass one image a cell",
+            f"an image of shape {tuple(x.shape)}" + " with values that are not finite" * (not finite),
+            expected="finite values of shape [3, H, W], [1, 3, H, W] or [H, W], in [-1, 1]",
+            do="pass one image per cell" if finite else "find the step that made them NaN or infinite",
         )
-    return ((t.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return to_uint8(t)[0]

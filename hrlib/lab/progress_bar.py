@@ -1,6 +1,6 @@
-"""Progress of a loop: a line refreshed in place when somebody watches, one summary line otherwise.
+"""Progress of a loop: a line updated in place if somebody is watching, one summary line otherwise.
 
-A bar that prints on every refresh leaves hundreds of outputs in a notebook that papermill runs; this leaves one.
+By hand, because tqdm prints each refresh as an output of its own in a notebook that papermill runs; this leaves one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-REFRESH = 0.1  # seconds between two updates
+REFRESH = 0.1  # seconds between updates
 
 
 def progress(
@@ -22,14 +22,14 @@ def progress(
     unit: str = "step",
     status: Callable[[T], str] | None = None,
 ) -> Iterator[T]:
-    """Yield `items` unchanged and show how far they are.
+    """Yield `items` unchanged and show the progress.
 
     Args:
         items: usually one of the library's loops, which yield iterates.
-        total: how many there will be; by default `len(items)` where that exists.
-        label: what is going on.
+        total: how many there will be; default: `len(items)` if there is one.
+        label: shown at the beginning of the line.
         unit: what one item is called.
-        status: item -> a few words about it, e.g. its loss.
+        status: item -> a few words about it, such as its loss.
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)
@@ -61,7 +61,7 @@ def _text(label: str, count: int, total: int | None, seconds: float, unit: str, 
 
 
 def _line() -> Callable[[str, bool], None]:
-    """A function (text, is it the last) that shows a line as this place allows."""
+    """A function (text, whether it is the last) that shows a line in a notebook, a terminal or a log."""
     from .session import is_live
 
     if is_live() and "IPython" in sys.modules:

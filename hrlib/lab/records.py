@@ -1,4 +1,4 @@
-"""Numbers that notebooks record, in one tidy form: key, value, unit, n, spread, and the paper's value."""
+"""The numbers that notebooks record, in one tidy form: key, value, unit, n, spread, and the paper's value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import store
-from ..errors import BatchError, InvalidValue, StoreError, number
+from ..errors import InvalidValue, StoreError, UnknownName, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,20 +42,19 @@ class Records:
 
         Args:
             key: lower-case words separated by "/", e.g. "psnr/conv/full/portrait0".
-            value: a finite number (a one-element tensor will do), a truth value or a string.
+            value: a finite number (or a one-element tensor), a truth value or a string.
             unit: e.g. "dB".
-            paper: what the paper says of the same quantity, in the same unit.
-            n: over how many images or runs `value` is a mean.
-            spread: standard deviation over those n.
+            paper: the paper's value of the same quantity, in the same unit.
+            n: the number of images or runs that `value` is a mean of.
+            spread: the standard deviation over those n.
             interval: the 95 % interval of that mean.
-            volatile: it was measured on the machine and differs from run to run: seconds, peak memory.
+            volatile: a measurement of the machine that differs from run to run: seconds, peak memory.
 
         Raises:
-            BatchError: a malformed key, or a value that is not finite.
-            InvalidValue: n, spread or interval are no such numbers.
+            InvalidValue: a malformed key, a value that is not finite, or an invalid n, spread or interval.
         """
         if not KEY.fullmatch(key):
-            raise BatchError(
+            raise InvalidValue(
                 f"record key {key!r}",
                 expected='lower-case letters, digits and _ . + -, in parts separated by "/"',
                 do='use a key such as "psnr/conv/full/portrait0"',
@@ -78,15 +77,19 @@ class Records:
         return [self._rows[key] for key in sorted(self._rows)]
 
     def compare(self, prefix: str = "") -> pd.DataFrame:
-        """Ours beside the paper's for the keys that start with `prefix`, in the order of recording."""
+        """Our values beside the paper's for the keys that start with `prefix`, in the order of recording.
+
+        Raises:
+            UnknownName: no recorded key starts with it.
+        """
         import pandas as pd
 
         rows = [row for key, row in self._rows.items() if key.startswith(prefix)]
         if not rows:
-            raise BatchError(
+            raise UnknownName(
                 f"no record starts with {prefix!r}",
-                expected=f"a beginning of one of {list(self._rows)}",
-                do="record first",
+                expected=f"a prefix of one of {list(self._rows)}",
+                do="call run.record before run.compare",
             )
         table = []
         for row in rows:
@@ -107,20 +110,19 @@ class Records:
 
 
 def read(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """The records that a run left in `folder`, by key; those of older runs had no interval.
+    """The records that a run left in `folder`, by key; older runs recorded no interval.
 
     Raises:
         StoreError: the file is damaged, or not a list of records.
     """
-    path, found = Path(folder) / FILE, Records()
+    path, records = Path(folder) / FILE, Records()
     try:
         for row in store.read_json(path):
-            found.add(**row)
-    except (TypeError, BatchError, InvalidValue) as e:
-        raise StoreError(
-            f"{path} holds no records ({e})", expected="a list of them", do="run the notebook again"
-        ) from e
-    return {row["key"]: row for row in found.rows()}
+            records.add(**row)
+    except (TypeError, InvalidValue) as e:
+        what = f"{path} is not a list of records ({e})"
+        raise StoreError(what, expected="the file that run.finish() wrote", do="run the notebook again") from e
+    return {row["key"]: row for row in records.rows()}
 
 
 def _plain(key: str, what: str, value: Any) -> float | int | bool | str:
@@ -128,7 +130,7 @@ def _plain(key: str, what: str, value: Any) -> float | int | bool | str:
         value = value.item()
     if isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and math.isfinite(value)):
         return value
-    raise BatchError(
+    raise InvalidValue(
         f"record {key!r}: {what} = {value!r}",
         expected="a finite number, a truth value or a string",
         do="find out why it is not finite before recording it",

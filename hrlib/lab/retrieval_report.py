@@ -1,4 +1,4 @@
-"""What an ID retrieval looks like: the confusion picture, strips of who was found, and the files of a report."""
+"""Pictures of an ID retrieval: the confusion matrix, strips of the matches, and the files of a report."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FILES = ("summary.json", "pictures.csv", "problems.csv", "confusion.png", "strip
 
 
 def confusion(ax: Axes, counts: np.ndarray, *, title: str = "", scale: bool = True) -> None:
-    """Draw how often the pictures of the person of each row were looked up as the person of each column.
+    """Draw how often the pictures of each row's person were matched with each column's person.
 
-    counts: [N, N]. The diagonal is the right person; a dark column is somebody for whom many are taken. Rows are in
-    shares of their own sum; `scale` adds the bar that says so.
+    counts: [N, N]. The diagonal is correct; a dark column is a person with whom many others are confused. Each row is
+    divided by its sum; `scale` adds a colour bar.
     """
     share = counts / counts.sum(1, keepdims=True).clip(min=1)
     shown = ax.imshow(share, cmap="magma_r", vmin=0, vmax=1, interpolation="nearest", aspect="equal")
@@ -34,9 +34,9 @@ def confusion(ax: Axes, counts: np.ndarray, *, title: str = "", scale: bool = Tr
 
 
 def strips(rows: list[tuple[Tensor, Tensor, Tensor, str]], *, width: float = 7.0, across: int = 2) -> Figure:
-    """Retrieval strips, `across` beside each other: content, stylised picture, content that was found, and words.
+    """Retrieval strips, `across` side by side: content, stylised picture, retrieved content, and a caption.
 
-    rows: pictures [1, 3, H, W] each, drawn at one size, and a caption.
+    rows: three pictures [1, 3, H, W], drawn at one size, and the caption.
     """
     edge = max(picture.shape[2] for row in rows for picture in row[:3])
     fit = lambda x: torch.nn.functional.interpolate(x, (edge, edge), mode="bilinear", antialias=True)
@@ -50,7 +50,7 @@ def strips(rows: list[tuple[Tensor, Tensor, Tensor, str]], *, width: float = 7.0
 
 
 def chosen(report: Report, n: int) -> list[int]:
-    """Rows of a report worth seeing: half of them wrong, spread evenly over the distances."""
+    """The indices of n rows of a report to show: half of them wrong, spread evenly over the distances."""
     table = report.table[report.table["problem"] == ""].sort_values("distance")
     picked: list[int] = []
     for found in (False, True):
@@ -61,19 +61,19 @@ def chosen(report: Report, n: int) -> list[int]:
 
 
 def apart(out: Path, *pictures: Path) -> None:
-    """`StoreError` for an `out` that is one of the folders of pictures or lies in one: no picture may be replaced."""
+    """Raise `StoreError` if `out` is one of the folders of pictures, or in one: no picture may be replaced."""
     for folder in pictures:
         if out.resolve().is_relative_to(folder.resolve()):
             raise StoreError(
-                f"{out} lies among the pictures in {folder}", expected="another folder", do="give one outside"
+                f"{out} lies among the pictures in {folder}", expected="another folder", do="pass one outside it"
             )
 
 
 def write(report: Report, contents: str | Path, out: str | Path, *, n: int = 12, force: bool = False) -> list[Path]:
-    """Write `FILES` into the folder `out`: the numbers, the tables and two pictures; return the files.
+    """Write `FILES` to the folder `out` (the numbers, the tables and two pictures), and return their paths.
 
-    contents: the folder of content pictures. n: how many strips. force: replace files of these names that are there;
-    without it that is a `StoreError` before anything is written, as is an `out` in `contents`, forced or not.
+    contents: the folder of content pictures. n: the number of strips. force: replace existing files of these names;
+    without it, one is a `StoreError` before anything is written, as is an `out` in `contents`, forced or not.
     """
     contents, out = Path(contents), Path(out)
     apart(out, contents)

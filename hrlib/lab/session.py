@@ -1,7 +1,6 @@
-"""One notebook's run: its parameters, seeds, device, and the folder its results go to.
+"""One notebook's run: its parameters, seeds and device, and the folder for its results.
 
-What readers see in `figures/` is written by `hrlab run` alone. A notebook that is run by hand, whatever its parameters,
-writes to `build/live/`.
+Only `hrlab run` writes to `figures/`. A notebook run by hand writes to `build/live/`, whatever its parameters.
 """
 
 from __future__ import annotations
@@ -29,28 +28,28 @@ if TYPE_CHECKING:
 
 
 def is_live() -> bool:
-    """Whether somebody is looking: a kernel of JupyterLab, Jupyter Notebook, VS Code or Colab; papermill's is not.
+    """Whether somebody is watching: True in JupyterLab, Jupyter Notebook, VS Code and Colab, False under papermill.
 
-    $HRLAB_LIVE (0 or 1) decides when it is set.
+    $HRLAB_LIVE (0 or 1) overrides this.
     """
     if "HRLAB_LIVE" in os.environ:
         return os.environ["HRLAB_LIVE"] == "1"
-    # Jupyter's servers name the notebook in the kernel's environment; papermill and nbclient start theirs without.
+    # Jupyter servers put the notebook's name into the kernel's environment; papermill and nbclient do not.
     return "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ or "google.colab" in sys.modules
 
 
 def begin(notebook: str, parameters: Mapping[str, Any]) -> Run:
-    """Start a notebook's run: seed everything, apply the plot style, say where things go.
+    """Start a notebook's run: set all seeds, apply the plot style, and print the profile, device and seed.
 
-    The repository's root becomes the current directory: all relative paths in a notebook are relative to it.
+    The repository's root becomes the current directory, so relative paths in a notebook are relative to it.
 
     Args:
         notebook: the notebook's file name without `.ipynb`.
-        parameters: usually `globals()`; the names that the notebook's parameters cell assigns are picked out of it.
+        parameters: usually `globals()`, of which only the names in the notebook's parameters cell are used.
 
     Raises:
         UnknownName: there is no such notebook.
-        BatchError: a parameter is missing or has another JSON type than its default.
+        BatchError: a parameter is missing. InvalidValue: its JSON type differs from that of its default.
     """
     path = root() / "notebooks" / f"{notebook}.ipynb"
     if not path.exists():
@@ -58,13 +57,13 @@ def begin(notebook: str, parameters: Mapping[str, Any]) -> Run:
         raise UnknownName(
             f"lab.begin({notebook!r}): there is no {path.name}",
             expected=f"one of {known}",
-            do=nearest(notebook, known) or "pass the notebook's own file name",
+            do=nearest(notebook, known) or "pass the name of the notebook's file",
         )
     source = read(path)
     if missing := [name for name in source.parameters if name not in parameters]:
         raise BatchError(
             f"{notebook}: parameters {missing} are not set",
-            expected="the parameters cell run before lab.begin",
+            expected="the parameters cell to run before lab.begin",
             do="run the cells from the top",
         )
     values = validated(source, {name: parameters[name] for name in source.parameters})
@@ -79,11 +78,11 @@ class Run:
     Attributes:
         name: the notebook's name.
         parameters: name -> value.
-        profile: "laptop", "smoke", "paper", or "custom" when the values are those of none of them.
-        seed: the parameter `seed` (0 without one).
-        device: the parameter `device`; "auto" takes a CUDA GPU when there is one.
+        profile: "laptop", "smoke", "paper", or "custom" if the values are those of no profile.
+        seed: the parameter `seed` (default 0).
+        device: the parameter `device`; "auto" is a CUDA GPU if there is one, else the CPU.
         live: whether a live front end shows the notebook (see `is_live`).
-        out: the folder of this run's results.
+        out: the folder for this run's results.
     """
 
     def __init__(self, source: Notebook, parameters: dict[str, Any]) -> None:
@@ -104,25 +103,25 @@ class Run:
         print(f"{self.name}: profile {self.profile} · {_describe(self.device)} · seed {self.seed}")
 
     def figure(self, fig: Figure, name: str, *, alt: str, caption: str, volatile: bool = False) -> None:
-        """Save a figure as NAME.webp, or NAME.png and NAME.svg if it holds no pixels, and NAME.json; and show it.
+        """Show a figure and save it as NAME.webp (or NAME.png and NAME.svg, if it contains no pixels) and NAME.json.
 
         Args:
-            fig: a matplotlib figure (of `lab.subplots`, `lab.image_grid`).
-            name: file name without extension; listed in the notebook's metadata under `makes`.
-            alt: what a reader who cannot see the picture needs, 30 characters or more.
+            fig: a matplotlib figure (from `lab.subplots` or `lab.image_grid`).
+            name: file name without extension; the notebook's metadata must list it under `makes`.
+            alt: a description for readers who cannot see the picture, of at least 30 characters.
             caption: the text under the picture.
-            volatile: it shows what was measured on the machine and differs from run to run: seconds, peak memory. When
-                nothing else in the notebook's results changed, the batch keeps the earlier measurements.
+            volatile: it shows measurements of the machine that differ from run to run: seconds, peak memory. If nothing
+                else in the notebook's results has changed, the batch keeps the earlier measurements.
 
         Raises:
-            BatchError: the alt text is missing, too short, or only repeats the caption.
+            InvalidValue: a malformed name, or an alt text that is missing, too short, or repeats the caption.
         """
         shown = figures.save(fig, self._path(name), alt=alt, caption=caption, facts=self._facts(volatile))
         self._made.add(name)
         _display(shown)
 
     def table(self, df: pd.DataFrame, name: str, *, caption: str, digits: int = 2, volatile: bool = False) -> None:
-        """Save a table as NAME.csv (full precision), NAME.md and NAME.json and show it (`digits` decimals).
+        """Show a table with `digits` decimals and save it as NAME.csv (full precision), NAME.md and NAME.json.
 
         volatile: see `figure`.
         """
@@ -143,8 +142,7 @@ class Run:
         volatile: bool = False,
     ) -> None:
         """Record one number under a key such as "psnr/conv/full/portrait0"; see `records.Records.add`."""
-        how = dict(unit=unit, paper=paper, n=n, spread=spread, interval=interval, volatile=volatile)
-        self.records.add(key, value, **how)
+        self.records.add(key, value, unit=unit, paper=paper, n=n, spread=spread, interval=interval, volatile=volatile)
 
     def record_mean(
         self,
@@ -155,18 +153,19 @@ class Run:
         paper: float | str | None = None,
         volatile: bool = False,
     ) -> None:
-        """Record the mean of one number an image (or of one paired difference an image), its spread and interval.
+        """Record the mean of one number (or paired difference) per image, with its spread and 95 % interval.
 
-        One value has no spread, and fewer than `evidence.ENOUGH` have no interval: then they are None.
+        The spread of one value, and the interval of fewer than `stats.ENOUGH`, are None.
         """
-        found = summary(values)
-        spread = found.spread if found.n > 1 else None
-        sure = (found.low, found.high) if found.n >= ENOUGH else None
-        how = dict(unit=unit, paper=paper, n=found.n, spread=spread, interval=sure, volatile=volatile)
-        self.record(key, found.mean, **how)
+        mean = summary(values)
+        spread = mean.spread if mean.n > 1 else None
+        interval = (mean.low, mean.high) if mean.n >= ENOUGH else None
+        self.record(
+            key, mean.mean, unit=unit, paper=paper, n=mean.n, spread=spread, interval=interval, volatile=volatile
+        )
 
     def compare(self, prefix: str = "") -> pd.DataFrame:
-        """Show the records whose key starts with `prefix` beside the paper's numbers; returns the table."""
+        """Show the records whose keys start with `prefix` beside the paper's numbers, and return the table."""
         frame = self.records.compare(prefix)
         _display(figures.html_table(frame, caption="", digits=3))
         return frame
@@ -176,13 +175,13 @@ class Run:
         return store.inside(self.out, name)
 
     def upstream(self, notebook: str, name: str) -> Path:
-        """A file that another notebook's run left; that notebook must be listed in `needs`.
+        """A file that another notebook wrote; that notebook must be listed in `needs`.
 
-        Run by hand, this takes what the other one left when run by hand, else what the batch left.
+        In a notebook run by hand, this is the file of the other's run by hand, or else that of the batch.
 
         Raises:
             UnknownName: the notebook is not listed.
-            StoreError: it has not made that file yet.
+            StoreError: it has not written that file yet.
         """
         if notebook not in self.source.needs:
             raise UnknownName(
@@ -197,13 +196,15 @@ class Run:
             if path.exists():
                 return path
         raise StoreError(
-            f"{paths[-1]} does not exist", expected=f"a file made by {notebook}", do=f"run {notebook} first"
+            f"{paths[-1]} does not exist", expected=f"a file written by {notebook}", do=f"run {notebook} first"
         )
 
     def finish(self) -> None:
-        """Write records.json, say what was made, and name what the metadata promises and this run did not make."""
+        """Write records.json, and print what was made and how it differs from `makes` in the metadata."""
         store.write_json(self.out / records.FILE, self.records.rows())
-        where = "" if "HRLAB_OUT" in os.environ else f" in {self.out.relative_to(root())}"  # the batch moves it
+        where = (
+            "" if "HRLAB_OUT" in os.environ else f" in {self.out.relative_to(root())}"
+        )  # the batch will move the folder
         print(f"{len(self._made)} figures and tables and {len(self.records)} numbers{where}")
         if missing := [name for name in self.source.makes if name not in self._made]:
             print(f"not made in this run, though the notebook's metadata lists them: {', '.join(missing)}")
@@ -220,7 +221,7 @@ class Run:
             "parameters": self.parameters,
             "seed": self.seed,
             "device": str(self.device),
-            "threads": torch.get_num_threads(),  # sums of floats depend on how they are shared out
+            "threads": torch.get_num_threads(),  # sums of floats depend on how they are split among threads
             "versions": figures.versions(),
             "volatile": volatile,
         }

@@ -1,4 +1,4 @@
-"""What a 3D-aware inversion found, as a solid: a mesh or points for any viewer, and a film of turning it."""
+"""The result of a 3D-aware inversion as a solid: a mesh or point cloud for any viewer, and a turntable film."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from skimage.measure import marching_cubes
 from torch import Tensor
 
 from .. import store
-from ..errors import ShapeError, number
+from ..errors import InvalidValue, ShapeError, UnknownName, number
 from ..image import to_uint8
 from ..inversion3d import styles_of
 from ..nets import volume
 from ..nets.cips3d import CIPS3D, View
 
-CHUNK = 100_000  # points whose density is asked for at once
+CHUNK = 100_000  # points evaluated at once
 
 
 @torch.inference_mode()
 def mesh(G: CIPS3D, variables: dict[str, Tensor], resolution: int = 96) -> trimesh.Trimesh:
-    """The surface where one sample of a ray stops half of the light, with colours; for `export`.
+    """The coloured surface at which one sample of a ray absorbs half of the light; for `export`.
 
-    variables: of a `inversion3d.Result` of one picture. resolution: cells along each side of the cube that is searched.
-    Vertices are in the object's frame (x right, y up, z to the viewer; the camera's distance is 1). A vertex has the
-    colour that the INR head gives to its features alone.
+    variables: from an `inversion3d.Result` of one picture. resolution: cells along each side of the sampled cube.
+    Vertices are in the object's frame (x right, y up, z to the viewer; the camera is at distance 1). The colour of a
+    vertex is what the INR head gives for its features alone.
 
     Raises:
-        ShapeError: several pictures, or a density that reaches the level nowhere.
+        ShapeError: several pictures. InvalidValue: the density is too low everywhere.
     """
     resolution = number("resolution", resolution, "whole [2, inf)")
     styles = styles_of(G, variables)
     if len(styles["nerf"]) != 1:
-        raise ShapeError(f"styles of {len(styles['nerf'])} pictures", expected="of one", do="pick one of them")
+        raise ShapeError(
+            f"styles of {len(styles['nerf'])} pictures", expected="of one", do="index one picture, as v[:1]"
+        )
     near, far, count = (float(G.camera[k]) for k in ("ray_start", "ray_end", "num_steps"))
     level = math.log(2) * (count - 1) / (far - near)  # 1 - exp(-density x length) = 1/2
     half = max(math.tan(math.radians(float(G.camera["fov"])) / 2), 1 - near)
@@ -46,26 +48,26 @@ def mesh(G: CIPS3D, variables: dict[str, Tensor], resolution: int = 96) -> trime
     density = torch.cat(
         [G.siren(part[None].to(styles["nerf"]), styles["nerf"])[1][0, :, 0] for part in grid.split(CHUNK)]
     )
-    reached = grid.norm(dim=1) < min(1 - near, far - 1)  # what rays from every side have sampled
+    reached = grid.norm(dim=1) < min(1 - near, far - 1)  # what rays from every side sample
     density = torch.where(reached, density.cpu(), torch.zeros(())).reshape(resolution, resolution, resolution)
     if not bool((density > level).any()):
-        raise ShapeError(
+        raise InvalidValue(
             f"a density of at most {float(density.max()):.3g}",
-            expected=f"{level:.3g}, at which a sample stops half of the light, somewhere",
+            expected=f"{level:.3g} somewhere, at which a sample absorbs half of the light",
             do="train the generator for longer",
         )
     places, faces, _, _ = marching_cubes(density.numpy(), level, spacing=(2 * half / (resolution - 1),) * 3)
     places = places - half
     at = torch.from_numpy(places).float()[None].to(styles["nerf"])
     colours = G.inr_net(G.siren(at, styles["nerf"])[0], styles["inr"])[0]
-    # marching_cubes' faces turn their backs on the denser side; ours look outwards.
+    # The faces of marching_cubes point to the denser side; ours point outwards.
     return trimesh.Trimesh(places, faces[:, ::-1], vertex_colors=_bytes(colours), process=False)
 
 
 def points(G: CIPS3D, view: View, camera: Tensor, opaque: float = 0.9) -> trimesh.PointCloud:
-    """The points of one view [1, 3, H, W] where light comes from at least `opaque` of the density, with its colours.
+    """The coloured points of one view [1, 3, H, W] whose opacity exceeds `opaque`; for `export`.
 
-    In the object's frame, as `mesh`; for `export`.
+    In the object's frame, as in `mesh`.
     """
     opaque = number("opaque", opaque, "[0, 1)")
     height, width = view.image.shape[2:]
@@ -82,9 +84,9 @@ def _bytes(colours: Tensor) -> np.ndarray:
 
 
 def export(solid: trimesh.Trimesh | trimesh.PointCloud, path: str | Path, *, force: bool = False) -> Path:
-    """Write a mesh or points as .ply or .glb, whole or not at all; returns the path.
+    """Write a mesh or points as .ply or .glb, completely or not at all, and return the path.
 
-    force: replace a file that is there; without it that is a `StoreError`.
+    force: replace an existing file; without it, one is a `StoreError`.
     """
     path = _named(path, ".ply", ".glb", what="a solid")
     data = solid.export(file_type=path.suffix[1:])
@@ -99,15 +101,15 @@ def turntable(
     seconds: float = 4.0,
     force: bool = False,
 ) -> Path:
-    """Write a film that turns to and fro over `yaws`, as an animated .webp, .png or .gif; returns its path.
+    """Write a film that turns back and forth over `yaws`, as an animated .webp, .png or .gif, and return its path.
 
-    look: yaw in radians -> picture [1, 3, H, W] in [-1, 1]. seconds: of one turn to and fro. force: as in `export`; the
-    path is tried before the first picture is drawn.
+    look: yaw in radians -> picture [1, 3, H, W] in [-1, 1]. seconds: duration of one turn back and forth. force: as in
+    `export`; the path is checked before the first picture is rendered.
     """
     path = store.new(_named(path, ".webp", ".png", ".gif", what="a film"), force=force)
     seconds = number("seconds", seconds, "(0, inf)")
     if not len(yaws):
-        raise ShapeError("a film without a yaw", expected="one or more", do="give the yaws to look from")
+        raise InvalidValue("a film without a yaw", expected="one or more", do="pass the yaws to look from")
     frames = [Image.fromarray(to_uint8(look(float(yaw)))[0]) for yaw in yaws]
     frames += frames[-2:0:-1]
     with store.atomic(path) as temp:
@@ -117,9 +119,11 @@ def turntable(
 
 
 def _named(path: str | Path, *suffixes: str, what: str) -> Path:
-    """The path, if it ends in one of `suffixes`."""
+    """The path, if it has one of `suffixes`; `UnknownName` otherwise."""
     path = Path(path)
     if path.suffix not in suffixes:
         known = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
-        raise ShapeError(f"{what} called {path.name}", expected=known, do="change the suffix")
+        raise UnknownName(
+            f"{what} called {path.name}", expected=known, do=f"change the suffix, such as to {suffixes[0]}"
+        )
     return path

@@ -1,17 +1,16 @@
 """A live widget around any long loop: controls -> iterator of items -> picture.
 
-JupyterLab runs widget callbacks on a thread of their own beside the kernel's main thread. So nothing here uses pyplot,
-start returns at once, and all work is done by one worker thread:
+JupyterLab runs widget callbacks on a thread beside the kernel's main thread. So nothing here uses pyplot, `start`
+returns at once, and one worker thread does all the work:
 
     idle --start--> running --stop, end or error--> idle
 
-`start` while running replaces the request: the worker leaves its loop at the next item and takes the latest values.
+`start` while running replaces the request: the worker leaves its loop at the next item and uses the latest values.
 """
 
 from __future__ import annotations
 
 import html
-import io
 import itertools
 import threading
 import time
@@ -22,13 +21,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..errors import ShapeError
+from ..errors import InvalidValue, ShapeError
 from . import figures, plots
 from .progress_bar import REFRESH
 from .session import is_live
 
 _DPI = 130
-_drawing = threading.Lock()  # matplotlib's text cache is not made for two threads
+_drawing = threading.Lock()  # matplotlib's text cache is not thread-safe
 
 
 def picture(item: Any) -> bytes:
@@ -45,9 +44,7 @@ def picture(item: Any) -> bytes:
                 expected="uint8 [H, W, 3]",
                 do="return a tensor in [-1, 1] or a Figure instead",
             )
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        return buffer.getvalue()
+        return figures.png(Image.fromarray(pixels))
 
 
 class Live:
@@ -55,14 +52,14 @@ class Live:
 
     Args:
         iterate: called with the controls' values as keywords; returns an iterator. It runs in the worker thread.
-        controls: name -> ipywidgets control, labelled with its name unless it has a description. Sliders report once
-            on release, not while they are dragged.
+        controls: name -> ipywidgets control, labelled with its name unless it has a description. Sliders report when
+            they are released, not while they are dragged.
         render: item -> Figure, tensor [3, H, W] in [-1, 1] or uint8 array [H, W, 3]; called at most 10 times a second
             and always for the last item.
-        alt: what a reader who cannot see the picture needs.
-        auto: no Start button; a change of any control restarts the loop.
-        headless_steps: without a live front end, the loop runs for so many items with the controls' initial values and
-            the last picture is shown, so that a batch run tests the same code and a static page shows something.
+        alt: a description for readers who cannot see the picture.
+        auto: no Start button; changing any control restarts the loop.
+        headless_steps: without a live front end, the loop yields this many items with the controls' initial values, and
+            the last picture is shown, so that a batch run tests the same code and a static page has a picture.
     """
 
     def __init__(
@@ -80,11 +77,11 @@ class Live:
         self.iterate, self.render, self.controls = iterate, render, dict(controls)
         self.alt, self.auto, self.headless_steps = figures.checked_alt(alt, ""), auto, headless_steps
         self._lock = threading.Lock()
-        self._request: dict[str, Any] | None = None  # the latest one nobody has taken yet
+        self._request: dict[str, Any] | None = None  # the latest, until the worker takes it
         self._stop = threading.Event()  # leave the current loop
         self._worker: threading.Thread | None = None
-        # An empty image would show as a broken one, so it is hidden until there is a picture. ipywidgets' Image has no
-        # alt text (and a tooltip breaks it), so the description stands under the picture for everybody.
+        # An empty image would look broken, so it is hidden until there is a picture. ipywidgets' Image has no alt text
+        # (and a tooltip breaks it), so the description appears under the picture for everybody.
         shape = {"max_width": "100%", "min_width": "512px", "align_self": "flex-start", "display": "none"}
         self.image = widgets.Image(format="png", layout=shape)
         about = widgets.HTML(f'<div style="font-size:smaller;opacity:.8">{html.escape(self.alt)}</div>')
@@ -103,7 +100,7 @@ class Live:
         self.box = widgets.VBox([*self.controls.values(), widgets.HBox(buttons), self.status, self.image, about])
 
     def show(self) -> None:
-        """Show the widget; without a live front end run a few steps and show a static picture."""
+        """Show the widget; without a live front end, run a few steps and show a static picture."""
         from IPython.display import HTML, display
 
         if is_live():
@@ -114,12 +111,13 @@ class Live:
             display(HTML(self.static()))
 
     def static(self) -> str:
-        """The picture after `headless_steps` items, as HTML. Errors are raised: nobody is there to read them."""
+        """The picture after `headless_steps` items, as HTML. Errors are raised, as there is no status line."""
         count, last = 0, None
         for last in itertools.islice(self.iterate(**self._values()), self.headless_steps):
             count += 1
         if not count:
-            raise ShapeError("the widget's loop yielded nothing", expected="at least one item", do="check the controls")
+            hint = "check the initial values of the controls"
+            raise InvalidValue("the widget's loop yielded nothing", expected="at least one item", do=hint)
         said = ", ".join(f"{name} = {value}" for name, value in self._values().items())
         note = f"Static picture after {count} steps ({said}); run the notebook in JupyterLab for the controls."
         shown = self.render(last)
@@ -127,23 +125,23 @@ class Live:
         return figures.html_figure(picture(shown), "png", alt=self.alt, caption=note, width=width)
 
     def start(self) -> None:
-        """Ask for a run with the controls' present values; returns at once. The latest request wins."""
+        """Request a run with the controls' current values and return at once. The latest request wins."""
         with self._lock:
             self._request = self._values()
-            self._stop.set()  # a running loop ends at its next item
+            self._stop.set()  # ends a running loop at its next item
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="hrlab-live", daemon=True)
                 self._buttons(running=True)
                 self._worker.start()
 
     def stop(self) -> None:
-        """Ask the running loop to end at its next item; returns at once."""
+        """Ask the running loop to end at its next item, and return at once."""
         with self._lock:
             self._request = None
             self._stop.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing runs; returns False when that took longer than `timeout` seconds."""
+        """Wait until nothing runs; returns False if that takes longer than `timeout` seconds."""
         worker = self._worker
         if worker is not None:
             worker.join(timeout)
@@ -163,7 +161,7 @@ class Live:
                 self._stop.clear()
             try:
                 self._loop(values)
-            except BaseException as e:  # shown where the reader looks; the worker outlives a SystemExit, too
+            except BaseException as e:  # shown in the status line; the worker survives even a SystemExit
                 self._say(f"{type(e).__name__}: {e}", error=traceback.format_exc())
 
     def _loop(self, values: dict[str, Any]) -> None:
@@ -180,8 +178,8 @@ class Live:
                 if self._stop.is_set():
                     break
         finally:
-            getattr(items, "close", lambda: None)()  # a generator frees what it holds
-        if self._request is None:  # nobody waits for another run: show where this one ended
+            getattr(items, "close", lambda: None)()  # lets a generator free its memory
+        if self._request is None:  # no further run is waiting: show where this one ended
             how = "stopped" if self._stop.is_set() else "done"
             words = f"{how} after {count} step{'' if count == 1 else 's'}, {time.perf_counter() - begun:.1f} s"
             if count and drawn != count:
