@@ -155,6 +155,24 @@ def test_the_command_line_starts_without_the_heavy_libraries():
     assert done.stdout.strip() == "[]"
 
 
+def test_import_hrlib_loads_nothing_else():
+    """So it takes no time of its own; torch comes with the room that computes, matplotlib with the plots."""
+    code = (
+        "import sys; import hrlib, hrlib.errors, hrlib.lab, hrlib.cli; print(*{m.split('.')[0] for m in sys.modules})"
+    )
+    bare = "import sys, typer; print(*{m.split('.')[0] for m in sys.modules})"
+    run = lambda code: set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split())
+    assert run(code) - run(bare) - set(sys.stdlib_module_names) == {"hrlib"}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room(p) in ("lab", "runner", "cli")], ids=_id)
+def test_public_signatures_name_their_keywords(path):
+    """A reader of the signature sees every setting."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            assert node.args.kwarg is None, f"{_id(path)}: {node.name}(**{node.args.kwarg.arg})"
+
+
 # --- notebooks --------------------------------------------------------------------------------------------------------
 
 

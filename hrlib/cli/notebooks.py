@@ -10,18 +10,12 @@ from typing import Annotated
 import typer
 
 from ..errors import UnknownName, nearest, number
+from ..lab.place import PROFILES
 
 app = typer.Typer()
 
 
-class Profile(StrEnum):
-    """The scales at which the notebooks run."""
-
-    smoke = "smoke"
-    laptop = "laptop"
-    paper = "paper"
-
-
+Profile = StrEnum("Profile", [(name, name) for name in PROFILES])
 Names = Annotated[
     list[str] | None,
     typer.Argument(help='Notebooks, by name or number, such as "02"; default: all.', metavar="[NB]..."),

@@ -20,9 +20,8 @@ from typing import Any
 
 from ..errors import BatchError, HRLibError, InvalidValue, UnknownName, nearest
 from . import yamls
-from .place import root
+from .place import PROFILES, root
 
-PROFILES = ("laptop", "smoke", "paper")
 FILE, PLANNED = "profiles.yaml", "planned.yaml"
 _METADATA = {  # entry -> its type and that of its items
     "title": (str, str),

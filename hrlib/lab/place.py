@@ -1,4 +1,4 @@
-"""The repository, and the folders that notebooks write to."""
+"""The repository, the profiles, and the folders that notebooks write to."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 
 from ..errors import StoreError
+
+PROFILES = ("laptop", "smoke", "paper")
 
 
 def root() -> Path:

@@ -4,8 +4,8 @@ A notebook writes to a temporary folder. Its results are checked, a rename puts 
 and the status file is written last. A run killed at any moment leaves either the old results or the new ones; a failed
 run changes nothing, and neither does one that gets the same results again (apart from measured seconds and bytes).
 
-By hand: doit would replace the forty lines of the loop in `run`. What takes care here (the swap of whole folders, the
-user's files among the results, dead kernels, a status file that is committed) it leaves to its tasks' own code.
+By hand: doit would replace the forty lines of the loop in `run`, but nothing of what needs care here: the swap of whole
+folders, the user's files among the results, dead kernels, and a status file that is committed.
 """
 
 from __future__ import annotations
