@@ -1,4 +1,4 @@
-"""The static site: the executed notebooks as pages that load nothing from elsewhere (`make site`)."""
+"""The static site: the executed notebooks as pages that load nothing from the network (`make site`)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ project = "HRInversion companion"
 author = copyright = "the HRInversion companion authors"
 extensions = ["myst_nb", "sphinx-mathjax-offline"]
 myst_enable_extensions = ["amsmath", "dollarmath"]
-nb_execution_mode = "off"  # `hrlab run` has executed them, and has checked what they made
-nb_ipywidgets_js = {}  # pages show the static pictures, so no widget code from a CDN is wanted
+nb_execution_mode = "off"  # `hrlab run` has executed them and checked their results
+nb_ipywidgets_js = {}  # the pages show static pictures, so they need no widget code from a CDN
 html_theme = "sphinx_book_theme"
 html_title = project
 html_copy_source = False
 
 
-FOLDED = {"solution", "injected-parameters"}  # the latter: the values of the run, which the cell above has, too
+FOLDED = {"solution", "injected-parameters"}  # the latter: the run's values, which the cell above shows as well
 
 
 def _fold(app, docname: str, source: list[str]) -> None:
-    """Show the solutions of the exercises, and the cell that the batch run has added, folded."""
+    """Fold the solutions of the exercises, and the cell that the batch run added."""
     if not str(app.env.doc2path(docname)).endswith(".ipynb"):
         return
     notebook = json.loads(source[0])

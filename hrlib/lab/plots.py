@@ -119,11 +119,11 @@ def forest(ax: Axes, groups: Mapping[str, Sequence[float]], *, xlabel: str, wors
         worse, better: words above the left and the right end, such as "full input worse".
     """
     for y, values in enumerate(groups.values()):
-        mean = summary(values)
-        colour = COLOURS[0] if mean.low > 0 or mean.high < 0 else "0.45"
+        overall = summary(values)
+        colour = COLOURS[0] if overall.low > 0 or overall.high < 0 else "0.45"
         ax.plot(values, np.full(len(values), y + 0.22), ".", color="0.65", ms=3, mew=0)
-        ax.plot([mean.low, mean.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
-        ax.plot(mean.mean, y, "o", color=colour, ms=4.5)
+        ax.plot([overall.low, overall.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
+        ax.plot(overall.mean, y, "o", color=colour, ms=4.5)
     ax.axvline(0, color="0.2", lw=0.8)
     ax.set(yticks=range(len(groups)), yticklabels=list(groups), ylim=(len(groups) - 0.4, -0.6), xlabel=xlabel)
     ax.grid(axis="y", visible=False)

@@ -157,12 +157,10 @@ class Run:
 
         The spread of one value, and the interval of fewer than `stats.ENOUGH`, are None.
         """
-        mean = summary(values)
-        spread = mean.spread if mean.n > 1 else None
-        interval = (mean.low, mean.high) if mean.n >= ENOUGH else None
-        self.record(
-            key, mean.mean, unit=unit, paper=paper, n=mean.n, spread=spread, interval=interval, volatile=volatile
-        )
+        overall = summary(values)
+        n, spread = overall.n, overall.spread if overall.n > 1 else None
+        interval = (overall.low, overall.high) if n >= ENOUGH else None
+        self.record(key, overall.mean, unit=unit, paper=paper, n=n, spread=spread, interval=interval, volatile=volatile)
 
     def compare(self, prefix: str = "") -> pd.DataFrame:
         """Show the records whose keys start with `prefix` beside the paper's numbers, and return the table."""
