@@ -165,14 +165,6 @@ def test_import_hrlib_loads_nothing_else():
     assert run(code) - run(bare) - set(sys.stdlib_module_names) == {"hrlib"}
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room(p) in ("lab", "runner", "cli")], ids=_id)
-def test_public_signatures_name_their_keywords(path):
-    """A reader of the signature sees every setting."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            assert node.args.kwarg is None, f"{_id(path)}: {node.name}(**{node.args.kwarg.arg})"
-
-
 # --- notebooks --------------------------------------------------------------------------------------------------------
 
 
