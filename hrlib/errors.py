@@ -1,6 +1,6 @@
-"""Every exception a user can meet.
+"""Every exception that a user can meet.
 
-Each message has the same three parts: what was got, what was expected, and what to do about it.
+The class says what is wrong, and the message has three parts: what was found, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SEED = "whole [0, 4294967295]"  # what numpy's legacy generator takes; torch's t
 
 
 class HRLibError(Exception):
-    """Base of all errors raised on purpose by this library.
+    """Base class of all errors that this library raises on purpose.
 
     Args:
         got: what was found, with the value or the file name.
         expected: what would have been right.
-        do: one sentence that tells the reader how to go on.
+        do: how to fix it, in one sentence.
     """
 
     def __init__(self, got: str, *, expected: str, do: str) -> None:
@@ -37,59 +37,59 @@ def _rebuild(kind: type[HRLibError], got: str, expected: str, do: str) -> HRLibE
 
 
 class ImageError(HRLibError):
-    """A file is not an image we can read exactly, or a tensor is not in the library's image convention."""
+    """A file that is not a picture we can read exactly, or a picture that cannot be written as asked."""
 
 
 class WeightsError(HRLibError):
-    """A weight file is missing, damaged, of another layout, or not allowed."""
+    """A problem with a weight file; its subclasses say which."""
 
 
 class MissingWeights(WeightsError):
-    """A catalogued file is not on this machine."""
+    """A weight file of the catalogue that is not on this machine."""
 
 
 class DamagedFile(WeightsError):
-    """A file's bytes are not those the catalogue or its own header promise."""
+    """A file whose bytes are not what the catalogue, its own header or its format promises."""
 
 
 class LayoutMismatch(WeightsError):
-    """The keys or shapes of a checkpoint are not those of the network it should fill."""
+    """Weights that do not fit: keys, shapes or an architecture other than the expected ones."""
 
 
 class HostileCheckpoint(WeightsError):
-    """A pickle asks for something outside the allow-list; nothing in it was executed."""
+    """A pickle that asks for something outside the allow-list; nothing in it was executed."""
 
 
 class ShapeError(HRLibError):
-    """A tensor has the wrong shape, dtype or value range."""
-
-
-class UnknownName(HRLibError):
-    """A name (loss, tap, notebook, parameter, weight) that nothing answers to."""
+    """A tensor, array or collection of the wrong shape, type or length."""
 
 
 class InvalidValue(HRLibError, ValueError):
-    """A number outside the range in which it means anything, or something that is no number."""
+    """A value outside its range, or not finite: of a setting, or of the numbers in a tensor."""
+
+
+class UnknownName(HRLibError):
+    """A name (of a loss, tap, notebook, parameter, weight file, ...) that does not exist."""
 
 
 class NonFiniteLoss(HRLibError):
-    """A loss term became NaN or infinite; the best iterate so far is kept."""
+    """A loss term became NaN or infinite; the error carries the best iterate so far."""
 
 
 class BudgetError(HRLibError):
-    """A computation that cannot be done in the memory it was given."""
+    """A computation that does not fit into the memory it may use."""
 
 
 class StoreError(HRLibError):
-    """A result could not be written, or a path leaves the folder it must stay in."""
+    """A file or folder that cannot be used as asked: missing, taken, locked, or not writable."""
 
 
 class BatchError(HRLibError):
-    """A notebook or its outputs failed validation in a batch run."""
+    """A notebook, its settings or its results failed a check."""
 
 
 def nearest(name: str, valid: list[str]) -> str:
-    """The valid name closest in spelling to `name`, as a hint for an error message ("" when none is close)."""
+    """The valid name closest in spelling to `name`, as a hint for an error message ("" if none is close)."""
     from difflib import get_close_matches
 
     close = get_close_matches(name, valid, n=1, cutoff=0.5)
@@ -101,15 +101,14 @@ def number(name: str, value: Any, interval: str) -> int | float:
 
     Args:
         name: of the setting or option, for the error.
-        value: a number of Python, numpy or torch (one element); no truth value and no text.
-        interval: in the notation of mathematics: "(0, inf)", "[0, 1]"; "whole [1, inf)" takes whole numbers alone
-            (2.0 is one).
+        value: a number from Python, numpy or torch (one element); not a bool or a string.
+        interval: in mathematical notation: "(0, inf)", "[0, 1]"; "whole [1, inf)" accepts whole numbers only (2.0 is
+            one).
 
     Raises:
-        InvalidValue: it is no number, not finite, not whole, or outside.
+        InvalidValue: the value is not a number, not finite, not whole, or outside the interval.
     """
-    found = re.fullmatch(r"(whole )?([\[(])(\S+), (\S+)([\])])", interval)
-    whole, left, low, high, right = found.groups()
+    whole, left, low, high, right = re.fullmatch(r"(whole )?([\[(])(\S+), (\S+)([\])])", interval).groups()
     plain = value.item() if hasattr(value, "item") and math.prod(value.shape) == 1 else value
     good = isinstance(plain, (int, float)) and not isinstance(plain, bool) and -math.inf < plain < math.inf
     good = good and (not whole or plain == int(plain))
@@ -117,17 +116,21 @@ def number(name: str, value: Any, interval: str) -> int | float:
     good = good and (plain <= float(high) if right == "]" else plain < float(high))
     if not good:
         kind = "a whole number" if whole else "a finite number"
+        below = "" if low == "-inf" else f"{low} {'<=' if left == '[' else '<'} "
+        above = "" if high == "inf" else f" {'<=' if right == ']' else '<'} {high}"
         raise InvalidValue(
-            f"{name} = {value!r}", expected=f"{kind} in {interval.removeprefix('whole ')}", do="give one"
+            f"{name} = {value!r}",
+            expected=f"{kind} in {interval.removeprefix('whole ')}",
+            do=f"choose {below}{name}{above}" if below or above else f"choose {kind}",
         )
     return int(plain) if whole else plain
 
 
 def numbers(record: Record, **intervals: str) -> Record:
-    """`record` (a frozen dataclass) with the fields named in `intervals` checked, and made plain, by `number`."""
+    """`record` (a frozen dataclass) with the fields named in `intervals` as plain numbers, checked by `number`."""
     return replace(record, **plain({name: getattr(record, name) for name in intervals}, intervals))
 
 
 def plain(values: Mapping[str, Any], intervals: Mapping[str, str]) -> dict[str, int | float]:
-    """`values` by name, each checked, and made plain, by `number` in the interval of its name."""
+    """The values as plain numbers, each checked by `number` against the interval of the same name."""
     return {name: number(name, value, intervals[name]) for name, value in values.items()}

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import image
-from .errors import SEED, HRLibError, ShapeError, StoreError, UnknownName, number
+from . import image, stats
+from .errors import HRLibError, ShapeError, StoreError, UnknownName, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -339,9 +339,10 @@ class Report:
             rates[f"{name}_usable"] = float(usable[column].mean()) if len(usable) else float("nan")
         return rates
 
-    def interval(self, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of "top1", resampling people: pictures of one person are not independent."""
-        return cluster_interval(self.table["found"].to_numpy(float), self.table["id"].to_numpy(), draws, seed)
+    def interval(self, *, seed: int = 0) -> tuple[float, float]:
+        """95 % bootstrap interval of "top1", resampling people; (0, 1) for fewer than three people."""
+        low, high = stats.interval(self.table["found"], self.table["id"], seed=seed)
+        return max(low, 0.0), min(high, 1.0)
 
     def confusion(self) -> np.ndarray:
         """[N, N]: how often the picture of the row's person was nearest to the column's; order of `contents`."""
@@ -366,16 +367,6 @@ class Report:
                 f"{rates['top1_usable']:.2%} were found ({rates['top1_within_usable']:.2%} within the distance)"
             )
         return "\n".join(lines)
-
-
-def cluster_interval(values: np.ndarray, groups: np.ndarray, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of values [M], resampling whole groups [M]."""
-    draws, seed = number("draws", draws, "whole [1, inf)"), number("seed", seed, SEED)
-    names, place = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(place, values, len(names)), np.bincount(place, minlength=len(names))
-    picks = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
-    low, high = np.quantile(sums[picks].sum(1) / counts[picks].sum(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def evaluate(

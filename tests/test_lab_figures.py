@@ -173,7 +173,7 @@ def test_record_mean_keeps_the_evidence_there_is(run):
     assert (two["n"], two["interval"]) == (2, None) and two["spread"] == pytest.approx(0.5**0.5)
     assert five["spread"] == pytest.approx(2.5**0.5) and 1 < five["interval"][0] < 3 < five["interval"][1] < 5
     assert (five["unit"], five["paper"]) == ("dB", 2.0)
-    with pytest.raises(BatchError, match="1 of 2 finite"):
+    with pytest.raises(InvalidValue, match="1 of 2 finite"):
         run.record_mean("gain/bad", [1.0, math.nan])
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hrlib import image, retrieval, weights
+from hrlib import image, retrieval, stats, weights
 from hrlib.cli import app
 from hrlib.errors import InvalidValue, ShapeError, StoreError, UnknownName
 from hrlib.lab import retrieval_report
@@ -233,9 +233,12 @@ def test_the_interval_resamples_people():
     groups = np.repeat(np.arange(40), 25)
     alike = np.repeat(rng.random(40) < 0.5, 25).astype(float)  # all pictures of a person agree
     independent = (rng.random(1000) < 0.5).astype(float)
-    wide, narrow = (np.ptp(retrieval.cluster_interval(v, groups)) for v in (alike, independent))
+    wide, narrow = (np.ptp(stats.interval(v, groups)) for v in (alike, independent))
     assert 3 < wide / narrow < 8  # five times: as if there were 25 times fewer
-    assert retrieval.cluster_interval(np.ones(4), np.array(["a", "a", "b", "b"])) == (1, 1)
+    table = pd.DataFrame({"found": [True, True, False, True], "id": ["a", "a", "b", "c"]})
+    report = lambda rows: retrieval.Report(4, 4, table[:rows], ("a", "b", "c"), pd.DataFrame(), 1.5, "whole")
+    assert report(4).interval() == stats.interval([1, 1, 0, 1], ["a", "a", "b", "c"]) == (0, 1)
+    assert report(3).interval() == (0, 1), "two people are too few for an interval"
 
 
 # --- the command and its files ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from .. import fid
+from .. import fid, stats
 from ..errors import ShapeError
 from ..pose import CHUNK, POOL_TAPS, grid_features, vgg
 from ..store import atomic
@@ -191,7 +191,8 @@ def pose_correlation(
         error = (of_renders[-1] - truth[fit:]).square().sum(0)
         r2.append(1 - error / (truth[fit:] - truth[fit:].mean(0)).square().sum(0))
         read.append(model(torch.cat([grid_features(x) for x in drawn(G, n, seed=seed, ws=ws)])))
-    low, high = _bootstrap(lambda i: _correlation(read[0][i], read[1][i]), n)
+    resampled = torch.vmap(lambda i: _correlation(read[0][i], read[1][i]), out_dims=1)  # [R, n] -> [T, R]
+    low, high = stats.bootstrap(lambda i: resampled(torch.from_numpy(i)).numpy(), n)
     columns = {
         "parameter": list(names),
         "correlation": _correlation(*read),
@@ -201,17 +202,10 @@ def pose_correlation(
         "r2_source": r2[0],
         "r2_target": r2[1],
     }
-    return pd.DataFrame({k: v.tolist() if isinstance(v, Tensor) else v for k, v in columns.items()})
+    return pd.DataFrame({k: v if isinstance(v, list) else v.tolist() for k, v in columns.items()})
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's, column by column: [n, T], [n, T] -> [T]."""
     a, b = a - a.mean(0), b - b.mean(0)
     return (a * b).sum(0) / (a.square().sum(0) * b.square().sum(0)).sqrt()
-
-
-def _bootstrap(statistic: Callable[[Tensor], Tensor], n: int, *, draws: int = 1000) -> tuple[Tensor, Tensor]:
-    """The 2.5 and 97.5 percentiles of a statistic over resamples of n items (by index), seed 0."""
-    g = torch.Generator().manual_seed(0)
-    values = torch.stack([statistic(torch.randint(n, (n,), generator=g)) for _ in range(draws)])
-    return values.quantile(0.025, dim=0), values.quantile(0.975, dim=0)
