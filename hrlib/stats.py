@@ -60,7 +60,7 @@ def interval(values: Values, groups: Sequence | np.ndarray | None = None, *, see
     if groups is None:
         n, mean = len(x), lambda items: x[items].mean(-1)
     else:
-        names, place = np.unique(groups, return_inverse=True)
+        names, place = np.unique(list(groups), return_inverse=True)
         if place.shape != x.shape:
             raise ShapeError(f"{len(place)} groups for {len(x)} values", expected="equal numbers", do="name each group")
         sums, counts = np.bincount(place, x), np.bincount(place)
