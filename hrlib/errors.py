@@ -8,10 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
-Record = TypeVar("Record")
 SEED = "whole [0, 4294967295]"  # what numpy's legacy generator takes; torch's takes more
 
 
@@ -126,11 +124,19 @@ def number(name: str, value: Any, interval: str) -> int | float:
     return int(plain) if whole else plain
 
 
-def numbers(record: Record, **intervals: str) -> Record:
-    """`record` (a frozen dataclass) with the fields named in `intervals` as plain numbers, checked by `number`."""
-    return replace(record, **plain({name: getattr(record, name) for name in intervals}, intervals))
-
-
 def plain(values: Mapping[str, Any], intervals: Mapping[str, str]) -> dict[str, int | float]:
     """The values as plain numbers, each checked by `number` against the interval of the same name."""
     return {name: number(name, value, intervals[name]) for name, value in values.items()}
+
+
+def sides(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in whole pixels of a size given as (height, width) or as the edge of a square.
+
+    Raises:
+        InvalidValue: a side that is not a whole number above 0, or not two sides.
+    """
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2:
+        raise InvalidValue(f"{name} = {size!r}", expected="an edge or (height, width)", do="give one or two numbers")
+    height, width = (number(name, side, "whole [1, inf)") for side in pair)
+    return height, width

@@ -8,7 +8,6 @@ authors' loss resizes *after* normalising. Networks are in evaluation mode and t
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import store
 from . import weights as weight_files
-from .errors import SEED, LayoutMismatch, ShapeError, UnknownName, nearest, number
+from .errors import SEED, LayoutMismatch, ShapeError, UnknownName, nearest, number, sides
 from .nets import perceptual as nets
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,15 +35,6 @@ def imagenet_normalise(x: Tensor) -> Tensor:
     return ((x + 1) / 2 - mean) / std
 
 
-def fingerprint(net: nn.Module) -> str:
-    """SHA-256 of a network's parameter names and values, as 64 hex digits."""
-    digest = hashlib.sha256()
-    for key, value in net.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 class Features(nn.Module):
     """A frozen network with named feature maps.
 
@@ -52,7 +43,7 @@ class Features(nn.Module):
         taps: every valid tap name, from the finest to the coarsest map.
         min_size: the smallest edge, in pixels, that it takes (after resizing).
         natural_size: the edge its network was trained at, or None when it was not trained.
-        fingerprint: SHA-256 of the network's weights.
+        fingerprint: SHA-256 of the network's weights (`store.fingerprint`).
     """
 
     def __init__(
@@ -61,7 +52,7 @@ class Features(nn.Module):
         super().__init__()
         self.net = net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.name, self.taps, self.min_size, self.natural_size = name, tuple(taps), min_size, natural_size
-        self.fingerprint = fingerprint(net)
+        self.fingerprint = store.fingerprint(net.state_dict())
 
     def train(self, mode: bool = True) -> Features:
         """Stays in evaluation mode: the features of a loss must not depend on who switched modes around it."""
@@ -87,18 +78,15 @@ class Features(nn.Module):
         """
         wanted = self.check_taps(self.taps if taps is None else taps)
         dtype = next(self.net.parameters()).dtype
-        if x.ndim != 4 or x.shape[1] != 3 or x.dtype != dtype:
+        if x.ndim != 4 or x.shape[1] != 3 or x.dtype != dtype:  # NaN passes: the loop finds it and keeps the best
             raise ShapeError(
                 f"an input of shape {tuple(x.shape)} and type {x.dtype}",
                 expected=f"images [N, 3, H, W] of type {dtype} in [-1, 1]",
-                do="read images with hrlib.image.read, which returns this form",
+                do="read images with image.read, which returns this form",
             )
         x = self.normalise(x)
-        if resize is not None:
-            pair = tuple(resize) if isinstance(resize, (tuple, list)) else (resize, resize)
-            size = tuple(number("resize", n, "whole [1, inf)") for n in pair)
-            if tuple(x.shape[2:]) != size:
-                x = F.interpolate(x, size, mode="area")
+        if resize is not None and tuple(x.shape[2:]) != (size := sides("resize", resize)):
+            x = F.interpolate(x, size, mode="area")
         self.check_size(x.shape[2], x.shape[3])
         maps = self.maps(x.contiguous(memory_format=torch.channels_last), wanted)
         return {tap: maps[tap] for tap in wanted}
@@ -248,9 +236,9 @@ def vgg16(
     _check_choice("tap", tap, ("conv", "relu"))
     if weights == "random":
         net = nets.VGG16(channels=channels)
-        dice = torch.Generator().manual_seed(number("seed", seed, SEED))
+        rng = torch.Generator().manual_seed(number("seed", seed, SEED))
         for i in nets.CONV_INDICES:
-            nn.init.kaiming_normal_(net.features[i].weight, mode="fan_out", nonlinearity="relu", generator=dice)
+            nn.init.kaiming_normal_(net.features[i].weight, mode="fan_out", nonlinearity="relu", generator=rng)
             nn.init.zeros_(net.features[i].bias)
         return _VGG(net, name=f"VGG16 random {seed}", tap=tap, natural_size=None)
     state, _ = _load("vgg16", weights)

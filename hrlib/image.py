@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from . import errors
 from ._decode import MAX_PIXELS, decode, load_bytes
 from .errors import ImageError, InvalidValue, ShapeError, UnknownName, nearest, number
 from .store import atomic
@@ -129,26 +130,22 @@ def _behind(background: tuple[float, float, float]) -> np.ndarray:
     """The colour in [0, 1]."""
     colour = [number("background", v, "[-1, 1]") for v in background]
     if len(colour) != 3:
-        raise ImageError(f"background {background!r}", expected="red, green and blue", do="give three numbers")
+        raise InvalidValue(f"background = {background!r}", expected="red, green and blue", do="give three numbers")
     return (np.asarray(colour, np.float32) + 1) / 2
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of a size that pictures are made in: an edge, or (H, W) itself.
+    """(H, W) of a picture to be made, from an edge or (H, W).
 
     Raises:
-        InvalidValue: a side that is no whole number above 0, or more than `MOST_MADE` pixels in all. ImageError: not
-            two sides.
+        InvalidValue: a side that is not a whole number above 0, or more than `MOST_MADE` pixels in all.
     """
-    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if len(pair) != 2:
-        raise ImageError(f"size {size!r}", expected="a whole number or (H, W)", do="give the size in pixels")
-    height, width = (number("size", n, "whole [1, inf)") for n in pair)
+    height, width = errors.sides("size", size)
     if height * width > MOST_MADE:
         raise InvalidValue(
             f"size {width} x {height} = {height * width / 1e6:.0f} megapixels",
             expected=f"at most {MOST_MADE / 1e6:.0f} megapixels",
-            do="give a smaller size",
+            do="choose a smaller size",
         )
     return height, width
 
@@ -185,16 +182,28 @@ def _unit(array: np.ndarray) -> np.ndarray:
 # --- tensors -> files -------------------------------------------------------------------------------------------------
 
 
-def check(x: Tensor) -> Tensor:
-    """Return x if it is [N, 3, H, W] of finite floats, else raise `ImageError`."""
-    if not isinstance(x, torch.Tensor) or x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-        got = f"{x.dtype} {list(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
-        raise ImageError(
-            f"an image tensor {got}", expected="floats [N, 3, H, W] in [-1, 1]", do="use image.read or image.from_uint8"
+def check(x: Tensor, what: str = "images", *, limit: float = math.inf) -> Tensor:
+    """Return x if it is a batch of images [N, 3, H, W]: one or more, float, finite, no value beyond +-limit.
+
+    what: the tensor's role, for the error.
+
+    Raises:
+        ShapeError: another shape or type. InvalidValue: values that are not finite, or beyond the limit.
+    """
+    is_tensor = isinstance(x, torch.Tensor)
+    if not is_tensor or x.ndim != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
+        kind = f"shape {tuple(x.shape)} and type {x.dtype}" if is_tensor else f"type {type(x).__name__}"
+        raise ShapeError(
+            f"{what} of {kind}",
+            expected="one or more images [N, 3, H, W], float, RGB in [-1, 1]",
+            do="read images with image.read, or convert 8-bit arrays with image.from_uint8",
         )
-    if not torch.isfinite(x).all():
-        raise ImageError(
-            "an image tensor with NaN or infinite values", expected="finite values", do="find the step that made them"
+    low, high = (float(v) for v in x.detach().aminmax())  # both are NaN if any value is
+    if not (math.isfinite(low) and math.isfinite(high) and max(-low, high) <= limit):
+        raise InvalidValue(
+            f"{what} with values in [{low:.4g}, {high:.4g}]",
+            expected="finite values in [-1, 1]",
+            do="convert 0..255 images with image.from_uint8, or find the step that made NaN",
         )
     return x
 
@@ -203,15 +212,9 @@ def comparable(recon: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Two batches [N, 3, H, W] for a measure: checked, of equal shape, clamped, in float64 on the [0, 1] scale.
 
     Raises:
-        ShapeError: they are no pictures, or of different sizes.
+        ShapeError, InvalidValue: as `check`; ShapeError also for different shapes.
     """
-    for x in (recon, target):
-        if x.ndim != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
-            raise ShapeError(
-                f"an image batch of shape {tuple(x.shape)} and type {x.dtype}",
-                expected="[N, 3, H, W], one image or more, float, in [-1, 1]",
-                do="read images with hrlib.image.read",
-            )
+    check(recon, "a reconstruction"), check(target, "a target")
     if recon.shape != target.shape:
         raise ShapeError(
             f"images of {tuple(recon.shape)} against {tuple(target.shape)}",
@@ -235,8 +238,8 @@ def from_uint8(array: np.ndarray) -> Tensor:
     """float32 [N, 3, H, W] in [-1, 1] from uint8 [N, H, W, 3] or [H, W, 3]; `to_uint8` gives the same bytes back."""
     array = np.asarray(array)
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
-        raise ImageError(
-            f"an array {array.dtype} {list(array.shape)}",
+        raise ShapeError(
+            f"an array of shape {array.shape} and type {array.dtype}",
             expected="uint8 [N, H, W, 3] or [H, W, 3]",
             do="convert it, or use image.read for files",
         )
@@ -247,7 +250,7 @@ def from_uint8(array: np.ndarray) -> Tensor:
 def to_pil(x: Tensor) -> Image.Image:
     """A Pillow picture from x [1, 3, H, W] in [-1, 1] (for display in a notebook); rounded as `to_uint8` does."""
     if len(check(x)) != 1:
-        raise ImageError(f"a batch of {len(x)} images", expected="one image [1, 3, H, W]", do="pass x[i : i + 1]")
+        raise ShapeError(f"a batch of {len(x)} images", expected="one image [1, 3, H, W]", do="pass x[i : i + 1]")
     return Image.fromarray(to_uint8(x)[0])
 
 

@@ -10,8 +10,9 @@ noise regularisation off, 1000 steps. lam_mse is not stated in the paper; 0 is t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,33 +21,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from . import losses, optim, store
-from .errors import DamagedFile, InvalidValue, ShapeError, StoreError, UnknownName, number, numbers
+from .errors import DamagedFile, InvalidValue, ShapeError, StoreError, UnknownName, number, plain
+from .image import check
 from .optim import Iterate, Run, State, Variables
 
 NOISE = "noise/"  # prefix of the noise maps among the variables
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The numbers that decide an inversion; `invert` has their defaults and their meaning."""
-
-    num_steps: int
-    space: str
-    optimise_ws: bool
-    optimise_noise: bool
-    lam_mse: float
-    noise_regularisation: float
-    normalise_noise: bool
-    noise_start: float
-    lr: float
-    beta1: float
-    beta2: float
-    lr_ramp_up: float
-    lr_ramp_down: float
-    eps_initial: float
-    eps_length: float
-    w_samples: int
-    seed: int
 
 
 RANGES = optim.RANGES | {
@@ -56,6 +35,8 @@ RANGES = optim.RANGES | {
     "beta1": "[0, 1)",
     "beta2": "[0, 1)",
 }
+CHOICES = ("space", "optimise_ws", "optimise_noise", "normalise_noise")  # the settings that are not numbers
+MAX_ABS = 1.001  # of a target: 1, and what rounding adds
 
 
 @torch.no_grad()
@@ -138,47 +119,25 @@ def invert(
     Raises:
         InvalidValue, ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
     """
-    s = _checked(
-        _Settings(
-            num_steps=num_steps,
-            space=space,
-            optimise_ws=optimise_ws,
-            optimise_noise=optimise_noise,
-            lam_mse=lam_mse,
-            noise_regularisation=noise_regularisation,
-            normalise_noise=normalise_noise,
-            noise_start=noise_start,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            lr_ramp_up=lr_ramp_up,
-            lr_ramp_down=lr_ramp_down,
-            eps_initial=eps_initial,
-            eps_length=eps_length,
-            w_samples=w_samples,
-            seed=seed,
-        )
-    )
-    size = canvas_size(G, x)
-    w_avg, w_std = w_statistics(G, samples=s.w_samples)
-    n = len(x)
+    given = dict(locals())  # the arguments, by name
+    config = plain({name: given[name] for name in RANGES}, RANGES) | {name: given[name] for name in CHOICES}
+    s = SimpleNamespace(**config)
+    _check_choices(s)
+    size, n = canvas_size(G, x), len(x)
     if not s.optimise_ws and (ws_init is None or not s.optimise_noise):
         raise InvalidValue(
             f"optimise_ws=False {'without ws_init' if ws_init is None else 'and optimise_noise=False'}",
             expected="the codes to keep as ws_init, and noise maps to optimise",
             do="give ws_init (the style's codes), or optimise the codes",
         )
+    w_avg, w_std = w_statistics(G, samples=s.w_samples)
     ws = w_avg.repeat(n, 1 if s.space == "w" else G.num_ws, 1) if ws_init is None else ws_init.expand(n, -1, -1)
-    maps = noise_init or (_initial_noise(G, n, size, s.noise_start, s.seed) if s.optimise_noise else G.noise_maps(size))
-    if s.normalise_noise and (noise_init or not s.optimise_noise):
-        check_spread(maps)
-    # Fixed maps are those given in the first step, and normalised from the second on: the published code normalises
-    # after each step even what it does not optimise, which is worth 14 % in the final w.
-    fixed = {} if s.optimise_noise else maps
+    # Fixed maps are used as given in the first step, and normalised from the second on: the published code normalises
+    # after each step even what it does not optimise, which changes the final w by 14 %.
+    fixed = {} if s.optimise_noise else noise_init or G.noise_maps(size)
+    if s.normalise_noise:
+        check_spread(noise_init or fixed)
     settled = {k: normalise_(v.clone()) for k, v in fixed.items()} if s.normalise_noise else fixed
-    variables = {"ws": ws} if s.optimise_ws else {}
-    if s.optimise_noise:
-        variables |= {NOISE + k: v.expand(n, *v.shape[-2:]) for k, v in maps.items()}
     target = loss.prepare(x)
     draw = draw or (lambda step: optim.unit_draw((n, G.num_ws, G.w_dim), seed=s.seed, step=step))
 
@@ -228,7 +187,7 @@ def invert(
             best_step=best_step,
         )
 
-    config = asdict(s) | {
+    config |= {
         "loss": loss.describe(),
         "generator": store.fingerprint(G.state_dict()),
         "image": store.fingerprint({"x": x}),
@@ -236,11 +195,17 @@ def invert(
     if not s.optimise_ws:
         config["codes"] = store.fingerprint({"ws": ws})
 
+    def start() -> Variables:
+        """Initial values; made when the loop begins, which copies them, so that large maps are not held twice."""
+        variables = {"ws": ws} if s.optimise_ws else {}
+        if s.optimise_noise:
+            maps = noise_init or _initial_noise(G, n, size, s.noise_start, s.seed)
+            variables |= {NOISE + k: v.expand(n, *v.shape[-2:]) for k, v in maps.items()}
+        return variables
+
     def steps(state: State | None) -> Iterator[Iterate]:
-        start = dict(variables)
-        variables.clear()  # the loop copies them, and of a large picture they weigh
         return optim.descend(
-            start,
+            start(),
             objective,
             num_steps=s.num_steps,
             lr=s.lr,
@@ -252,21 +217,23 @@ def invert(
             moments=moments,
         )
 
-    return Run(steps, finish, num_steps=s.num_steps, resume=resume)
+    return Run(steps, finish, config=config, num_steps=s.num_steps, resume=resume)
 
 
-def _checked(s: _Settings) -> _Settings:
-    """The settings with plain numbers; `UnknownName` or `InvalidValue` for what does not exist or cannot be."""
-    s = numbers(s, **RANGES)
+def _check_choices(s: SimpleNamespace) -> None:
+    """`UnknownName` or `InvalidValue` for settings that do not exist or contradict each other."""
     if s.space not in ("w", "w+"):
-        raise UnknownName(f"space={s.space!r}", expected='"w" or "w+"', do="noise maps are asked for by optimise_noise")
+        raise UnknownName(
+            f"space={s.space!r}",
+            expected='"w" or "w+"',
+            do="for the noise maps, use optimise_noise",
+        )
     if s.normalise_noise and not s.noise_start > 0:
         raise InvalidValue(
             f"noise_start={s.noise_start} with normalise_noise",
             expected="maps that can be scaled to unit mean square",
-            do="set normalise_noise=False",
+            do="choose noise_start > 0, or set normalise_noise=False",
         )
-    return s
 
 
 def noise_of(variables: Variables) -> dict[str, Tensor]:
@@ -288,15 +255,14 @@ def normalise_(m: Tensor) -> Tensor:
 
 
 def check_spread(maps: dict[str, Tensor]) -> None:
-    """Raise `ShapeError` for maps of more than a pixel that are constant: `normalise_` would divide 0 by 0."""
-    flat = [
-        k for k, m in maps.items() if m.shape[-2:] != (1, 1) and not bool((m.amax((-2, -1)) > m.amin((-2, -1))).all())
-    ]
+    """Raise `InvalidValue` for constant maps of more than one pixel: `normalise_` would divide 0 by 0."""
+    varies = lambda m: bool((m.amax((-2, -1)) > m.amin((-2, -1))).all())
+    flat = [k for k, m in maps.items() if m.shape[-2:] != (1, 1) and not varies(m)]
     if flat:
-        raise ShapeError(
-            f"noise maps without spread: {', '.join(flat)}",
+        raise InvalidValue(
+            f"constant noise maps: {', '.join(flat)}",
             expected="maps that can be scaled to unit mean square",
-            do="give others, or set normalise_noise=False where the run has that",
+            do="draw them from N(0, 1), or set normalise_noise=False (inversion.invert)",
         )
 
 
@@ -308,18 +274,7 @@ def _initial_noise(G: nn.Module, n: int, size: tuple[int, int] | None, start: fl
 
 def canvas_size(G: nn.Module, x: Tensor) -> tuple[int, int] | None:
     """The `size` argument for G.synthesis: None at the native size."""
-    if x.ndim != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
-        raise ShapeError(
-            f"target of shape {tuple(x.shape)}, {x.dtype}",
-            expected="float [N, 3, H, W] in [-1, 1], one picture or more",
-            do="read it with hrlib.image.read",
-        )
-    if not bool(torch.isfinite(x).all()) or float(x.abs().max()) > 1.001:
-        raise ShapeError(
-            f"target values in [{float(x.min()):.4g}, {float(x.max()):.4g}]",
-            expected="finite values in [-1, 1]",
-            do="convert it with hrlib.image (x / 127.5 - 1 for 8-bit data)",
-        )
+    check(x, "a target", limit=MAX_ABS)
     size = tuple(x.shape[2:])
     if size == (G.resolution, G.resolution):
         return None

@@ -10,15 +10,18 @@ asked for, the INR head, which colours rays and knows nothing of depth. Other vi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import optim, store
-from .errors import InvalidValue, ShapeError, UnknownName, number, numbers
+from .errors import InvalidValue, ShapeError, UnknownName, number, plain
+from .image import check
+from .inversion import MAX_ABS
 from .nets import cameras
 from .nets.cips3d import CIPS3D, Styles, View
 from .optim import Iterate, Run, State, Variables
@@ -27,24 +30,6 @@ SPACES = ("z", "w", "w+")
 STAGES = ("pose", "appearance", "decoder")
 DECODER = "decoder/"  # prefix of the INR head's weights among the variables
 CANDIDATES = 64  # latents that are tried before the search for z begins
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """The numbers that decide a 3D-aware inversion; `invert` has their defaults and their meaning."""
-
-    pose_steps: int
-    num_steps: int
-    decoder_steps: int
-    space: str
-    lam_mse: float
-    lam_prior: float
-    lam_mirror: float
-    lr_camera: float
-    lr_style: float
-    lr_decoder: float
-    beta2: float
-    starts: tuple[float, ...]
 
 
 RANGES = {
@@ -101,32 +86,32 @@ def invert(
         ShapeError: a picture that is none, or several with decoder_steps. UnknownName: no such space for this
             generator. InvalidValue: numbers out of range. NonFiniteLoss: carries `.best`.
     """
-    s = _Settings(
-        pose_steps=pose_steps,
-        num_steps=num_steps,
-        decoder_steps=decoder_steps,
-        space=space,
-        lam_mse=lam_mse,
-        lam_prior=lam_prior,
-        lam_mirror=lam_mirror,
-        lr_camera=lr_camera,
-        lr_style=lr_style,
-        lr_decoder=lr_decoder,
-        beta2=beta2,
-        starts=tuple(starts),
-    )
-    s = _checked(G, s)
-    good = x.ndim == 4 and x.shape[1] == 3 and x.numel() and x.is_floating_point()
-    if not good or not bool(x.abs().max() <= 1.001):
-        raise ShapeError(
-            f"a target of shape {tuple(x.shape)}, {x.dtype}",
-            expected="float [N, 3, H, W], one picture or more, finite, in [-1, 1]",
-            do="read it with hrlib.image.read",
+    given = dict(locals())  # the arguments, by name
+    config = plain({name: given[name] for name in RANGES}, RANGES) | {
+        "space": space,
+        "starts": [number("starts", yaw, "(-inf, inf)") for yaw in starts],
+    }
+    s = SimpleNamespace(**config)
+    check(x, "a target", limit=MAX_ABS)
+    if s.space not in SPACES or (s.space == "z" and not G.shares_z):
+        raise UnknownName(
+            f"space={s.space!r}",
+            expected=f"one of {', '.join(SPACES)}; z only where one latent serves both networks",
+            do='use "w+"',
         )
+    if s.pose_steps and not s.starts:
+        raise InvalidValue("starts = ()", expected="one yaw or more to begin from", do="use the default, or (0.0,)")
     if s.decoder_steps and len(x) > 1:
-        raise ShapeError(f"{len(x)} pictures with decoder_steps", expected="one: they share G", do="one at a time")
-    made_of = {"generator": store.fingerprint(G.state_dict()), "image": store.fingerprint({"x": x})}
-    config = asdict(s) | {"starts": list(s.starts)} | made_of | {"loss": loss.describe()}
+        raise ShapeError(
+            f"{len(x)} pictures with decoder_steps",
+            expected="one picture, because the INR head is refined for it",
+            do="invert one picture at a time, or set decoder_steps=0",
+        )
+    config |= {
+        "generator": store.fingerprint(G.state_dict()),
+        "image": store.fingerprint({"x": x}),
+        "loss": loss.describe(),
+    }
     total = s.pose_steps + s.num_steps + s.decoder_steps
 
     @torch.no_grad()
@@ -137,11 +122,12 @@ def invert(
         image = _seen(G, v, v["yaw"], x).image
         return Result(v, image, list(it.history), config, seconds, optim.ended(it, total))
 
-    return Run(lambda state: _stages(G, x, loss, s, config, state), finish, num_steps=total, resume=resume)
+    steps = lambda state: _stages(G, x, loss, s, config, state)
+    return Run(steps, finish, config=config, num_steps=total, resume=resume)
 
 
 def _stages(
-    G: CIPS3D, x: Tensor, loss: Callable, s: _Settings, config: dict[str, Any], resume: State | None
+    G: CIPS3D, x: Tensor, loss: Callable, s: SimpleNamespace, config: dict[str, Any], resume: State | None
 ) -> Iterator[Iterate]:
     target, mirrored = loss.prepare(x), loss.prepare(x.flip(3)) if s.lam_mirror else None
     average, spread = _average(G, len(x)), _spread(G) if s.lam_prior else {}
@@ -231,7 +217,7 @@ def _seen(G: CIPS3D, v: Variables, yaw: Tensor, x: Tensor) -> View:
 
 
 @torch.no_grad()
-def _nearest(G: CIPS3D, x: Tensor, loss: Callable, average: Styles, starts: tuple[float, ...]) -> Tensor:
+def _nearest(G: CIPS3D, x: Tensor, loss: Callable, average: Styles, starts: list[float]) -> Tensor:
     """Of the yaws to begin from, the one whose view is nearest to each picture: [N]."""
     totals = []
     for yaw in starts:
@@ -293,20 +279,6 @@ def render(
     """
     head = {f"G.inr_net.{k.removeprefix(DECODER)}": p for k, p in v.items() if k.startswith(DECODER)}
     return torch.func.functional_call(_Synthesis(G), head, (styles_of(G, v), camera, size), {"chunk": chunk})
-
-
-def _checked(G: CIPS3D, s: _Settings) -> _Settings:
-    """The settings with plain numbers; `UnknownName` or `InvalidValue` for what does not exist or cannot be."""
-    s = numbers(s, **RANGES)
-    if s.space not in SPACES or (s.space == "z" and not G.shares_z):
-        raise UnknownName(
-            f"space={s.space!r}",
-            expected=f"one of {', '.join(SPACES)}; z only where one latent serves both networks",
-            do='use "w+"',
-        )
-    if s.pose_steps and not s.starts:
-        raise InvalidValue("starts = ()", expected="one yaw or more to begin from", do="leave it as it is")
-    return replace(s, starts=tuple(number("starts", yaw, "(-inf, inf)") for yaw in s.starts))
 
 
 @dataclass(frozen=True)

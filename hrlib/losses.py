@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import features as feature_nets
+from . import store
 from . import weights as weight_files
-from .errors import SEED, ShapeError, UnknownName, nearest, number
+from .errors import SEED, ShapeError, UnknownName, nearest, number, sides
 from .features import Features
+from .image import check
 
 # The lambdas of Eq. (3) and (4). They multiply the features *before* squaring.
 HRINVERSION: Mapping[str, float] = {
@@ -48,11 +50,12 @@ WEIGHT = "[0, inf)"  # of a loss or of a tap: a negative one would have the dist
 MAX_ABS = 10.0  # no image of the library is near this; a 0..255 image is far above it
 
 
-def sides(name: str, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
-    """An edge, (height, width) or None as it is, its numbers whole; `InvalidValue` for anything below a pixel."""
-    if isinstance(size, (tuple, list)):
-        return tuple(number(name, side, "whole [1, inf)") for side in size)
-    return None if size is None else number(name, size, "whole [1, inf)")
+def _checked_resize(resize: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+    """An edge, (height, width) or None in the form it was given, checked by `errors.sides`."""
+    if resize is None:
+        return None
+    pair = sides("resize", resize)
+    return pair if isinstance(resize, (tuple, list)) else pair[0]
 
 
 @dataclass(frozen=True)
@@ -70,21 +73,7 @@ class Loss(nn.Module):
 
     def prepare(self, image: Tensor) -> Target:
         """Compute once what the loss needs of the target image [N, 3, H, W] in [-1, 1]."""
-        image = image.detach()
-        if image.ndim != 4 or image.shape[1] != 3 or not image.numel() or not image.is_floating_point():
-            raise ShapeError(
-                f"a target of shape {tuple(image.shape)} and type {image.dtype}",
-                expected="one or more images [N, 3, H, W], float, RGB in [-1, 1]",
-                do="read images with hrlib.image.read",
-            )
-        peak = image.abs().max().item()
-        if not peak <= MAX_ABS:  # also catches NaN
-            raise ShapeError(
-                f"a target with values up to {peak:g}",
-                expected="finite values in [-1, 1]",
-                do="convert 0..255 images with hrlib.image, and look for NaN in computed ones",
-            )
-        return self._prepare(image)
+        return self._prepare(check(image.detach(), "a target", limit=MAX_ABS))
 
     def forward(self, pred: Tensor, target: Tensor | Target) -> dict[str, Tensor]:
         """The named terms, each a scalar to minimise; their sum is the loss.
@@ -149,7 +138,7 @@ class Perceptual(Loss):
     ) -> None:
         super().__init__()
         features.check_taps(weights)
-        self.features, self.resize, self.name = features, sides("resize", resize), name
+        self.features, self.resize, self.name = features, _checked_resize(resize), name
         lambdas = {tap: float(number(f"lambda of {tap}", w, WEIGHT)) for tap, w in weights.items()}
         self.weights = {tap: lam for tap, lam in lambdas.items() if lam != 0}
         features.check_taps(self.weights)  # at least one must be left
@@ -230,7 +219,7 @@ class LPIPS(Loss):
                 expected=f"one of {', '.join(LPIPS_TITLES)}",
                 do=nearest(net, list(LPIPS_TITLES)) or "'vgg' is the paper's",
             )
-        self.net, self.resize, self.weight = net, sides("resize", resize), float(number("weight", weight, WEIGHT))
+        self.net, self.resize, self.weight = net, _checked_resize(resize), float(number("weight", weight, WEIGHT))
         self.title, self.plain, self.package = LPIPS_TITLES[net], None, None
         if net in ("vgg", "alex"):
             self.package = _lpips_package(net)
@@ -239,7 +228,7 @@ class LPIPS(Loss):
         else:
             self.plain = feature_nets.resnet50("shipped" if net == "resnet_thin" else "imagenet", tap="relu")
         self.taps = tuple(HRINVERSION if net == "thin" else RESNET50)  # of the plain networks
-        self.fingerprint = feature_nets.fingerprint(self.plain or self.package)
+        self.fingerprint = store.fingerprint((self.plain or self.package).state_dict())
 
     def extra_repr(self) -> str:
         """The settings, for messages and sidecars."""
@@ -375,7 +364,7 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
     Raises:
         UnknownName: a loss or a tap, with the nearest valid name; a resize that is missing.
     """
-    resize, seed = sides("resize", resize), number("seed", seed, SEED)
+    resize, seed = _checked_resize(resize), number("seed", seed, SEED)
     kind, colon, chosen = name.partition(":")
     if kind not in NAMES:
         raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}", do=nearest(kind, list(NAMES)))
@@ -430,6 +419,5 @@ def mean_squares(f: Features, taps: Iterable[str], size: int | tuple[int, int]) 
 
     size: edge, or (height, width), of the images that the network sees.
     """
-    size = sides("size", size)
-    shape = (size, size) if isinstance(size, int) else size
-    return {tap: m.numel() ** -0.5 for tap, m in f(torch.zeros(1, 3, *shape), taps).items()}
+    blank = torch.zeros(1, 3, *sides("size", size))
+    return {tap: m.numel() ** -0.5 for tap, m in f(blank, taps).items()}

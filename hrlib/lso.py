@@ -10,37 +10,19 @@ is. Pairs of a batch do not meet: each gets what it would get alone, up to round
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import optim, store
-from .errors import InvalidValue, ShapeError, number, numbers
+from .errors import InvalidValue, ShapeError, number, plain
 from .inversion import NOISE, Result, canvas_size, check_spread, noise_of, normalise_, w_statistics
 from .optim import Iterate, Run, State, Variables
 
-
-@dataclass(frozen=True)
-class _Settings:
-    """The numbers that decide a local style optimisation; `optimise` has their defaults and their meaning."""
-
-    lam_reg: float
-    num_steps: int
-    optimise_noise: bool
-    shared: bool
-    lr: float
-    lr_ramp_up: float
-    lr_ramp_down: float
-    eps_initial: float
-    eps_length: float
-    init_scale: float
-    w_samples: int
-    seed: int
-
-
 RANGES = optim.RANGES | {"lam_reg": "[0, inf)", "init_scale": "[0, inf)"}
+CHOICES = ("optimise_noise", "shared")  # the settings that are not numbers
 
 
 def early_layers(num_ws: int) -> list[int]:
@@ -100,27 +82,16 @@ def optimise(
     Raises:
         InvalidValue, ShapeError: before the first step. NonFiniteLoss: carries `.best`.
     """
-    s = _Settings(
-        lam_reg=lam_reg,
-        num_steps=num_steps,
-        optimise_noise=optimise_noise,
-        shared=shared,
-        lr=lr,
-        lr_ramp_up=lr_ramp_up,
-        lr_ramp_down=lr_ramp_down,
-        eps_initial=eps_initial,
-        eps_length=eps_length,
-        init_scale=init_scale,
-        w_samples=w_samples,
-        seed=seed,
-    )
-    s = numbers(s, **RANGES)
+    given = dict(locals())  # the arguments, by name
+    config = plain({name: given[name] for name in RANGES}, RANGES) | {name: given[name] for name in CHOICES}
+    s = SimpleNamespace(**config)
     size = canvas_size(G_m, x_s)
     layers = checked_layers(early_layers(G_m.num_ws) if layers is None else layers, G_m.num_ws)
     _check(G_m, ws_m, x_s, directions)
     _, w_std = w_statistics(G_m, samples=s.w_samples)
     n, target = len(x_s), loss.prepare(x_s)
-    variables = _initial(G_m, n, layers, directions, w_std, size, s)
+    if s.optimise_noise:
+        check_spread(G_m.noise_maps(size))
 
     def objective(step: int, v: Variables) -> tuple[dict[str, Tensor], Tensor]:
         scale = optim.exploration_scale(step / s.num_steps, w_std=w_std, initial=s.eps_initial, length=s.eps_length)
@@ -136,7 +107,7 @@ def optimise(
         for m in noise_of(v).values():
             normalise_(m)
 
-    config = asdict(s) | {
+    config |= {
         "layers": layers,
         "loss": loss.describe(),
         "generator": store.fingerprint(G_m.state_dict()),
@@ -145,7 +116,7 @@ def optimise(
 
     def steps(state: State | None) -> Iterator[Iterate]:
         return optim.descend(
-            variables,
+            _initial(G_m, n, layers, directions, w_std, size, s),
             objective,
             num_steps=s.num_steps,
             lr=s.lr,
@@ -170,7 +141,7 @@ def optimise(
             best_step=it.step,
         )
 
-    return Run(steps, finish, num_steps=s.num_steps, resume=resume)
+    return Run(steps, finish, config=config, num_steps=s.num_steps, resume=resume)
 
 
 @torch.no_grad()
@@ -229,14 +200,12 @@ def _check(G_m: nn.Module, ws_m: Tensor, x_s: Tensor, directions: Tensor | None)
         )
 
 
-def _initial(G_m, n, layers, directions, w_std, size, s: _Settings) -> Variables:
+def _initial(G_m, n, layers, directions, w_std, size, s: SimpleNamespace) -> Variables:
     """Small random numbers around zero, the same for every pair; the generator's own noise maps."""
     width = G_m.w_dim if directions is None else directions.shape[1]
     rows = 1 if directions is not None and s.shared else len(layers)
     start = optim.unit_draw((1, rows, width), seed=s.seed, step=-1).to(G_m.w_avg) * (s.init_scale * w_std)
     variables = {"w_opt" if directions is None else "w": start.expand(n, -1, -1)}
     if s.optimise_noise:
-        maps = G_m.noise_maps(size)
-        check_spread(maps)
-        variables |= {NOISE + k: m.expand(n, -1, -1) for k, m in maps.items()}
+        variables |= {NOISE + k: m.expand(n, -1, -1) for k, m in G_m.noise_maps(size).items()}
     return variables

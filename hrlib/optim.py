@@ -1,7 +1,7 @@
 """The one optimisation loop of this library: Adam on named variables, as a generator of iterates.
 
-Plotting, saving, progress bars and cancelling are consumers of the generator. The schedules are pure functions of
-t = step / num_steps; their constants are those of the authors' published projector (which inherits NVlabs').
+Plotting, saving, progress bars and cancelling consume the generator. The schedules are pure functions of
+t = step / num_steps; their constants come from the authors' published projector (and through it from NVlabs').
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from .errors import SEED, DamagedFile, NonFiniteLoss, StoreError, UnknownName, n
 
 Variables = dict[str, Tensor]
 Result = TypeVar("Result")
-RANGES = {  # of the settings that all runs of this loop share
+RANGES = {  # of settings that several kinds of run share
     "num_steps": "whole [1, inf)",
     "lr": "(0, inf)",
     "lr_ramp_up": "(0, 1]",
     "lr_ramp_down": "(0, 1]",
     "eps_initial": "[0, inf)",
     "eps_length": "(0, inf)",
-    "w_samples": "whole [2, inf)",  # one has no spread
+    "w_samples": "whole [2, inf)",  # a single w has no spread
     "seed": SEED,
 }
 
@@ -56,7 +56,7 @@ def exploration_scale(t: float, *, w_std: float, initial: float = 0.05, length: 
 
 
 def unit_draw(shape: tuple[int, ...], *, seed: int, step: int) -> Tensor:
-    """A unit normal draw that depends on (seed, step) alone, made on the CPU; step -1 serves initial values."""
+    """A unit normal draw that depends only on (seed, step), made on the CPU; step -1 is for initial values."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step + 1)
     return torch.randn(shape, generator=generator)
 
@@ -72,7 +72,7 @@ class Best:
 
 @dataclass(frozen=True)
 class State:
-    """All a descent needs to go on to the bitwise same result (on a CPU): variables, Adam's moments, best, history."""
+    """What `descend` needs to resume with the bitwise same result (on a CPU): variables, Adam's moments, best, ..."""
 
     step: int
     variables: Variables
@@ -84,7 +84,7 @@ class State:
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write a safetensors file; config and history travel in its metadata.
 
-        force: replace a file that is there; without it that is a `StoreError`.
+        force: replace an existing file, which is a `StoreError` otherwise.
         """
         path = store.new(path, force=force)
         tensors = {f"variables/{k}": v for k, v in self.variables.items()}
@@ -105,7 +105,7 @@ class State:
 
     @classmethod
     def load(cls, path: str | Path) -> State:
-        """Read what `save` wrote; `DamagedFile` for anything else, `StoreError` when nothing can be read there."""
+        """Read what `save` wrote; `DamagedFile` for anything else, `StoreError` if the file cannot be read."""
         try:
             with safe_open(path, "pt") as f:
                 meta = json.loads(f.metadata()["state"])
@@ -116,9 +116,9 @@ class State:
             raise StoreError(f"{path} cannot be read ({e})", expected="a saved state", do="check the path") from e
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
             raise DamagedFile(
-                f"{path} is not a saved descent ({e})",
+                f"{path} is not a saved state ({e})",
                 expected="a file written by State.save",
-                do="start the run afresh",
+                do="check the path, or delete the file and start the run again",
             ) from e
         part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
         m, v = part("exp_avg/"), part("exp_avg_sq/")
@@ -131,9 +131,9 @@ class State:
 class Iterate:
     """One finished step.
 
-    step: from 0. total, terms: the loss at the variables *before* this step's update. variables: detached copies
-    *after* it. image: what the loss saw, [N, 3, H, W] (eps included). history: one dict a step so far. stage: the part
-    of a run that has several.
+    step: counts from 0. total, terms: the loss at the variables *before* this step's update. variables: detached
+    copies *after* it. image: what the loss saw, [N, 3, H, W] (eps included). history: one dict a step so far. stage:
+    the name of the current stage, in runs with several.
     """
 
     step: int
@@ -147,19 +147,19 @@ class Iterate:
     stage: str = ""
 
     def state(self) -> State:
-        """What a later run needs to go on from here. Ask before the next iterate: the moments live in the loop."""
+        """What a later run needs to resume here. Call it before the next iterate: the moments live in the loop."""
         return self._snapshot(self.step)
 
 
 def require_finite(terms: dict[str, Tensor], *, step: int, best: Best | None) -> Tensor:
-    """Sum of the terms; `NonFiniteLoss` names the terms that are not finite and carries `.step`, `.terms`, `.best`."""
+    """The sum of the terms; `NonFiniteLoss` names terms that are not finite and carries `.step`, `.terms`, `.best`."""
     values = {name: float(v.detach()) for name, v in terms.items()}
     bad = [f"{name} = {v}" for name, v in values.items() if not math.isfinite(v)]
     if bad:
         error = NonFiniteLoss(
             f"at step {step} the loss is not finite: {', '.join(bad)} (all terms: {values})",
             expected="finite loss terms",
-            do="lower lr, check the target for NaN, or use the best iterate, which this error carries as .best",
+            do="lower lr, or use the best iterate, which this error carries as .best",
         )
         error.step, error.terms, error.best = step, values, best
         raise error
@@ -183,14 +183,18 @@ def descend(
     """Minimise the sum of `objective(step, variables)[0]` with Adam; yield one Iterate a step.
 
     Args:
-        variables: initial values by name; copied, the caller's tensors stay as they are.
+        variables: initial values by name; copied, so the caller's tensors do not change.
         objective: (step, leaves) -> ({term: scalar}, image).
-        gains: factors of the learning rate, by variable; 1 where none is given.
-        betas: how slowly Adam forgets the gradients, and their squares; in [0, 1).
-        after_step: projects the variables in place after each update (noise re-normalisation, say).
-        resume: a state of an equal run; the steps it has done are skipped.
-        config: stored in states; a `resume` with another config is refused (`StoreError`).
-        moments: where Adam's are, "memory" or "file": temporary memory-mapped files, on a CPU; the same numbers.
+        num_steps: number of steps.
+        lr: peak learning rate.
+        gains: {variable: factor of its learning rate}; the default factor is 1.
+        betas: Adam's decay rates for the averages of the gradient and of its square, in [0, 1).
+        lr_schedule: t = step / num_steps -> factor of the learning rate.
+        after_step: changes the variables in place after each update, for instance to re-normalise noise maps.
+        resume: a state of the same run; the loop continues after it.
+        config: stored in states; a `resume` with another config is a `StoreError`.
+        moments: where Adam's moments are kept: "memory", or "file" for temporary memory-mapped files (CPU only). The
+            numbers are the same.
 
     Raises:
         InvalidValue, UnknownName, StoreError: before the first step. NonFiniteLoss: carries `.best`.
@@ -198,14 +202,16 @@ def descend(
     num_steps, lr = number("num_steps", num_steps, RANGES["num_steps"]), number("lr", lr, RANGES["lr"])
     betas = tuple(number(f"beta{i}", beta, "[0, 1)") for i, beta in enumerate(betas, 1))
     if moments not in ("memory", "file"):
-        raise UnknownName(f"moments={moments!r}", expected='"memory" or "file"', do="leave it to tiling.budget.plan")
+        raise UnknownName(
+            f"moments={moments!r}", expected='"memory" or "file"', do='use "file" if the moments do not fit into memory'
+        )
     config = config or {}
     if resume is not None:
         check_same(resume.config, config)
     source = variables if resume is None else {k: resume.variables[k].to(variables[k]) for k in variables}
     leaves = {k: v.detach().clone().requires_grad_() for k, v in source.items()}
-    one = lambda leaf: torch.optim.Adam([leaf], lr=lr, betas=betas)
-    adams = {k: one(leaf) for k, leaf in leaves.items()}  # one each: moments come and go with it
+    adam_of = lambda leaf: torch.optim.Adam([leaf], lr=lr, betas=betas)
+    adams = {k: adam_of(leaf) for k, leaf in leaves.items()}  # one a variable, so that one's moments load at a time
     files = {k: (_Mapped(leaf), _Mapped(leaf)) for k, leaf in leaves.items()} if moments == "file" else {}
     for k, leaf in leaves.items():
         m, v = (f.tensor for f in files[k]) if files else (torch.zeros_like(leaf), torch.zeros_like(leaf))
@@ -217,15 +223,15 @@ def descend(
     best = resume.best if resume else None
     history = list(resume.history) if resume else []
     first = resume.step if resume else 0
-    del resume, source, variables  # they have been copied, and of a large picture they weigh
+    del resume, source, variables  # they have been copied, and for a large picture they take gigabytes
     current = -1
 
     def snapshot(step: int) -> State:
         if step != current:
             raise StoreError(
-                f"state() of step {step} was asked for after step {current} began",
+                f"state() of step {step}, called after step {current}",
                 expected="a call before the next iterate",
-                do="save the state while the loop waits",
+                do="call state() on the newest iterate",
             )
         moments = {
             k: tuple(adams[k].state[leaf][name].clone() for name in ("exp_avg", "exp_avg_sq"))
@@ -252,7 +258,7 @@ def descend(
             with torch.no_grad():
                 after_step(leaves)
         values = {k: float(v.detach()) for k, v in terms.items()}
-        del terms, total  # and the graph behind them, before the next step makes its own
+        del terms, total  # frees their graph before the next step builds its own
         row = {"step": step, "total": value, **values, "lr": rate}
         history.append(row | {"seconds": time.perf_counter() - start})
         current = step
@@ -260,12 +266,12 @@ def descend(
 
 
 def check_same(saved: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise `StoreError`, which names what differs, unless a saved run has this configuration."""
+    """Raise `StoreError`, naming the differences, unless a saved run has this configuration."""
     if odd := sorted(k for k in config.keys() | saved.keys() if config.get(k) != saved.get(k)):
         raise StoreError(
             f"the saved run differs in {odd}",
             expected="the configuration it was started with",
-            do="start the run afresh",
+            do="use those settings, or start a new run without the saved state",
         )
 
 
@@ -275,12 +281,12 @@ def detached(variables: Variables) -> Variables:
 
 
 def last(iterates: Iterator[Iterate]) -> Iterate:
-    """Run to the end and return the last iterate."""
+    """Run to the end and return the last iterate; `StoreError` if there is none."""
     iterate = None
     for iterate in iterates:
         pass
     if iterate is None:
-        raise StoreError("a run without a step", expected="num_steps > the steps already done", do="raise num_steps")
+        raise StoreError("no step was left to run", expected="a run with steps to do", do="set up a new run")
     return iterate
 
 
@@ -288,13 +294,16 @@ def last(iterates: Iterator[Iterate]) -> Iterate:
 
 
 class Run(Iterator[Iterate], Generic[Result]):
-    """An optimisation that is set up, its settings checked, and not begun: an iterator of its steps.
+    """An optimisation whose settings have been checked, as an iterator of its steps; the first one starts the work.
+
+    Like any iterator it can be used once: a second loop continues where the first one stopped.
 
     Args:
-        steps: (state to resume from, or None) -> the iterates, usually by `descend`.
+        steps: (state to resume from, or None) -> the iterates, usually from `descend`.
         finish: (the last iterate, seconds) -> the result, for `solve`.
-        num_steps: how many iterates there are in all.
-        resume: a state to begin from.
+        config: the settings by name, and what else decides the result; shown by repr.
+        num_steps: number of steps in all.
+        resume: a state to start from.
     """
 
     def __init__(
@@ -302,30 +311,40 @@ class Run(Iterator[Iterate], Generic[Result]):
         steps: Callable[[State | None], Iterator[Iterate]],
         finish: Callable[[Iterate, float], Result],
         *,
+        config: dict[str, Any],
         num_steps: int,
         resume: State | None = None,
     ) -> None:
-        self.finish, self.num_steps = finish, num_steps
-        self._steps, self._resume, self._at = steps, resume, None
+        self.finish, self.config, self.num_steps = finish, config, num_steps
+        self.done = 0 if resume is None else resume.step  # steps
+        self._steps, self._resume, self._iterates = steps, resume, None
+
+    def __repr__(self) -> str:
+        settings = "".join(f"\n  {name} = {value!r}" for name, value in self.config.items())
+        return f"Run: {self.done} of {self.num_steps} steps done{settings}"
 
     def __next__(self) -> Iterate:
-        return next(self._begun())
+        it = next(self._started())
+        self.done = it.step + 1
+        return it
 
-    def _begun(self) -> Iterator[Iterate]:
-        if self._at is None:
-            state, self._resume = self._resume, None  # handed over, not kept: of a large picture it weighs
-            self._at = self._steps(state)
-        return self._at
+    def _started(self) -> Iterator[Iterate]:
+        if self._iterates is None:
+            state, self._resume = self._resume, None  # not kept: for a large picture it takes gigabytes
+            self._iterates = self._steps(state)
+        return self._iterates
 
-    def resume(self, state: State | None) -> None:
-        """Begin from `state` (None: from the start); call it before the first iterate."""
-        if self._at is not None:
-            raise StoreError("a run that has begun", expected="one without a step yet", do="set up another run")
-        self._resume = state
+    def resume(self, state: State) -> None:
+        """Start from `state`; a `StoreError` after the first iterate."""
+        if self._iterates is not None:
+            raise StoreError(
+                f"a run with {self.done} steps done", expected="a run that has not started", do="set up a new run"
+            )
+        self._resume, self.done = state, state.step
 
     def close(self) -> None:
-        """Free what the loop holds; a run that was closed has no further iterate."""
-        self._begun().close()
+        """End the run and free its memory; there are no further iterates."""
+        self._started().close()
 
 
 def solve(
@@ -335,21 +354,22 @@ def solve(
     checkpoint: str | Path | None = None,
     every: int = 50,
 ) -> Result:
-    """Take a run to its end (or to the end of `watch`) and return its result: that of `inversion`, `lso`, ...
+    """Run to the end (or to the end of `watch`) and return the result: an `inversion.Result`, for instance.
 
     Args:
-        run: from `inversion.invert`, `lso.optimise` or `inversion3d.invert`.
-        watch: wraps the iterator: a progress bar, `until_flat`, itertools.islice ...
-        checkpoint: a state file; written every `every` steps and resumed from when it exists; deleted at the end.
-            A hidden lock beside it keeps other runs out.
+        run: from `inversion.invert`, `lso.optimise` or `inversion3d.invert`. One that has started continues.
+        watch: wraps the iterator: a progress bar, `until_flat`, itertools.islice, ...
+        checkpoint: a state file, written every `every` steps and deleted at the end. If it exists, the run resumes from
+            it. A hidden lock file beside it keeps other runs away.
         every: steps between two checkpoints.
 
     Raises:
-        StoreError: the checkpoint is of another run, in use by another, or cannot be written; before the first step.
-        DamagedFile: it is no saved state; it stays as it is. NonFiniteLoss: carries `.best`.
+        StoreError: before the first step: the checkpoint belongs to another run, is in use, or cannot be written, or it
+            exists and the run has already started; or no step is left.
+        DamagedFile: the checkpoint is not a saved state; the file is left alone. NonFiniteLoss: carries `.best`.
     """
     begun, every = time.perf_counter(), number("every", every, "whole [1, inf)")
-    path = None if checkpoint is None else store.new(checkpoint, force=True)  # State.load refuses what is no state
+    path = None if checkpoint is None else store.new(checkpoint, force=True)  # State.load refuses any other file
     with contextlib.ExitStack() as stack:
         if path:
             stack.enter_context(store.alone(path.with_name(f".{path.name}.lock"), f"run with the checkpoint {path}"))
@@ -360,7 +380,11 @@ def solve(
             if path and (it.step + 1) % every == 0 and it.step + 1 < run.num_steps:
                 it.state().save(path, force=True)
         if it is None:
-            raise StoreError("a run without a step", expected="a watcher that passes iterates on", do="check `watch`")
+            raise StoreError(
+                f"no step was run: {run.done} of {run.num_steps} were done already",
+                expected="a run with steps to do, and a `watch` that passes its iterates on",
+                do="set up a new run: one can be solved once",
+            )
         result = run.finish(it, time.perf_counter() - begun)
         if path:
             path.unlink(missing_ok=True)
@@ -373,7 +397,7 @@ def ended(it: Iterate, num_steps: int) -> str:
 
 
 def until_flat(iterates: Iterator[Iterate], *, patience: int = 50, min_gain: float = 1e-3) -> Iterator[Iterate]:
-    """Pass iterates on; stop when the best loss has not fallen by a fraction `min_gain` in `patience` steps."""
+    """Pass iterates on until the best loss has not fallen by a fraction `min_gain` for `patience` steps."""
     patience, min_gain = number("patience", patience, "whole [1, inf)"), number("min_gain", min_gain, "[0, 1)")
     mark, since = math.inf, 0
     for it in iterates:
@@ -388,12 +412,12 @@ def until_flat(iterates: Iterator[Iterate], *, patience: int = 50, min_gain: flo
 
 
 def peak_bytes(device: torch.device | str = "cpu") -> int:
-    """Peak memory in bytes: of the CUDA allocator on a GPU, else the process's peak resident set."""
+    """Peak memory in bytes: the CUDA allocator's on a GPU, else the process's peak resident set size."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")  # Linux; its ru_maxrss would count the parent from which a process was started
-    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
-        return int(found[1]) * 1024
+    status = Path("/proc/self/status")  # on Linux, ru_maxrss also counts the parent process
+    if status.exists() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(peak[1]) * 1024
     import resource  # not on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
@@ -401,13 +425,13 @@ def peak_bytes(device: torch.device | str = "cpu") -> int:
 
 
 class _Mapped:
-    """A zero tensor in an anonymous temporary file, written and read like any other: Adam's moments of a large picture.
+    """A tensor of zeros in an anonymous temporary file: Adam's moments of a large picture.
 
-    The file is deleted with the object, or by the system should the process die. `release` lets go of the memory that
-    its pages take; what they hold stays in the file.
+    The file disappears with the object, or with the process. `release` frees the memory of its pages; their contents
+    stay in the file.
 
     Args:
-        like: gives shape and type; a CPU tensor.
+        like: a CPU tensor of the wanted shape and type.
     """
 
     def __init__(self, like: torch.Tensor) -> None:
@@ -418,7 +442,7 @@ class _Mapped:
         self.tensor = torch.frombuffer(self.pages, dtype=like.dtype, count=like.numel()).view(like.shape)
 
     def release(self) -> None:
-        """Write what changed, and let go of the pages."""
+        """Write the changed pages, and free their memory."""
         self.pages.flush()
         if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
             self.pages.madvise(mmap.MADV_DONTNEED)

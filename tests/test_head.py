@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from hrlib import features, weights
+from hrlib import store, weights
 from hrlib.errors import InvalidValue, LayoutMismatch, ShapeError, StoreError
 from hrlib.nets import Generator, StyleINR
 from hrlib.training import head
@@ -32,7 +32,7 @@ def tiny(clamp=None):
 
 def test_everything_but_the_head_is_the_generators_own_and_frozen():
     G = tiny()
-    before = features.fingerprint(G)
+    before = store.fingerprint(G.state_dict())
     S = head.attach(G, hidden=8)
     own, theirs = S.state_dict(), G.state_dict()
     shared = [k for k in own if not k.startswith("synthesis.inr.")]
@@ -45,7 +45,7 @@ def test_everything_but_the_head_is_the_generators_own_and_frozen():
         pass
     trained_to = state.S.state_dict()
     assert all(torch.equal(trained_to[k], theirs[k]) for k in shared)
-    assert features.fingerprint(G) == before
+    assert store.fingerprint(G.state_dict()) == before
 
 
 def test_a_head_starts_as_the_last_torgb():

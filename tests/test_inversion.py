@@ -1,5 +1,6 @@
 """Eq. (1): parity with the published projector, determinism, resuming, failures, saving."""
 
+import itertools
 import json
 import math
 from itertools import islice
@@ -330,18 +331,18 @@ def test_result_files(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("x", "message"),
+    ("x", "error", "message"),
     [
-        (torch.zeros(3, 16, 16), "shape"),
-        (torch.full((1, 3, 16, 16), 200.0), "200"),
-        (torch.full((1, 3, 16, 16), torch.nan), "nan"),
-        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "uint8"),
-        (torch.zeros(0, 3, 16, 16), "shape \\(0, 3"),
-        (torch.zeros(1, 3, 0, 16), "shape \\(1, 3, 0"),
+        (torch.zeros(3, 16, 16), ShapeError, "target of shape"),
+        (torch.full((1, 3, 16, 16), 200.0), InvalidValue, "200"),
+        (torch.full((1, 3, 16, 16), torch.nan), InvalidValue, "nan"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), ShapeError, "uint8"),
+        (torch.zeros(0, 3, 16, 16), ShapeError, "shape \\(0, 3"),
+        (torch.zeros(1, 3, 0, 16), ShapeError, "shape \\(1, 3, 0"),
     ],
 )
-def test_bad_targets(small, x, message):
-    with pytest.raises(ShapeError, match=message):
+def test_bad_targets(small, x, error, message):
+    with pytest.raises(error, match=message):
         inversion.invert(small, x, losses.MSE(), num_steps=1)
 
 
@@ -427,7 +428,7 @@ def test_maps_that_cannot_be_normalised_are_refused_before_the_first_step(small)
     x, maps = target_for((16, 16)), small.noise_maps(seed=8)
     flat = maps | {"b8.conv1": torch.full((8, 8), 0.3)}
     for more in ({}, {"optimise_noise": False}):
-        with pytest.raises(ShapeError, match=r"without spread: b8\.conv1"):
+        with pytest.raises(InvalidValue, match=r"constant noise maps: b8\.conv1"):
             inversion.invert(small, x, losses.MSE(), noise_init=flat, **more)
     assert optim.last(inversion.invert(small, x, losses.MSE(), noise_init=flat, normalise_noise=False, num_steps=2))
 
@@ -470,7 +471,7 @@ def refused(small, path, kind, match, **more):
 def test_a_checkpoint_that_is_not_this_runs_is_refused_and_stays(small, tmp_path):
     letter = tmp_path / "letter.safetensors"
     letter.write_text("dear")
-    refused(small, letter, DamagedFile, "is not a saved descent")
+    refused(small, letter, DamagedFile, "is not a saved state")
     assert letter.read_text() == "dear"
     state = next(inversion.invert(small, target_for((16, 16)), losses.MSE(), num_steps=4)).state()
     path = state.save(tmp_path / "run.safetensors")
@@ -488,6 +489,24 @@ def test_where_a_checkpoint_goes_is_tried_before_the_steps(small, tmp_path):
     refused(small, tmp_path / "file" / "run.safetensors", StoreError, "cannot be written")
     refused(small, tmp_path, StoreError, "is a folder")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_run_is_used_once_and_shows_its_settings(small, tmp_path):
+    x, path = target_for((16, 16)), tmp_path / "run.safetensors"
+    run = inversion.invert(small, x, losses.MSE(), num_steps=4, lr=0.2)
+    assert repr(run).startswith("Run: 0 of 4 steps done\n") and "\n  lr = 0.2\n" in repr(run)
+    assert "\n  loss = 'MSE(weight=1.0)'" in repr(run)
+    next(run).state().save(path)
+    assert [it.step for it in itertools.islice(run, 1)] == [1] and "2 of 4" in repr(run)
+    with pytest.raises(StoreError, match="a run with 2 steps done"):
+        optim.solve(run, checkpoint=path)
+    whole = optim.solve(run)  # goes on
+    assert len(whole.history) == 4 and "4 of 4" in repr(run)
+    assert torch.equal(whole.ws, optim.solve(inversion.invert(small, x, losses.MSE(), num_steps=4, lr=0.2)).ws)
+    assert list(run) == []
+    for again in (optim.last, optim.solve):
+        with pytest.raises(StoreError, match="set up a new run"):
+            again(run)
 
 
 def test_two_runs_never_share_a_checkpoint(small, tmp_path):

@@ -368,5 +368,5 @@ def test_the_smallest_pictures_and_maps_without_spread(G):
     assert all(m.isfinite().all() for m in (result.image, result.ws, *result.noise.values()))
     flat = copy.deepcopy(G)
     flat.synthesis.b8.conv1.noise_const.zero_()
-    with pytest.raises(ShapeError, match=r"without spread: b8\.conv1"):
+    with pytest.raises(InvalidValue, match=r"constant noise maps: b8\.conv1"):
         lso.optimise(flat, *pair(), losses.MSE(), **FAST)

@@ -280,7 +280,7 @@ def test_numbers_and_batches_that_measure_nothing():
             retrieval.id_retrieval(np.eye(2), np.eye(2), [0, 1], threshold=bad)
     for name, (_, measure) in metrics.METRICS.items():
         if "thin" in name or name in ("psnr", "ssim", "roughness", "colour"):
-            with pytest.raises(ShapeError, match="one image or more"):
+            with pytest.raises(ShapeError, match="one or more images"):
                 measure(x[:0], x[:0])
 
 

@@ -40,13 +40,13 @@ MAY = {
     "stats": {"errors"},
     "optim": BASE,
     "features": BASE | {"weights", "nets"},
-    "losses": BASE | {"weights", "features"},
+    "losses": BASE | {"image", "weights", "features"},
     "worlds": BASE | {"image"},
     "spectra": BASE | {"image"},
     "retrieval": BASE | {"image", "stats"},
     "fid": BASE | {"image", "weights", "pose"},
     "metrics": BASE | {"image", "weights", "features", "losses", "spectra", "fid", "retrieval"},
-    "inversion": BASE | {"losses", "optim"},
+    "inversion": BASE | {"image", "losses", "optim"},
     "lso": BASE | {"inversion", "optim"},
 }
 PARTS = {"_colours": "image", "_decode": "image"}

@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -337,15 +336,34 @@ def test_numbers_out_of_range(value, interval):
     assert interval.removeprefix("whole ") in e.value.expected and isinstance(e.value, ValueError)
 
 
-def test_numbers_of_a_record():
-    @dataclass(frozen=True)
-    class Settings:
-        steps: int
-        lr: float
-
-    assert errors.numbers(Settings(2.0, 0.1), steps="whole [1, inf)", lr="(0, inf)") == Settings(2, 0.1)
+def test_numbers_by_name():
+    intervals = {"steps": "whole [1, inf)", "lr": "(0, inf)", "unused": "[0, 1]"}
+    plain = errors.plain({"steps": 2.0, "lr": np.float64(0.5)}, intervals)
+    assert plain == {"steps": 2, "lr": 0.5} and [type(v) for v in plain.values()] == [int, float]
     with pytest.raises(errors.InvalidValue, match="lr = 0"):
-        errors.numbers(Settings(2, 0), lr="(0, inf)")
+        errors.plain({"steps": 2, "lr": 0}, intervals)
+
+
+@pytest.mark.parametrize(
+    ("interval", "advice"),
+    [
+        ("whole [1, inf)", "choose 1 <= x"),
+        ("(0, 1]", "choose 0 < x <= 1"),
+        ("(-inf, 3)", "choose x < 3"),
+        ("(-inf, inf)", "choose a finite number"),
+    ],
+)
+def test_the_advice_says_which_numbers_are_good(interval, advice):
+    with pytest.raises(errors.InvalidValue) as e:
+        errors.number("x", "text", interval)
+    assert e.value.do == advice
+
+
+def test_sides_of_a_size():
+    assert errors.sides("size", 8) == (8, 8) and errors.sides("size", [4.0, np.int64(6)]) == (4, 6)
+    for bad in (0, 1.5, (8,), (8, 8, 3), (8, 0), "8"):
+        with pytest.raises(errors.InvalidValue, match="size = "):
+            errors.sides("size", bad)
 
 
 def test_what_the_file_system_says_is_one_kind_of_error(tmp_path):

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import store
-from ..errors import InvalidValue, UnknownName, nearest
-from ..losses import MSE, Loss, Perceptual, Sum, Target, sides
+from ..errors import InvalidValue, UnknownName, nearest, sides
+from ..losses import MSE, Loss, Perceptual, Sum, Target
 from ..nets.windows import Window, needed, within
 
 KEEP = ("memory", "file", "recompute", "half")  # where the target's features stay between steps
@@ -34,7 +34,7 @@ KEEP = ("memory", "file", "recompute", "half")  # where the target's features st
 
 def tiles(size: tuple[int, int], tile: tuple[int, int]) -> list[Window]:
     """The windows of a grid over a picture (H, W), row by row from the top left; the last ones may be smaller."""
-    (height, width), tile = size, sides("tile", tuple(tile))
+    (height, width), tile = size, sides("tile", tile)
     return [
         (slice(y, min(y + tile[0], height)), slice(x, min(x + tile[1], width)))
         for y in range(0, height, tile[0])
@@ -160,7 +160,7 @@ class TiledLoss(Loss):
             raise UnknownName(f"keep={keep!r}", expected=f"one of {', '.join(KEEP)}", do=hint)
         self.loss, self.keep, self.folder = loss, keep, folder
         self.stride, self.halo = reach_of(loss)
-        self.tile = tuple(-(-n // self.stride) * self.stride for n in sides("tile", tuple(tile)))
+        self.tile = tuple(-(-n // self.stride) * self.stride for n in sides("tile", tile))
 
     def describe(self) -> str:
         """The loss's description, and whether its target is rounded; not the tiles, which may change on resuming."""
@@ -268,7 +268,7 @@ class TiledGenerator:
                 expected="a Style-INR-GAN, which draws any size (Sec. III-A)",
                 do="load a Style-INR-GAN, or invert without tiles",
             )
-        self.G, self.tile = G, sides("tile", tuple(tile))
+        self.G, self.tile = G, sides("tile", tile)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.G, name)

@@ -28,6 +28,7 @@ from torchvision.utils import make_grid
 from .. import features, weights
 from ..errors import SEED
 from ..nets.dualstylegan import DualStyleGAN
+from ..store import fingerprint
 from .checkpoints import follow
 from .data import RenderedSet
 from .gan import channels_last, pair
@@ -240,7 +241,7 @@ def run(
     """
     state = State(recipe, begin, device)
     begun = state.net if begin else state.net.generator  # what else there is begins at random, as the seed says
-    start = f"{SOURCE} ({features.fingerprint(begun)[:8]}, {features.fingerprint(state.D)[:8]})"
+    start = f"{SOURCE} ({fingerprint(begun.state_dict())[:8]}, {fingerprint(state.D.state_dict())[:8]})"
     how = dict(data=data.what, start=start, every=every, sheet=lambda: sheet(state.ema, data), force=force, tell=tell)
     follow(Path(folder), "DualStyleGAN", asdict(recipe), state, train(recipe, data, state), **how)
     return state

@@ -32,9 +32,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import features, nets, weights
+from .. import nets, weights
 from ..errors import LayoutMismatch, ShapeError, UnknownName, nearest
 from ..nets import Discriminator
+from ..store import fingerprint
 from . import augment, checkpoints
 from .data import RenderedSet
 from .recipe import Recipe
@@ -153,7 +154,7 @@ def _begin(recipe: Recipe, G: nn.Module, D: Discriminator) -> str:
     if not name:
         return "random weights"
     source, critic = pair(name)
-    named = f"{name} ({features.fingerprint(source)[:8]}, {features.fingerprint(critic)[:8]})"
+    named = f"{name} ({fingerprint(source.state_dict())[:8]}, {fingerprint(critic.state_dict())[:8]})"
     weights.load_strictly(D, critic.state_dict(), f"the discriminator of {name}")
     if recipe.source:
         if type(source) is not type(G):

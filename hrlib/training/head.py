@@ -31,12 +31,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from .. import features, fid, image, metrics, weights
+from .. import fid, image, metrics, weights
 from ..errors import SEED, LayoutMismatch, ShapeError, StoreError, number
 from ..nets import Generator, StyleINR
 from ..nets.style_inr import pixel_grid
 from ..nets.stylegan2 import SQRT2
-from ..store import atomic, destination, write_bytes
+from ..store import atomic, destination, fingerprint, write_bytes
 from . import checkpoints, shipping
 from .checkpoints import FILE as CHECKPOINT
 from .checkpoints import LOG, SHEET
@@ -204,7 +204,7 @@ def start(recipe: Recipe, G: Generator) -> State:
     """A fresh head for the generator, on the generator's device."""
     S = attach(G, hidden=recipe.hidden)
     opt = torch.optim.Adam(S.synthesis.inr.parameters(), lr=recipe.lr, betas=(0.9, 0.99))
-    return State(S, opt, recipe, features.fingerprint(G))
+    return State(S, opt, recipe, fingerprint(G.state_dict()))
 
 
 def train(G: Generator, state: State) -> Iterator[dict[str, float]]:

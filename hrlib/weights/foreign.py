@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import LayoutMismatch
+from ..nets.stylegan2 import FIR
 from . import pickles
 
-FIR = torch.outer(torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.tensor([1.0, 3.0, 3.0, 1.0])) / 64
 WHICH = ("G_ema", "G", "D")
 _WHOLE_BATCH = 1 << 30  # NVlabs' mbstd_group_size None: the whole batch is one group
 
