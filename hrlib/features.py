@@ -1,8 +1,8 @@
-"""Named feature maps of a frozen network: what the perceptual losses of Sec. III-B compare.
+"""Named feature maps of a frozen network, which the perceptual losses of Sec. III-B compare.
 
-Every `Features` object is called the same way, `f(x, taps) -> {tap: Tensor}` with images x in [-1, 1], whatever network
-is behind it. The ImageNet normalisation happens inside, and so does the optional area down-sampling, because the
-authors' loss resizes *after* normalising. Networks are in evaluation mode and take no gradient; the images do.
+Every `Features` object is called the same way, `f(x, taps) -> {tap: Tensor}` with images x in [-1, 1], whatever its
+network. ImageNet normalisation happens inside, and so does the optional area down-sampling, because the authors' loss
+resizes *after* normalising. Networks stay in evaluation mode; gradients flow to the images, not to the weights.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Features(nn.Module):
     """A frozen network with named feature maps.
 
     Attributes:
-        name: what it is, for tables and captions.
+        name: for tables and captions.
         taps: every valid tap name, from the finest to the coarsest map.
-        min_size: the smallest edge, in pixels, that it takes (after resizing).
-        natural_size: the edge its network was trained at, or None when it was not trained.
+        min_size: the smallest edge in pixels that the network accepts (after resizing).
+        natural_size: the edge that the network was trained at; None if it was not trained.
         fingerprint: SHA-256 of the network's weights (`store.fingerprint`).
     """
 
@@ -55,7 +55,7 @@ class Features(nn.Module):
         self.fingerprint = store.fingerprint(net.state_dict())
 
     def train(self, mode: bool = True) -> Features:
-        """Stays in evaluation mode: the features of a loss must not depend on who switched modes around it."""
+        """Keep evaluation mode: a loss must not depend on the mode of the module that contains it."""
         return super().train(False)
 
     def forward(
@@ -65,15 +65,15 @@ class Features(nn.Module):
 
         Args:
             x: [N, 3, H, W] in [-1, 1].
-            taps: names out of `self.taps`; None means all. The network runs no further than the last one.
-            resize: edge, or (height, width), to which the *normalised* image is brought by area averaging, as the
-                authors' code does; it enlarges smaller images too. None leaves the image at its full size.
+            taps: names from `self.taps`; None means all. The network runs only up to the last one.
+            resize: edge, or (height, width), to which the *normalised* image is resized by area averaging, as in the
+                authors' code; smaller images are enlarged. None keeps the full size.
 
         Returns:
             {tap: [N, C, h, w]} in the order of `taps`.
 
         Raises:
-            UnknownName: a tap that this network does not have.
+            UnknownName: a tap that this network does not have. InvalidValue: a bad `resize`.
             ShapeError: not a batch of RGB images, or smaller than `min_size`.
         """
         wanted = self.check_taps(self.taps if taps is None else taps)
@@ -92,21 +92,23 @@ class Features(nn.Module):
         return {tap: maps[tap] for tap in wanted}
 
     def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
-        """The tap names as a tuple; a name that is not in `self.taps` raises `UnknownName`."""
+        """The tap names as a tuple; `UnknownName` for a name that is not in `self.taps`, or for no name."""
         taps = (taps,) if isinstance(taps, str) else tuple(taps)
         for tap in taps:
             if tap not in self.taps:
                 raise UnknownName(
                     f"tap {tap!r} of {self.name}",
                     expected=f"one of {', '.join(self.taps)}",
-                    do=nearest(tap, list(self.taps)) or "use a name from the list, also found in features.taps",
+                    do=nearest(tap, list(self.taps)) or "use a name from the list, which is also in features.taps",
                 )
         if not taps:
-            raise UnknownName("no tap at all", expected=f"one or more of {', '.join(self.taps)}", do="name a tap")
+            raise UnknownName(
+                "no tap at all", expected=f"one or more of {', '.join(self.taps)}", do="use a tap with a lambda above 0"
+            )
         return taps
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise `ShapeError` when the network cannot take an image of this size (after resizing)."""
+        """Raise `ShapeError` if the network cannot take an image of this size (after resizing)."""
         if min(height, width) < self.min_size:
             raise ShapeError(
                 f"{self.name} was given an image of {height}x{width} pixels",
@@ -115,14 +117,16 @@ class Features(nn.Module):
             )
 
     def reach(self, taps: Iterable[str]) -> tuple[int, int]:
-        """(stride, halo) in pixels: the distance of the positions of the coarsest of these maps, and how far beyond
-        its own pixels such a position looks, to either side.
+        """(stride, halo) in pixels: the spacing of positions in the coarsest of these maps, and how far beyond its own
+        pixels such a position sees on either side.
 
-        A part of the picture that begins on a multiple of the stride has the same map there, but for a rim of the
-        halo's width. Networks that look at the whole picture at once raise `UnknownName`.
+        A part of the picture that begins on a multiple of the stride has the same maps as the whole there, except in a
+        border as wide as the halo. Networks without local features raise `UnknownName`.
         """
         raise UnknownName(
-            f"tiles of {self.name}", expected="a VGG16, whose features are local", do="use such a loss, or no tiles"
+            f"tiles of {self.name}",
+            expected="a VGG16, whose features are local",
+            do="use a VGG-based loss, or the loss without tiles",
         )
 
     def normalise(self, x: Tensor) -> Tensor:
@@ -130,13 +134,13 @@ class Features(nn.Module):
         return imagenet_normalise(x)
 
     def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
-        """The wanted maps of a normalised image; each kind of network says how."""
+        """The wanted maps of a normalised image; each kind of network implements this."""
         raise NotImplementedError
 
 
 class _VGG(Features):
     def __init__(self, net: nets.VGG16, *, name: str, tap: str, natural_size: int | None) -> None:
-        # 16 px would do for the last tap; the authors' network also runs its last pool, hence 32
+        # the last tap needs only 16 px, but the authors' network also runs its last pool, hence 32
         super().__init__(net, name=f"{name} ({tap})", taps=VGG_TAPS, min_size=32, natural_size=natural_size)
         self.tap = tap
 
@@ -152,35 +156,35 @@ class _VGG(Features):
     def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
         after = 1 if self.tap == "relu" else 0
         index = {int(t.removeprefix("features_")) + after: t for t in wanted}
-        found = {}
+        maps = {}
         for i, layer in enumerate(self.net.features):
             x = layer(x)
             if i in index:
-                found[index[i]] = x
-                if len(found) == len(index):
-                    return found
+                maps[index[i]] = x
+                if len(maps) == len(index):
+                    return maps
         raise AssertionError("unreachable: taps were checked")
 
 
 class _ResNet(Features):
     def __init__(self, net: nn.Module, *, name: str, tap: str, natural_size: int | None) -> None:
         taps = ("layer1", "layer2", "layer3", "layer4")
-        for stage in taps:  # the last ReLU of each stage is ours, so that the sum before it can be tapped
+        for stage in taps:  # `maps` applies the last ReLU of each stage itself, so that the sum before it can be a tap
             net.get_submodule(stage)[-1].act3 = nn.Identity()
         super().__init__(net, name=f"{name} ({tap})", taps=taps, min_size=32, natural_size=natural_size)
         self.tap = tap
 
     def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
-        net, found = self.net, {}
+        net, maps = self.net, {}
         x = net.maxpool(net.act1(net.bn1(net.conv1(x))))
         for stage in self.taps:
             before = net.get_submodule(stage)(x)
             x = F.relu(before)
             if stage in wanted:
-                found[stage] = x if self.tap == "relu" else before
-                if len(found) == len(set(wanted)):
+                maps[stage] = x if self.tap == "relu" else before
+                if len(maps) == len(set(wanted)):
                     break
-        return found
+        return maps
 
 
 class _DeiT(Features):
@@ -205,7 +209,7 @@ class _Discriminator(Features):
         if (height, width) != (self.min_size, self.min_size):
             raise ShapeError(
                 f"{self.name} was given an image of {height}x{width} pixels",
-                expected=f"{self.min_size}x{self.min_size}, the one size a discriminator is made for",
+                expected=f"{self.min_size}x{self.min_size}, the only size this discriminator accepts",
                 do=f"set resize={self.min_size} in the loss",
             )
 
@@ -224,11 +228,10 @@ def vgg16(
     Args:
         weights: "imagenet" (timm's vgg16.tv_in1k, from the catalogue), "shipped" (our thin one), "random", or a file
             with the keys `features.{i}.weight` and `.bias`, whose channel plan is read from the file.
-        tap: "conv" takes the convolution's output *before* the ReLU (Eq. 3); "relu" the output of the ReLU after the
-            convolution of that name (Eq. 2; the authors' `features_3` is our `features_2` with tap="relu").
+        tap: "conv" takes the convolution's output *before* the ReLU (Eq. 3); "relu" the output of the ReLU that follows
+            the convolution (Eq. 2; the authors' `features_3` is our `features_2` with tap="relu").
         seed: of the random weights.
-        channels: the plan of the random network, five or thirteen numbers; `THIN_CHANNELS` is the
-            shipped one's.
+        channels: the plan of the random network, five or thirteen numbers; `THIN_CHANNELS` is the shipped network's.
 
     Random weights are He-normal over the outputs (variance 2 / (9 C_out), as timm initialises its VGG) with zero
     biases. Images must be at least 32 px.
@@ -256,9 +259,12 @@ def vgg16(
 def resnet50(weights: str = "imagenet", tap: str = "conv") -> Features:
     """timm's ResNet50 with the taps `layer1` ... `layer4`, the outputs of its four stages.
 
-    tap="conv" takes the last block's sum (convolution branch plus shortcut) before the final ReLU; "relu" after it. The
-    paper does not say which it used. weights: "imagenet" (timm's resnet50), "shipped" (thin), or a file. At least 32
-    px.
+    Images must be at least 32 px.
+
+    Args:
+        weights: "imagenet" (timm's resnet50), "shipped" (thin), or a file.
+        tap: "conv" takes the last block's sum (convolution branch plus shortcut) before the final ReLU; "relu" takes it
+            after. The paper does not say which one it used.
     """
     _check_choice("tap", tap, ("conv", "relu"))
     state, _ = _load("resnet50", weights)
@@ -270,10 +276,11 @@ def resnet50(weights: str = "imagenet", tap: str = "conv") -> Features:
 def deit(weights: str = "imagenet") -> Features:
     """DeiT with the taps `blocks_0` ...: the patch tokens after a block, laid out as a map [N, dim, h, w].
 
-    Takes any size of at least one patch: position embeddings are interpolated, and the image is padded with zeros at
-    the right and the bottom to whole patches. The paper feeds its fixed input size (224 px; Fig. 6e):
-    `resize=f.natural_size`. weights: "imagenet" (timm's deit_small_patch16_224), "shipped" (thin), or a file of a
-    timm DeiT of any width.
+    Accepts any size from one patch on: position embeddings are interpolated, and the image is padded with zeros at the
+    right and the bottom to whole patches. The paper uses the fixed input size (224 px; Fig. 6e):
+    `resize=f.natural_size`.
+
+    weights: "imagenet" (timm's deit_small_patch16_224), "shipped" (thin), or a file of a timm DeiT of any width.
     """
     state, config = _load("deit", weights)
     if not config and {"pos_embed", "patch_embed.proj.weight"} <= state.keys():
@@ -291,14 +298,14 @@ def deit(weights: str = "imagenet") -> Features:
 def discriminator(D: nn.Module) -> Features:
     """The blocks `b{R}` ... `b8` of a StyleGAN2 discriminator (outputs of each block, before the epilogue).
 
-    Takes images of exactly D.resolution. Works on a frozen copy, so that D itself can still be trained.
+    Accepts only images of D.resolution. Works on a frozen copy, so that D itself can still be trained.
     """
     return _Discriminator(copy.deepcopy(D))
 
 
 def _check_choice(what: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
-        hint = nearest(str(value), list(valid)) or "choose one of them"
+        hint = nearest(str(value), list(valid)) or f"set {what}={valid[0]!r}, the default"
         raise UnknownName(f"{what}={value!r}", expected=f"one of {', '.join(valid)}", do=hint)
 
 
@@ -312,8 +319,9 @@ def _load(architecture: str, weights: str) -> tuple[dict[str, Tensor], dict]:
 
 def _filled(net: nn.Module, state: dict[str, Tensor], weights: str) -> nn.Module:
     """The network with exactly these weights; `LayoutMismatch` otherwise."""
+    # older files lack these counters, which have no effect
     counters = {k: v for k, v in net.state_dict().items() if k.endswith("num_batches_tracked")}
-    return weight_files.load_strictly(net, counters | state, weights)  # older files lack the counters; they do nothing
+    return weight_files.load_strictly(net, counters | state, weights)
 
 
 def _home(weights: str) -> int | None:

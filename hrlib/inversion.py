@@ -2,9 +2,10 @@
 
     min_{w, n}  d[G(w + eps, n), x] + lam_mse d_mse[G(w + eps, n), x]                                    (1)
 
-The defaults are those of the authors' published projector: start at the mean of 10,000 w, Adam with lr 0.1, eps of
-0.05 w_std that fades by 75 % of the run, noise maps from N(0, 1) optimised jointly and re-normalised after each step,
-noise regularisation off, 1000 steps. lam_mse is not stated in the paper; 0 is the projector's value.
+With the noise maps n fixed this is Eq. (5). The defaults are those of the authors' published projector: start at the
+mean of 10,000 w, Adam with lr 0.1, eps of 0.05 w_std that fades to 0 by 75 % of the run, noise maps from N(0, 1),
+optimised jointly and re-normalised after each step, noise regularisation off, 1000 steps. The paper does not state
+lam_mse; 0 is the projector's value.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ MAX_ABS = 1.001  # of a target: 1, and what rounding adds
 
 @torch.no_grad()
 def w_statistics(G: nn.Module, *, samples: int = 10_000, seed: int = 123) -> tuple[Tensor, float]:
-    """Mean w [w_dim] and the scalar w_std = sqrt(mean ||w - w_avg||^2) over `samples` draws of z (seed 123 as the
-    published projector, with numpy's legacy generator, so that its numbers can be met exactly)."""
+    """Mean w [w_dim] and the scalar w_std = sqrt(mean ||w - w_avg||^2) over `samples` draws of z.
+
+    Seed 123 and NumPy's legacy generator are those of the published projector, so that its numbers come out exactly.
+    """
     samples, seed = number("samples", samples, RANGES["w_samples"]), number("seed", seed, RANGES["seed"])
     z = torch.from_numpy(np.random.RandomState(seed).randn(samples, G.z_dim)).float()
     device = G.w_avg.device
@@ -79,42 +82,42 @@ def invert(
     draw: Callable[[int], Tensor] | None = None,
     moments: str = "memory",
 ) -> Run[Result]:
-    """Minimise Eq. (1) over ws, and the noise maps if `optimise_noise`; yields one Iterate a step.
+    """Minimise Eq. (1) over ws, and over the noise maps if `optimise_noise`; yields one Iterate a step.
 
-    Iterate over the run, or have `optim.solve` take it to its end, where it becomes a `Result`.
+    Loop over the run, or pass it to `optim.solve`, which returns a `Result`.
 
     Variables of the iterates: "ws" ([N, num_ws, w_dim], or [N, 1, w_dim] in space "w") and "noise/<layer>" [N, h, w].
 
-    A picture may have any size and aspect ratio, from 32 pixels (the least that VGG16 takes) to as many as memory
-    holds; see `tiling` for more than a megapixel or two.
+    With a Style-INR-GAN, x may have any size and aspect ratio from 32 pixels (VGG16's minimum) up to what memory
+    allows; see `tiling` for more than a megapixel or two.
 
     Args:
-        G: a generator, or a `tiling.TiledGenerator`. Only a Style-INR-GAN takes an x of another size than its own; the
-            noise maps then follow x.
-        x: [N, 3, H, W] in [-1, 1]; the loss sees it at full resolution unless it was made to resize (Sec. III-B).
+        G: a generator, or a `tiling.TiledGenerator`. Only a Style-INR-GAN accepts an x of another size than its own;
+            its noise maps then have sizes that fit x.
+        x: [N, 3, H, W] in [-1, 1]; the loss sees it at full resolution unless the loss itself resizes (Sec. III-B).
         loss: d of Eq. (1), from `hrlib.losses`, or a `tiling.TiledLoss`.
-        num_steps: of Adam.
-        space: "w" (one code for all layers) or "w+" (one a layer).
-        optimise_ws: False keeps the codes `ws_init` as they are, without eps: style transfer (Fig. 11).
-        optimise_noise: False keeps the noise maps fixed: Eq. (5), and optim(w) of Table II.
+        num_steps: steps of Adam.
+        space: "w" (one code for all layers) or "w+" (one code a layer).
+        optimise_ws: False keeps the codes `ws_init` fixed, without eps: style transfer (Fig. 11).
+        optimise_noise: False keeps the noise maps fixed: Eq. (5), and optim(w) in Table II.
         lam_mse: weight of the mean squared pixel error in Eq. (1).
         noise_regularisation: weight of `losses.noise_regularisation`; 1e5 in StyleGAN2's projector.
-        normalise_noise: bring each map to zero mean and unit mean square after each step. Fixed maps are normalised
+        normalise_noise: scale each map to zero mean and unit mean square after each step. Fixed maps are normalised
             too, as in the published code.
-        noise_start: standard deviation of the random maps at the start.
-        lr: learning rate of Adam, at its peak.
-        beta1, beta2: decay of Adam's averages of the gradient and of its square. A run of a few dozen steps must
-            forget the first, large gradients sooner.
-        lr_ramp_up, lr_ramp_down: share of the run over which the learning rate rises, and falls.
-        eps_initial: standard deviation of eps at the start, in units of w_std.
-        eps_length: share of the run over which eps fades to 0.
-        w_samples: how many w the mean and w_std are taken from.
+        noise_start: standard deviation of the random initial maps.
+        lr: peak learning rate of Adam.
+        beta1, beta2: decay rates of Adam's averages of the gradient and of its square. Smaller values help runs of a
+            few dozen steps, where the first gradients are large.
+        lr_ramp_up, lr_ramp_down: fractions of the run over which the learning rate rises and falls.
+        eps_initial: initial standard deviation of eps, in units of w_std.
+        eps_length: fraction of the run over which eps fades to 0.
+        w_samples: number of samples behind w_avg and w_std.
         seed: of eps and of the random noise maps.
-        ws_init: start here instead of w_avg; with optimise_ws=False the codes to keep.
-        noise_init: {layer: [h, w] or [N, h, w]} instead of random maps.
-        resume: `Iterate.state()` of an equal run, to the bitwise same end on a CPU.
-        draw: step -> unit normal [N, num_ws, w_dim], in place of our own draws (parity tests).
-        moments: where Adam's averages are kept, see `optim.descend`.
+        ws_init: initial codes instead of w_avg; with optimise_ws=False, the codes to keep.
+        noise_init: {layer: [h, w] or [N, h, w]}, initial maps instead of random ones.
+        resume: `Iterate.state()` of the same run; on a CPU the result is bitwise the same.
+        draw: step -> unit normal [N, num_ws, w_dim], instead of the library's own draws (for parity tests).
+        moments: where Adam's moments are kept; see `optim.descend`.
 
     Raises:
         InvalidValue, ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
@@ -144,15 +147,15 @@ def invert(
     def objective(step: int, v: Variables) -> tuple[dict[str, Tensor], Tensor]:
         scale = optim.exploration_scale(step / s.num_steps, w_std=w_std, initial=s.eps_initial, length=s.eps_length)
         eps = draw(step).to(x) * scale if s.optimise_ws else 0.0
-        noise = noise_of(v) if s.optimise_noise else (settled if step else fixed)
-        image = G.synthesis(codes_of(v) + eps, noise=noise, size=size)  # G(w + eps, n)
+        noise = noise_of(v) if s.optimise_noise else (settled if step else fixed)  # n; fixed in Eq. (5)
+        image = G.synthesis(codes_of(v) + eps, noise=noise, size=size)  # G(w + eps, n), Eq. (1)
         return terms_of(image, noise), image
 
     def terms_of(image: Tensor, noise: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The terms of Eq. (1) for image = G(w + eps, n), and the noise regularisation if asked for."""
-        terms = dict(loss(image, target))  # d[G(w + eps, n), x]
+        """The terms of Eq. (1) for image = G(w + eps, n), plus the noise regularisation."""
+        terms = dict(loss(image, target))  # d[G(w + eps, n), x], Eq. (1)
         if s.lam_mse:
-            terms["mse"] = s.lam_mse * (image - x).square().mean()  # lam_mse d_mse[G(w + eps, n), x]
+            terms["mse"] = s.lam_mse * (image - x).square().mean()  # lam_mse d_mse[G(w + eps, n), x], Eq. (1)
         if s.noise_regularisation:
             terms["noise_regularisation"] = s.noise_regularisation * losses.noise_regularisation(noise)
         return terms
@@ -172,9 +175,9 @@ def invert(
         return float(sum(terms_of(image, noise).values())), image
 
     def finish(it: Iterate, seconds: float) -> Result:
-        # The loop's best was measured before an update and with eps; compare it with the last variables on equal terms.
+        # The loop measured its best with eps, and before an update; compare it with the last variables without eps.
         both = [(*evaluate(v), step, v) for step, v in ((it.best.step, it.best.variables), (it.step, it.variables))]
-        _, image, best_step, v = min(both, key=lambda found: found[0])
+        _, image, best_step, v = min(both, key=lambda candidate: candidate[0])
         return Result(
             ws=codes_of(v).clone(),
             noise=noise_of(v),
@@ -244,8 +247,8 @@ def noise_of(variables: Variables) -> dict[str, Tensor]:
 def normalise_(m: Tensor) -> Tensor:
     """In place: zero mean, then unit mean square, over the last two axes.
 
-    A map of one pixel stays as it is. It has no spread to normalise (that would be 0 / 0), and cannot carry a picture,
-    which is what normalising keeps noise maps from.
+    Maps of one pixel are left alone: they have no spread to normalise (it would be 0 / 0). Normalising prevents maps
+    from carrying the picture, which one pixel cannot.
     """
     if m.shape[-2:] == (1, 1):
         return m
@@ -267,7 +270,7 @@ def check_spread(maps: dict[str, Tensor]) -> None:
 
 
 def _initial_noise(G: nn.Module, n: int, size: tuple[int, int] | None, start: float, seed: int) -> dict[str, Tensor]:
-    """Maps of N(0, start^2), one set per image; image i's draws do not depend on the batch."""
+    """Maps drawn from N(0, start^2), one set an image; image i's maps do not depend on the size of the batch."""
     sets = [G.noise_maps(size, seed=seed + 1 + i) for i in range(n)]
     return {k: torch.stack([drawn[k] for drawn in sets]).mul_(start) for k in sets[0]}
 
@@ -282,18 +285,18 @@ def canvas_size(G: nn.Module, x: Tensor) -> tuple[int, int] | None:
         raise ShapeError(
             f"a target of {size[0]}x{size[1]} for a StyleGAN2 of {G.resolution}x{G.resolution}",
             expected="the generator's own size",
-            do="resize the image, or use a Style-INR-GAN, which takes any size (Sec. III-A)",
+            do="resize the image, or use a Style-INR-GAN, which accepts any size (Sec. III-A)",
         )
     return size
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished inversion: the best variables met, and how they were found.
+    """A finished inversion: the best variables, and how they were found.
 
-    ws [N, num_ws, w_dim]; noise {layer: [N, h, w]} (empty when not optimised); image [N, 3, H, W] = G(ws, noise);
-    history: one dict a step; config: settings, loss, hashes of generator and image; seconds; peak_bytes (of the whole
-    process on a CPU); ended: why the loop ended; best_step.
+    ws [N, num_ws, w_dim]; noise {layer: [N, h, w]} (empty if not optimised); image [N, 3, H, W] = G(ws, noise);
+    history: one dict a step; config: settings, loss, hashes of generator and image; seconds; peak_bytes (on a CPU, of
+    the whole process); ended: why the loop ended; best_step: the step that the variables come from.
     """
 
     ws: Tensor
@@ -309,8 +312,8 @@ class Result:
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write NAME.safetensors (ws, noise, image) and NAME.json (everything else); returns the first.
 
-        path: NAME, with .safetensors or without. force: replace files that are there; without it that is a `StoreError`
-        before either is written.
+        path: NAME, with or without .safetensors. force: replace existing files, which are a `StoreError` otherwise,
+        raised before either file is written.
         """
         tensors = {"ws": self.ws, "image": self.image} | {NOISE + k: v for k, v in self.noise.items()}
         facts = {k: getattr(self, k) for k in ("history", "config", "seconds", "peak_bytes", "ended", "best_step")}
@@ -318,10 +321,10 @@ class Result:
 
 
 def load(path: str | Path) -> Result:
-    """Read a saved Result by the name it was saved under.
+    """Read a Result that was saved under the name `path`.
 
     Raises:
-        StoreError: there is none. DamagedFile: either file is damaged, or they do not belong together.
+        StoreError: no such file. DamagedFile: one of the two files is damaged, or they do not belong together.
     """
     path = store.destination(path, ".safetensors")
     if not path.is_file():

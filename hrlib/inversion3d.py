@@ -2,9 +2,10 @@
 
     min_{s, c}  d[G(s, c), x] + lam_mse d_mse[G(s, c), x]                                                (1)
 
-Eq. (1) with a camera c in place of noise maps; d is the HRInversion loss, Eq. (3), without down-sampling. In stages,
-after the order and the rates of CIPS-3D++: the pose with the average styles; the styles, and the pose with them; if
-asked for, the INR head, which colours rays and knows nothing of depth. Other views are those of the styles found.
+This is Eq. (1) with a camera c instead of noise maps; d is the HRInversion loss, Eq. (3), without down-sampling. The
+stages follow CIPS-3D++ in their order and learning rates: first the pose, at the average styles; then styles and pose
+together; optionally the INR head, which colours rays and does not affect depth. `render` draws the result from any
+other camera.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .optim import Iterate, Run, State, Variables
 SPACES = ("z", "w", "w+")
 STAGES = ("pose", "appearance", "decoder")
 DECODER = "decoder/"  # prefix of the INR head's weights among the variables
-CANDIDATES = 64  # latents that are tried before the search for z begins
+CANDIDATES = 64  # latents to choose the initial z from
 
 
 RANGES = {
@@ -63,28 +64,30 @@ def invert(
 ) -> Run[Result]:
     """Minimise Eq. (1) over pose and styles, stage by stage; yields one Iterate a step, its `stage` among `STAGES`.
 
-    Iterate over the run, or have `optim.solve` take it to its end, where it becomes a `Result`.
+    Loop over the run, or pass it to `optim.solve`, which returns a `Result`.
 
-    Variables of the iterates: "yaw", "pitch" [N]; from the second stage on the styles, "z" [N, z_dim] or "nerf" and
-    "inr" [N, num, d] (num is 1 in space "w"); in the third "decoder/NAME" as well. Steps count through all stages.
+    Variables of the iterates: "yaw", "pitch" [N]; from the second stage on also the styles, "z" [N, z_dim] or "nerf"
+    and "inr" [N, num, d] (num is 1 in space "w"); in the third also "decoder/NAME". Steps are counted through all
+    stages.
 
     Args:
+        G: a CIPS-3D generator.
         x: [N, 3, H, W] in [-1, 1], of any size; each picture has its own pose and styles.
         loss: d of Eq. (1), from `hrlib.losses`.
-        pose_steps, num_steps, decoder_steps: of the three stages; 0 leaves the first or the last out.
-        space: "z" (the latent that both mapping networks share), "w" (one style a network) or "w+" (one a layer).
+        pose_steps, num_steps, decoder_steps: steps of the three stages; 0 skips the first or the last one.
+        space: "z" (the latent that both mapping networks share), "w" (one style a network) or "w+" (one style a layer).
         lam_mse: weight of the mean squared pixel error.
-        lam_prior: weight of the mean squared distance of the styles to the average, in standard deviations.
+        lam_prior: weight of the mean squared distance between styles and average styles, in standard deviations.
         lam_mirror: weight of the same loss between the mirrored picture and the view from the mirrored pose: faces are
-            nearly symmetric, and the far cheek is not seen.
+            nearly symmetric, and the picture does not show the far cheek.
         lr_camera, lr_style, lr_decoder: learning rates of the pose, the styles, and the INR head.
-        beta2: decay of Adam's average of the squared gradient.
-        starts: yaws in radians that the pose is begun from; the best is kept.
-        resume: `Iterate.state()` of an equal run.
+        beta2: decay rate of Adam's average of the squared gradient.
+        starts: candidates in radians for the initial yaw; the best one is used.
+        resume: `Iterate.state()` of the same run.
 
     Raises:
-        ShapeError: a picture that is none, or several with decoder_steps. UnknownName: no such space for this
-            generator. InvalidValue: numbers out of range. NonFiniteLoss: carries `.best`.
+        ShapeError: x is not a batch of pictures, or is several with decoder_steps. UnknownName: this generator has no
+            such space. InvalidValue: a setting, or values of x, out of range. NonFiniteLoss: carries `.best`.
     """
     given = dict(locals())  # the arguments, by name
     config = plain({name: given[name] for name in RANGES}, RANGES) | {
@@ -135,9 +138,9 @@ def _stages(
     def objective(step: int, v: Variables) -> tuple[dict[str, Tensor], Tensor]:
         at = average | v
         view = _seen(G, at, v["yaw"], x)
-        terms = dict(loss(view.image, target))  # d[G(s, c), x]
+        terms = dict(loss(view.image, target))  # d[G(s, c), x], Eq. (1)
         if s.lam_mse:
-            terms["mse"] = s.lam_mse * (view.image - x).square().mean()  # lam_mse d_mse[G(s, c), x]
+            terms["mse"] = s.lam_mse * (view.image - x).square().mean()  # lam_mse d_mse[G(s, c), x], Eq. (1)
         if mirrored is not None:
             other = _seen(G, at, -v["yaw"], x)
             terms["mirror"] = s.lam_mirror * sum(loss(other.image, mirrored).values())
@@ -147,13 +150,13 @@ def _stages(
         return terms, view.image
 
     def keep_to_poses_seen(v: Variables) -> None:
-        """Three standard deviations of the poses in training: beyond, a view may be anything, a good match too."""
+        """Within three standard deviations of the training poses: views from beyond mean nothing, even good matches."""
         for k, deviation in (("yaw", "h_stddev"), ("pitch", "v_stddev")):
             v[k].clamp_(-3 * G.camera[deviation], 3 * G.camera[deviation])
 
     def stage(name: str, variables: Variables, steps: int, resume: State | None) -> Iterator[Iterate]:
-        slow = s.lr_camera if name == "pose" else s.lr_style  # later the pose moves no faster than the styles
-        rate = lambda k: s.lr_decoder if k.startswith(DECODER) else slow if k in ("yaw", "pitch") else s.lr_style
+        lr_pose = s.lr_camera if name == "pose" else s.lr_style  # later the pose moves at the rate of the styles
+        rate = lambda k: s.lr_decoder if k.startswith(DECODER) else lr_pose if k in ("yaw", "pitch") else s.lr_style
         return optim.descend(
             variables,
             objective,
@@ -167,7 +170,7 @@ def _stages(
         )
 
     def first(name: str, before: Variables) -> Variables:
-        """What a stage begins with, after the last variables of the stage `before` it."""
+        """The initial variables of a stage, from the last variables of the stage `before` it."""
         if name == "pose":
             return before | {"yaw": _nearest(G, x, loss, average, s.starts)}
         if name == "appearance":
@@ -177,11 +180,11 @@ def _stages(
 
     variables: Variables = {"yaw": x.new_zeros(len(x)), "pitch": x.new_zeros(len(x))}
     rows: list[dict[str, Any]] = []
-    start = 0  # the step that a run begins at: that of its state, if it is resumed
+    start = 0  # the step to begin at: that of the state, if there is one
     if resume is not None:
         optim.check_same({k: v for k, v in resume.config.items() if k != "stage"}, config)
         variables, rows, start = resume.variables, list(resume.history), resume.step
-    done = 0  # steps of the stages before
+    done = 0  # steps of the earlier stages
     for name, steps in zip(STAGES, (s.pose_steps, s.num_steps, s.decoder_steps), strict=True):
         if steps and start < done + steps:
             within = None
@@ -197,7 +200,7 @@ def _stages(
 
 
 def _counted(it: Iterate, done: int, rows: list[dict[str, Any]], stage: str) -> Iterate:
-    """An iterate of a stage as one of the whole run, after `done` steps of other stages; rows: of the whole run."""
+    """A stage's iterate, renumbered for the whole run; done: steps of earlier stages; rows: the run's history."""
 
     def snapshot(_: int) -> State:
         state = it.state()
@@ -212,13 +215,13 @@ def _average(G: CIPS3D, n: int) -> Styles:
 
 
 def _seen(G: CIPS3D, v: Variables, yaw: Tensor, x: Tensor) -> View:
-    """The view of the variables at x's size, from their pitch and a yaw."""
+    """The view of the variables at x's size, from their pitch and the given yaw."""
     return render(G, v, cameras.orbit(yaw, v["pitch"]), tuple(x.shape[2:]))
 
 
 @torch.no_grad()
 def _nearest(G: CIPS3D, x: Tensor, loss: Callable, average: Styles, starts: list[float]) -> Tensor:
-    """Of the yaws to begin from, the one whose view is nearest to each picture: [N]."""
+    """For each picture, the yaw out of `starts` whose view is nearest to it: [N]."""
     totals = []
     for yaw in starts:
         view = _seen(G, average | {"pitch": x.new_zeros(len(x))}, x.new_full((len(x),), yaw), x).image
@@ -229,17 +232,17 @@ def _nearest(G: CIPS3D, x: Tensor, loss: Callable, average: Styles, starts: list
 
 @torch.no_grad()
 def _first_styles(G: CIPS3D, x: Tensor, pose: Variables, average: Styles, space: str) -> Variables:
-    """What the second stage starts from: the average styles, or of some latents the nearest to each picture."""
+    """The initial styles: the average ones, or in space "z" the best of a few latents for each picture."""
     if space != "z":
         count = {"nerf": G.num_nerf, "inr": G.num_inr} if space == "w+" else {"nerf": 1, "inr": 1}
         return {k: v.expand(-1, count[k], -1) for k, v in average.items()}
     z = torch.randn(CANDIDATES, G.z_dim, generator=torch.Generator().manual_seed(0)).to(x)
-    found = []
+    nearest = []
     for i in range(len(x)):
         at = {"yaw": pose["yaw"][i].expand(CANDIDATES), "pitch": pose["pitch"][i].expand(CANDIDATES)}
         view = render(G, {"z": z}, cameras.orbit(**at), tuple(x.shape[2:])).image
-        found.append(z[(view - x[i]).square().mean((1, 2, 3)).argmin()])
-    return {"z": torch.stack(found)}
+        nearest.append(z[(view - x[i]).square().mean((1, 2, 3)).argmin()])
+    return {"z": torch.stack(nearest)}
 
 
 @torch.no_grad()
@@ -252,14 +255,14 @@ def _spread(G: CIPS3D, n: int = 1000) -> dict[str, Tensor]:
 
 
 class _Synthesis(nn.Module):
-    """G.synthesis as a module's forward, which is what `functional_call` calls."""
+    """G.synthesis as a module's forward, because `functional_call` calls that."""
 
     def __init__(self, G: CIPS3D) -> None:
         super().__init__()
         self.G = G
 
-    def forward(self, styles: Styles, camera: Tensor, size: tuple[int, int], **how: Any) -> View:
-        return self.G.synthesis(styles, camera, size, **how)
+    def forward(self, styles: Styles, camera: Tensor, size: tuple[int, int], *, chunk: int | None) -> View:
+        return self.G.synthesis(styles, camera, size, chunk=chunk)
 
 
 def styles_of(G: CIPS3D, v: Variables) -> Styles:
@@ -272,10 +275,10 @@ def styles_of(G: CIPS3D, v: Variables) -> Styles:
 def render(
     G: CIPS3D, v: Variables, camera: Tensor, size: int | tuple[int, int] | None = None, *, chunk: int | None = None
 ) -> View:
-    """The view of an iterate's variables, or of a result's, from any camera [N or 1, 4, 4] at any size.
+    """The view of an iterate's or a result's variables from any camera [N or 1, 4, 4] at any size.
 
-    v: "z", or "nerf" and "inr" with one style or one a layer; with "decoder/NAME", the refined INR head. chunk: as in
-    `CIPS3D.synthesis`; not where gradients of a refined head are wanted.
+    v: "z", or "nerf" and "inr" with one style in all or one a layer; optionally "decoder/NAME", a refined INR head.
+    chunk: as in `CIPS3D.synthesis`; None if you need gradients of a refined head.
     """
     head = {f"G.inr_net.{k.removeprefix(DECODER)}": p for k, p in v.items() if k.startswith(DECODER)}
     return torch.func.functional_call(_Synthesis(G), head, (styles_of(G, v), camera, size), {"chunk": chunk})

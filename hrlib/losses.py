@@ -1,13 +1,13 @@
 """Distances between images: Eq. (2), (3), (4) of the paper, LPIPS, MSE, and the noise regularisation of StyleGAN2.
 
-Which features, which taps, which weights and which input size is said in one place, the arguments of `Perceptual`::
+The arguments of `Perceptual` say which features, taps, weights and input size a loss uses::
 
     loss = Perceptual(features.vgg16("imagenet", tap="conv"), HRINVERSION, resize=None)  # the paper's choice
     target = loss.prepare(x)                 # the target's features, computed once
     terms = loss(G.synthesis(ws), target)    # {"perceptual": scalar}
 
-Losses add up: `Perceptual(...) + MSE(0.1)` returns {"perceptual": ..., "mse": ...}. They do not check for NaN; the
-loop does.
+Losses can be added: `Perceptual(...) + MSE(0.1)` returns {"perceptual": ..., "mse": ...}. They do not check the
+prediction for NaN; the loop does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from . import features as feature_nets
 from . import store
 from . import weights as weight_files
-from .errors import SEED, ShapeError, UnknownName, nearest, number, sides
+from .errors import SEED, InvalidValue, ShapeError, UnknownName, nearest, number, sides
 from .features import Features
 from .image import check
 
@@ -36,18 +36,18 @@ HRINVERSION: Mapping[str, float] = {
     "features_28": 0.0005,
 }
 HIGH_LEVEL: Mapping[str, float] = {"features_21": 0.0002, "features_28": 0.0005}
-# The activations of a random VGG16 are smaller; with 20 times the lambdas its gradients have the trained one's size.
-# Adam ignores a common factor until gradients come near its epsilon (1e-8), as those of noise maps would here.
+# The activations of a random VGG16 are smaller; 20 times the lambdas give its gradients the size of the trained one's.
+# Adam ignores a common factor, but not where gradients come near its epsilon (1e-8), as those of noise maps would here.
 VGG_RANDOM: Mapping[str, float] = {tap: 20 * lam for tap, lam in HRINVERSION.items()}
-# The paper names no taps and no lambdas for these two: equal ones over the depth, of a size that gives the shipped
-# networks' gradients the magnitude that HRINVERSION gives those of the shipped VGG16, are our choice.
+# The paper names no taps and no lambdas for these two. Our choice: equal lambdas over the depth, of a size that gives
+# the shipped networks' gradients the magnitude of those of the shipped VGG16 with HRINVERSION.
 RESNET50: Mapping[str, float] = dict.fromkeys(("layer1", "layer2", "layer3", "layer4"), 0.004)
 DEIT_DEPTHS, DEIT_LAMBDA = (1 / 4, 1 / 2, 3 / 4, 1.0), 0.002  # the blocks that end these shares of the depth
 # The four ReLU layers of Image2StyleGAN (Abdal et al. 2019: conv1_1, conv1_2, conv3_2, conv4_2).
 IMAGE2STYLEGAN = ("features_0", "features_2", "features_12", "features_19")
 
-WEIGHT = "[0, inf)"  # of a loss or of a tap: a negative one would have the distance grow
-MAX_ABS = 10.0  # no image of the library is near this; a 0..255 image is far above it
+WEIGHT = "[0, inf)"  # of a loss or of a tap: a negative one would reward distance
+MAX_ABS = 10.0  # of a target: above the values of any image in [-1, 1], far below those of a 0..255 image
 
 
 def _checked_resize(resize: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
@@ -60,10 +60,13 @@ def _checked_resize(resize: int | tuple[int, int] | None) -> int | tuple[int, in
 
 @dataclass(frozen=True)
 class Target:
-    """What a loss needs of a target image, computed once. Valid for the loss that prepared it."""
+    """What a loss needs of a target image, computed once; only for the loss that prepared it.
+
+    by: that loss. image: [N, 3, H, W]. maps: its features. parts: the prepared targets of a `Sum`'s losses.
+    """
 
     by: Loss
-    image: Tensor  # [N, 3, H, W]
+    image: Tensor
     maps: dict[str, Tensor] = field(default_factory=dict, repr=False)
     parts: tuple[Target, ...] = ()
 
@@ -72,7 +75,11 @@ class Loss(nn.Module):
     """A distance between a batch of images and a target; `loss(pred, target) -> {term: scalar}`."""
 
     def prepare(self, image: Tensor) -> Target:
-        """Compute once what the loss needs of the target image [N, 3, H, W] in [-1, 1]."""
+        """Compute once what the loss needs of the target image [N, 3, H, W] in [-1, 1].
+
+        Raises:
+            ShapeError, InvalidValue: as `image.check`.
+        """
         return self._prepare(check(image.detach(), "a target", limit=MAX_ABS))
 
     def forward(self, pred: Tensor, target: Tensor | Target) -> dict[str, Tensor]:
@@ -83,7 +90,7 @@ class Loss(nn.Module):
         return self._terms(pred, self._target(pred, target))
 
     def describe(self) -> str:
-        """One line that says which features, taps, weights and input size, for records and resume checks."""
+        """One line with the features, taps, weights and input size, for records and for the check of a resumed run."""
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def __add__(self, other: Loss) -> Sum:
@@ -93,16 +100,16 @@ class Loss(nn.Module):
         if not isinstance(target, Target):
             target = self.prepare(target)
         if target.by is not self:
-            raise UnknownName(
+            raise InvalidValue(
                 f"a target prepared by another loss ({target.by})",
                 expected=f"one prepared by this loss ({self})",
-                do="call prepare() of the loss you evaluate, or pass the image itself",
+                do="call prepare() of this loss, or pass the image itself",
             )
         if pred.shape != target.image.shape:
             raise ShapeError(
                 f"an image of shape {tuple(pred.shape)} against a target of {tuple(target.image.shape)}",
                 expected="equal shapes",
-                do="synthesise at the target's size; the loss resizes both itself when resize is set",
+                do="synthesise at the target's size; with resize set, the loss resizes both images itself",
             )
         return target
 
@@ -116,15 +123,16 @@ class Loss(nn.Module):
 class Perceptual(Loss):
     """d(x^, x) = sum_l || lambda_l (phi_l(x^) - phi_l(x)) ||_2^2, Eq. (2), (3) and (4), divided by the batch size only.
 
-    The sum runs over channels and positions, so the value grows with the image's area. Which equation it is depends on
-    the features: ReLU taps with resize (2), conv taps at full size with `HRINVERSION` (3) or `HIGH_LEVEL` (4).
+    The sum runs over channels and positions, so the value grows with the image's area. The features decide which
+    equation it is: ReLU taps with resize are Eq. (2), conv taps at full size Eq. (3) with `HRINVERSION` and Eq. (4)
+    with `HIGH_LEVEL`.
 
     Args:
         features: from `hrlib.features`.
         weights: {tap: lambda}, none negative; a tap with lambda 0 is not computed.
-        resize: edge (or (height, width)) to which both images are area-averaged before the network, after
-            normalisation; None, the paper's recommendation, does not. Smaller images are enlarged, as in the authors'
-            code.
+        resize: edge, or (height, width), to which both images are area-averaged after normalisation and before the
+            network. None keeps their full size, as the paper recommends. Smaller images are enlarged, as in the
+            authors' code.
         name: the term's name.
     """
 
@@ -144,15 +152,15 @@ class Perceptual(Loss):
         features.check_taps(self.weights)  # at least one must be left
 
     def extra_repr(self) -> str:
-        """The settings, for messages and sidecars; the network by name and by the hash of its weights."""
+        """The settings, for messages and sidecars; the network by its name and the hash of its weights."""
         network = f"{self.features.name} {self.features.fingerprint[:12]}"
         return f"{network}, weights={self.weights}, resize={self.resize}"
 
     def distances(self, pred: Tensor, target: Tensor | Target) -> dict[str, Tensor]:
-        """lambda_l^2 ||phi_l(pred) - phi_l(target)||^2 for each image and tap, {tap: [N]}; not divided by anything."""
+        """|| lambda_l (phi_l(pred) - phi_l(target)) ||^2 for each image and tap, {tap: [N]}, without any division."""
         target = self._target(pred, target)
         maps = self.features(pred, self.weights, resize=self.resize)
-        return {
+        return {  # the terms of Eq. (2), (3) and (4)
             tap: lam**2 * (maps[tap] - target.maps[tap]).square().sum(dim=(1, 2, 3))
             for tap, lam in self.weights.items()
         }
@@ -162,11 +170,12 @@ class Perceptual(Loss):
         return Target(self, image, self.features(image, self.weights, resize=self.resize))
 
     def _terms(self, pred: Tensor, target: Target) -> dict[str, Tensor]:
-        return {self.name: torch.stack(list(self.distances(pred, target).values())).sum() / len(pred)}
+        each = self.distances(pred, target).values()
+        return {self.name: torch.stack(list(each)).sum() / len(pred)}  # d(x^, x), Eq. (2), (3) and (4)
 
 
 class MSE(Loss):
-    """weight times the mean of the squared difference over batch, channels and pixels, on the [-1, 1] scale (Eq. 1).
+    """weight times the squared difference, averaged over batch, channels and pixels, on the [-1, 1] scale (Eq. 1).
 
     weight: 0 or more.
     """
@@ -180,7 +189,7 @@ class MSE(Loss):
         return f"weight={self.weight}"
 
     def _terms(self, pred: Tensor, target: Target) -> dict[str, Tensor]:
-        return {"mse": self.weight * F.mse_loss(pred, target.image)}
+        return {"mse": self.weight * F.mse_loss(pred, target.image)}  # lam_mse d_mse, Eq. (1)
 
 
 LPIPS_TITLES = {
@@ -193,17 +202,17 @@ LPIPS_TITLES = {
 
 
 class LPIPS(Loss):
-    """Learned perceptual image patch similarity (Zhang et al. 2018), the mean over the batch.
+    """Learned perceptual image patch similarity (Zhang et al. 2018), averaged over the batch.
 
-    Features are scaled to unit length at each position; squared differences are weighted by channel, averaged over the
+    Features are scaled to unit length at each position; squared differences are weighted by channel, averaged over
     positions and summed over five ReLU layers.
 
     Args:
         net: "vgg" or "alex": the `lpips` package (v0.1) with its calibrated linear heads; the ImageNet trunk comes
             from the catalogue (`vgg16_imagenet`, `alexnet_imagenet`) and is never downloaded implicitly. The others
-            are the same formula with all channel weights 1, comparable only with themselves: "thin" on the shipped
-            thin VGG16; "resnet" and "resnet_thin" on the four stages of ResNet50 (ImageNet's, the shipped one), for a
-            second opinion by a network that is no VGG.
+            use the same formula with all channel weights 1, and compare only with themselves: "thin" on the shipped
+            thin VGG16; "resnet" and "resnet_thin" on the four stages of ResNet50 (ImageNet's or the shipped one), for a
+            second opinion from a network other than VGG.
         resize: as in `Perceptual`.
         weight: multiplies the term.
 
@@ -217,7 +226,7 @@ class LPIPS(Loss):
             raise UnknownName(
                 f"LPIPS network {net!r}",
                 expected=f"one of {', '.join(LPIPS_TITLES)}",
-                do=nearest(net, list(LPIPS_TITLES)) or "'vgg' is the paper's",
+                do=nearest(net, list(LPIPS_TITLES)) or 'use "vgg", as the paper does',
             )
         self.net, self.resize, self.weight = net, _checked_resize(resize), float(number("weight", weight, WEIGHT))
         self.title, self.plain, self.package = LPIPS_TITLES[net], None, None
@@ -257,7 +266,7 @@ class LPIPS(Loss):
                     do="use a larger image, or resize=32 or more",
                 )
             maps = self.package.net(x)._asdict()
-        # the square root of 0 has an infinite slope, and thin ReLU maps are 0 at whole positions
+        # sqrt has an infinite derivative at 0, and thin ReLU maps can be 0 in all channels of a position
         return {k: m / (m.square().sum(1, keepdim=True) + 1e-20).sqrt() for k, m in maps.items()}
 
     @torch.no_grad()
@@ -274,7 +283,7 @@ def _lpips_package(net: str) -> nn.Module:
 
     source = {"vgg": "vgg16_imagenet", "alex": "alexnet_imagenet"}[net]
     state, _ = weight_files.load_state(source)
-    with warnings.catch_warnings():  # the package uses torchvision's old spelling of "no weights"
+    with warnings.catch_warnings():  # the package uses a deprecated argument of torchvision
         warnings.simplefilter("ignore", UserWarning)
         model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)  # pnet_rand: no download; filled below
     # the package's "slice2.5.weight" is torchvision's "features.5.weight"
@@ -289,11 +298,11 @@ class Sum(Loss):
 
     def __init__(self, *losses: Loss) -> None:
         super().__init__()
-        flat = [part for loss in losses for part in (loss.losses if isinstance(loss, Sum) else [loss])]
+        flat = [term for loss in losses for term in (loss.losses if isinstance(loss, Sum) else [loss])]
         self.losses = nn.ModuleList(flat)
 
     def describe(self) -> str:
-        """The descriptions of the parts."""
+        """The descriptions of the losses, joined by "+"."""
         return " + ".join(loss.describe() for loss in self.losses)
 
     def _prepare(self, image: Tensor) -> Target:
@@ -304,21 +313,21 @@ class Sum(Loss):
         for loss, part in zip(self.losses, target.parts, strict=True):
             for name, value in loss(pred, part).items():
                 if name in terms:
-                    raise UnknownName(
+                    raise InvalidValue(
                         f"two terms named {name!r}",
-                        expected="a name for each term",
-                        do="give one of the losses another name=...",
+                        expected="different names",
+                        do="set name=... of one of the two losses",
                     )
                 terms[name] = value
         return terms
 
 
 def noise_regularisation(maps: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:
-    """StyleGAN2's penalty on noise maps that carry a picture: squared autocorrelation at distance 1, over scales.
+    """StyleGAN2's penalty on noise maps that carry a picture: squared autocorrelation at distance 1; a scalar.
 
     For each map [..., H, W], and its 2x2 averages down to an edge of 8 pixels: mean(n * roll(n, 1))^2 along each
-    axis; summed over scales, axes and maps, averaged over leading (batch) dimensions. White noise gives about 0. An
-    axis of one pixel is left out: there is no neighbour in it but the pixel itself. A scalar.
+    axis; summed over scales, axes and maps, averaged over leading (batch) dimensions. White noise gives about 0. Axes
+    of one pixel are skipped: there the only neighbour is the pixel itself.
     """
     total = torch.zeros(())
     for noise in maps.values() if isinstance(maps, Mapping) else maps:
@@ -354,15 +363,16 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
         name: one of `NAMES`: "vgg_relu" (Eq. 2, with the lambdas of Eq. 3), "vgg_conv" (Eq. 3), "vgg_high" (Eq. 4),
             "vgg_random" (conv taps, `VGG_RANDOM`), "image2stylegan" (`IMAGE2STYLEGAN`, mean squares; needs a resize),
             "resnet50", "deit" (our taps and lambdas), "discriminator" (all blocks, mean squares; Sec. IV-G), "lpips",
-            "mse" (takes no resize). A colon and taps joined by "+" keep only those taps of a perceptual loss, with
-            their lambdas: "vgg_conv:features_21+features_28" is Eq. (4), "discriminator:b64" is one block.
+            "mse" (ignores resize). A colon and taps joined by "+" select taps of a perceptual loss, with their
+            lambdas: "vgg_conv:features_21+features_28" is Eq. (4), "discriminator:b64" is one block.
         weights: "imagenet", or "shipped" for the thin networks (a thin random VGG, and LPIPS (thin), too); for
             "discriminator" what `weights.load_discriminator` takes.
         resize: as in `Perceptual`.
         seed: of the random VGG.
 
     Raises:
-        UnknownName: a loss or a tap, with the nearest valid name; a resize that is missing.
+        UnknownName: an unknown loss or tap; the message has the nearest valid name. InvalidValue: no resize where one
+            is needed, or a number out of range.
     """
     resize, seed = _checked_resize(resize), number("seed", seed, SEED)
     kind, colon, chosen = name.partition(":")
@@ -370,7 +380,9 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
         raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}", do=nearest(kind, list(NAMES)))
     if kind not in PERCEPTUAL:
         if colon:
-            raise UnknownName(f"loss {name!r}", expected=f"{kind!r}, which has no taps", do="leave out the colon")
+            raise UnknownName(
+                f"loss {name!r}", expected=f"{kind!r}, which has no taps to select", do="remove the colon and the taps"
+            )
         return MSE() if kind == "mse" else LPIPS("thin" if weights == "shipped" else "vgg", resize)
     f, lambdas = _plan(kind, weights, resize, seed)
     if colon:
@@ -378,8 +390,8 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
         if without := [tap for tap in taps if tap not in lambdas]:
             raise UnknownName(
                 f"tap {without[0]!r} of loss {kind!r}",
-                expected=f"one of {', '.join(lambdas)}, the taps that have a lambda there",
-                do=nearest(without[0], list(lambdas)) or "build a Perceptual with lambdas of your own",
+                expected=f"one of {', '.join(lambdas)}, the taps with a lambda in this loss",
+                do=nearest(without[0], list(lambdas)) or "build a Perceptual with your own lambdas",
             )
         lambdas = {tap: lambdas[tap] for tap in taps}
     return Perceptual(f, lambdas, resize)
@@ -402,10 +414,10 @@ def _plan(
         return f, mean_squares(f, f.taps, f.natural_size)
     if kind == "image2stylegan":
         if resize is None:
-            raise UnknownName(
-                "loss 'image2stylegan' with its input at full size",
-                expected="a resize: its terms are means over features of one size, 256 px in its paper",
-                do="set resize, or use 'vgg_relu' for ReLU features at full size",
+            raise InvalidValue(
+                "loss 'image2stylegan' with resize=None",
+                expected="a resize, because its terms are means over features of one size",
+                do="set resize=256, as its paper does, or use 'vgg_relu' for ReLU features at full size",
             )
         f = feature_nets.vgg16(weights, tap="relu")
         return f, mean_squares(f, IMAGE2STYLEGAN, resize)
@@ -417,7 +429,7 @@ def _plan(
 def mean_squares(f: Features, taps: Iterable[str], size: int | tuple[int, int]) -> dict[str, float]:
     """The lambdas that turn each tap's sum of squares into a mean over channels and positions: lambda_l = N_l^(-1/2).
 
-    size: edge, or (height, width), of the images that the network sees.
+    size: edge, or (height, width), of the images that enter the network.
     """
     blank = torch.zeros(1, 3, *sides("size", size))
     return {tap: m.numel() ** -0.5 for tap, m in f(blank, taps).items()}

@@ -1,6 +1,5 @@
 """Eq. (1): parity with the published projector, determinism, resuming, failures, saving."""
 
-import itertools
 import json
 import math
 from itertools import islice
@@ -497,7 +496,7 @@ def test_a_run_is_used_once_and_shows_its_settings(small, tmp_path):
     assert repr(run).startswith("Run: 0 of 4 steps done\n") and "\n  lr = 0.2\n" in repr(run)
     assert "\n  loss = 'MSE(weight=1.0)'" in repr(run)
     next(run).state().save(path)
-    assert [it.step for it in itertools.islice(run, 1)] == [1] and "2 of 4" in repr(run)
+    assert [it.step for it in islice(run, 1)] == [1] and "2 of 4" in repr(run)
     with pytest.raises(StoreError, match="a run with 2 steps done"):
         optim.solve(run, checkpoint=path)
     whole = optim.solve(run)  # goes on
