@@ -9,15 +9,15 @@ import sys
 class _TorchvisionHealer(importlib.abc.MetaPathFinder):
     """Make `import torchvision` work beside a CPU build of torch, whoever imports it (timm and lpips do).
 
-    There is no CPU wheel of torchvision on every index, and the compiled part of the CUDA wheel cannot load beside a
-    CPU torch; the import then fails with "operator torchvision::nms does not exist". We, timm and lpips use only its
-    Python part, so declaring the two missing operator schemas is enough. Nothing can call them: they have no kernel.
+    Not every index has a CPU wheel of torchvision, and the compiled part of the CUDA wheel cannot load beside a CPU
+    torch: the import fails with "operator torchvision::nms does not exist". This library, timm and lpips use only the
+    Python part, so declaring the two missing operator schemas is enough. They have no kernel, so nothing can call them.
 
-    The declaration must come after torchvision has tried to load its compiled part and before it registers things for
-    those operators, hence a hook on that import. It finds no module itself; it costs nothing until torchvision loads.
+    The declaration must come after torchvision has tried to load its compiled part and before it registers functions
+    for those operators, hence a hook on that import. The hook finds no modules, and costs nothing until then.
     """
 
-    library = None  # dropping the object would withdraw the definitions
+    library = None  # kept, because the definitions disappear with the object
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name not in ("torchvision._autograd_registrations", "torchvision._meta_registrations"):
@@ -35,7 +35,7 @@ sys.meta_path.insert(0, _healer)
 
 
 def torchvision_was_healed() -> bool:
-    """Whether torchvision's compiled part did not load and its Python part was made to work without (see above)."""
+    """Whether torchvision's compiled part did not load, so that `_TorchvisionHealer` had to step in."""
     import torchvision  # noqa: F401
 
     return _healer.library is not None

@@ -1,14 +1,14 @@
-"""What a picture file says of its colours, and the way from there to sRGB (a part of `image.read`).
+"""The colour space of a picture file, and its conversion to sRGB (a part of `image.read`).
 
-Who decides, first to last; a file that says nothing is taken to be sRGB:
+What decides, in this order; a file without any of these is taken as sRGB:
 
     PNG           the chunks cICP, iCCP, sRGB, then gAMA and cHRM (PNG, third edition, section 4.3)
     BMP           the colour space of a header of version 4 or 5
     TIFF          an ICC profile, then WhitePoint, PrimaryChromaticities and TransferFunction, then EXIF
     JPEG, WebP    an ICC profile, then EXIF, by which cameras mark Adobe RGB
 
-Every answer becomes an ICC profile, so that there is one conversion. What has no exact one is refused: HDR (PQ, HLG),
-the ambiguous curves of video, Apple's own PNG.
+Each of these becomes an ICC profile, so that there is one conversion. Colour spaces without an exact one are an
+`ImageError`: HDR (PQ, HLG), the ambiguous curves of video, Apple's own PNG.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ D65 = (0.3127, 0.3290)
 SRGB = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of red, green and blue
 PRIMARIES = {1: SRGB, 9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046), 12: (0.68, 0.32, 0.265, 0.69, 0.15, 0.06)}
 CURVES = {4: 2.2, 8: 1.0, 13: None}  # of cICP (ITU-T H.273): the exponent, None for sRGB's own curve
-_NEAR = 0.003  # of chromaticities, and 1.2 % of an exponent: 0.45, 0.4545 and 0.45455 are all written for sRGB
+_NEAR = 0.003  # of chromaticities; of exponents 1.2 %, because 0.45, 0.4545 and 0.45455 are all in use for sRGB
 _NO_OPTIMISE = 0x0100  # cmsFLAGS_NOOPTIMIZE: the 16-bit shortcut errs by up to 16 of 255 levels at the gamut's edge
 _WHITE, _PRIMARIES, _TRANSFER = 318, 319, 301  # TIFF tags
 _EXIF, _COLOUR_SPACE, _INTEROPERABILITY, _INDEX = 0x8769, 0xA001, 0xA005, 1
 
 
 def profile_of(im: Image.Image, data: bytes, name: str) -> bytes | None:
-    """The ICC profile of an opened file's colours, None for sRGB; `ImageError` for colours that we cannot convert."""
+    """The ICC profile of an opened file's colours, None for sRGB; `ImageError` if there is no exact conversion."""
     if im.format == "PNG":
         return _png(im, data, name)
     if im.format == "BMP":
@@ -46,11 +46,11 @@ def profile_of(im: Image.Image, data: bytes, name: str) -> bytes | None:
     return _built("adobergb") if im.mode in ("RGB", "YCbCr") and _is_adobe_rgb(im) else None
 
 
-def _built(kind: str, **how: Any) -> bytes:
-    """A profile that imagecodecs makes; imported here, because most pictures need none."""
+def _built(kind: str, **arguments: Any) -> bytes:
+    """A profile made by imagecodecs, which is imported here because most pictures do not need it."""
     import imagecodecs
 
-    return imagecodecs.cms_profile(kind, **how)
+    return imagecodecs.cms_profile(kind, **arguments)
 
 
 def to_srgb(colour: np.ndarray, profile: bytes | None, name: str) -> np.ndarray:
@@ -68,7 +68,7 @@ def to_srgb(colour: np.ndarray, profile: bytes | None, name: str) -> np.ndarray:
             )
         if not _is_srgb(profile, description, kind):
             colour, kind = _transformed(colour, profile, kind), "RGB"
-    if kind == "CMYK":  # without a profile there is only the plain formula: (1 - ink)(1 - black)
+    if kind == "CMYK":  # without a profile, the plain formula: (1 - ink)(1 - black)
         colour = np.asarray(Image.fromarray(colour, "CMYK").convert("RGB"))
     return np.repeat(colour[..., None], 3, axis=-1) if colour.ndim == 2 else colour
 
@@ -76,8 +76,14 @@ def to_srgb(colour: np.ndarray, profile: bytes | None, name: str) -> np.ndarray:
 def _transformed(colour: np.ndarray, profile: bytes, kind: str) -> np.ndarray:
     import imagecodecs
 
-    how = dict(colorspace=kind.lower(), outcolorspace="rgb", flags=_NO_OPTIMISE)
-    return imagecodecs.cms_transform(np.ascontiguousarray(colour), profile, _built("srgb"), **how)
+    return imagecodecs.cms_transform(
+        np.ascontiguousarray(colour),
+        profile,
+        _built("srgb"),
+        colorspace=kind.lower(),
+        outcolorspace="rgb",
+        flags=_NO_OPTIMISE,
+    )
 
 
 def _described(profile: bytes, name: str) -> tuple[str, str]:
@@ -96,7 +102,7 @@ def _described(profile: bytes, name: str) -> tuple[str, str]:
 
 
 def _is_srgb(profile: bytes, description: str, kind: str) -> bool:
-    """Called sRGB, and the same as ours but for a few levels: sRGB's linear cousins have its name, too."""
+    """Called sRGB, and equal to ours up to a few levels: linear variants of sRGB have "sRGB" in their names, too."""
     if "srgb" not in description.lower() or kind == "CMYK":
         return False
     levels = np.linspace(0, 255, 9).astype(np.uint8)
@@ -109,7 +115,7 @@ def _is_srgb(profile: bytes, description: str, kind: str) -> bool:
 
 
 def _profile(primaries: Sequence[float], white: Sequence[float], exponent: float | None, name: str) -> bytes | None:
-    """The profile of an RGB space, None if it is sRGB. exponent: of the curve to light; None is sRGB's own curve."""
+    """The profile of an RGB space, None for sRGB. exponent: of the transfer curve; None for sRGB's own curve."""
     near = np.allclose((*primaries, *white), (*SRGB, *D65), rtol=0, atol=_NEAR)
     if near and (exponent is None or abs(exponent / 2.2 - 1) < 0.012):
         return None
@@ -121,7 +127,7 @@ def _profile(primaries: Sequence[float], white: Sequence[float], exponent: float
     try:
         x, y = np.array([*primaries]).reshape(3, 2).T
         if min(*y, white[1]) <= 0 or abs(np.linalg.det([x, y, [1, 1, 1]])) < 1e-4 or not 0.1 <= (exponent or 1) <= 10:
-            raise ValueError("no such colours can be")
+            raise ValueError("impossible primaries, white or exponent")
         return _built("rgb", whitepoint=list(white), primaries=list(primaries), **curve)
     except (RuntimeError, ValueError) as e:
         what = f"primaries {list(primaries)}, white {list(white)}, exponent {exponent}"
@@ -131,7 +137,7 @@ def _profile(primaries: Sequence[float], white: Sequence[float], exponent: float
 def _unclear(name: str, what: str) -> ImageError:
     return ImageError(
         f"{name} has {what}",
-        expected="sRGB, an ICC profile, or a colour space with an exact way to sRGB",
+        expected="sRGB, an ICC profile, or a colour space with an exact conversion to sRGB",
         do="convert it to sRGB in a picture editor, and save it as PNG",
     )
 
@@ -141,8 +147,8 @@ def _png(im: Image.Image, data: bytes, name: str) -> bytes | None:
     if b"CgBI" in chunks:
         raise ImageError(
             f"{name} is Apple's own kind of PNG (CgBI: blue first, colours multiplied by alpha)",
-            expected="a PNG as the standard has it",
-            do="turn it back with `xcrun pngcrush -revert-iphone-optimizations IN OUT`, or take the original",
+            expected="a standard PNG",
+            do="convert it with `xcrun pngcrush -revert-iphone-optimizations IN OUT`, or use the original",
         )
     if (cicp := chunks.get(b"cICP")) is not None:
         primaries, curve, matrix, full = cicp if len(cicp) == 4 else (0, 0, 0, 0)
@@ -169,22 +175,22 @@ def _unreadable(name: str) -> NoReturn:
 
 
 def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """The chunks of a PNG before its pixels, the first of each kind. (Pillow has checked their sums.)"""
-    found: dict[bytes, bytes] = {}
+    """The chunks of a PNG before its pixels, the first of each kind. (Pillow has checked their checksums.)"""
+    chunks: dict[bytes, bytes] = {}
     at = 8
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"IDAT":
             break
-        found.setdefault(kind, data[at + 8 : at + 8 + size])
+        chunks.setdefault(kind, data[at + 8 : at + 8 + size])
         at += 12 + size
-    return found
+    return chunks
 
 
 def _bmp(data: bytes, name: str) -> bytes | None:
     header = data[14:138]
     if len(header) < 108 or int.from_bytes(header[:4], "little") < 108:
-        return None  # older headers say nothing
+        return None  # older headers have no colour space
     kind = header[59:55:-1]
     if kind in (b"sRGB", b"Win "):
         return None
@@ -194,7 +200,7 @@ def _bmp(data: bytes, name: str) -> bytes | None:
     ends, curves = np.frombuffer(header, "<u4", 9, 60).reshape(3, 3), np.frombuffer(header, "<u4", 3, 96) / 2**16
     if kind == b"\0\0\0\0" and not ends.any():
         return None
-    if kind == b"\0\0\0\0":  # XYZ of the primaries, and exponents that some programs write as 1 / 2.2
+    if kind == b"\0\0\0\0":  # XYZ of the primaries, and exponents, which some programs write as 1 / 2.2
         points = (ends / np.maximum(ends.sum(1, keepdims=True), 1))[:, :2].ravel()
         usual = all(c == 0 or min(abs(c / 2.2 - 1), abs(c * 2.2 - 1)) < 0.012 for c in curves)
         if usual and np.allclose(points, SRGB, rtol=0, atol=_NEAR):
@@ -217,10 +223,10 @@ def _tiff(im: Image.Image, name: str) -> bytes | None:
 
 
 def _is_adobe_rgb(im: Image.Image) -> bool:
-    """Whether the camera says so: DCF's optional colour space ("R03"), or a 2 where EXIF has a 1 for sRGB."""
+    """Whether EXIF says Adobe RGB: DCF's optional colour space ("R03"), or a ColorSpace of 2."""
     exif = im.getexif()
     try:
         space, index = exif.get_ifd(_EXIF).get(_COLOUR_SPACE), exif.get_ifd(_INTEROPERABILITY).get(_INDEX)
     except (KeyError, OSError, SyntaxError, TypeError, ValueError, struct.error):
-        return False  # a part of the EXIF data that nobody can read says nothing
+        return False  # unreadable EXIF data counts as none
     return space == 2 or str(index).strip("\0 ") == "R03"

@@ -1,4 +1,4 @@
-"""Bytes of a picture file -> upright sRGB pixels, exactly, or one `ImageError` (the inside of `image.read`)."""
+"""Bytes of a picture file -> upright sRGB pixels, exactly, or an `ImageError` (a part of `image.read`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import _colours
 from .errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-MAX_PIXELS = 89_000_000  # just below the size from which Pillow itself suspects a decompression bomb
+MAX_PIXELS = 89_000_000  # just below the size at which Pillow warns of a decompression bomb
 MAX_BYTES = 1 << 30
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 258  # EXIF and TIFF tags
 
@@ -48,13 +48,15 @@ def load_bytes(source: str | os.PathLike | bytes) -> tuple[bytes, str]:
         return path.read_bytes(), str(path)
     except OSError as e:
         raise ImageError(
-            f"{path} cannot be read ({e.strerror or e})", expected="a file that this user may read", do="mend that"
+            f"{path} cannot be read ({e.strerror or e})",
+            expected="a file that this user may read",
+            do="correct its permissions",
         ) from e
 
 
 def decode(data: bytes, name: str, *, max_pixels: int) -> Raster:
     """Decode a picture to sRGB pixels in upright orientation."""
-    Image.init()  # registers the formats that Pillow does not load by itself (TIFF, WebP)
+    Image.init()  # registers formats that Pillow does not load by default (TIFF, WebP)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the pixel cap below is stricter
@@ -65,14 +67,14 @@ def decode(data: bytes, name: str, *, max_pixels: int) -> Raster:
             expected="PNG, JPEG, WebP, TIFF or BMP",
             do="open it in a picture viewer and save it as PNG",
         ) from e
-    except Exception as e:  # decoders raise many kinds; all of them mean that the header is unusable
+    except Exception as e:  # decoders raise many kinds of errors, all for unusable headers
         raise _damaged(name, e) from e
     with opened as im:
         if im.width * im.height > max_pixels:
             raise ImageError(
                 f"{name} has {im.width} x {im.height} = {im.width * im.height / 1e6:.0f} megapixels",
                 expected=f"at most {max_pixels / 1e6:.0f} megapixels",
-                do="scale it down, or pass max_pixels if you trust the file",
+                do="scale it down, or pass a larger max_pixels if you trust the file",
             )
         try:
             if im.format != "MPO" and getattr(im, "n_frames", 1) > 1:  # MPO: a phone's JPEG with a depth map behind it
@@ -102,9 +104,9 @@ def _damaged(name: str, cause: Exception) -> ImageError:
 
 
 def _is_deep(im: Image.Image, data: bytes) -> bool:
-    """True for 16 bits a channel, which Pillow would cut to 8."""
+    """True for 16 bits a channel, which Pillow would reduce to 8."""
     if im.format == "PNG":
-        return data[24] == 16  # bit depth in the IHDR chunk, which always comes first
+        return data[24] == 16  # the bit depth in the IHDR chunk, which always comes first
     return im.format == "TIFF" and max(im.tag_v2.get(_BITS_PER_SAMPLE, (1,))) > 8
 
 
@@ -145,7 +147,7 @@ def _deep_pixels(im: Image.Image, data: bytes, name: str) -> Raster:
             inverted = kind == "MINISWHITE"
     if array.ndim == 2:
         array = array[..., None]
-    # Pillow swaps the sides of a lying TIFF at once, hence the product
+    # Pillow rotates TIFFs on opening, hence the product
     if array.shape[0] * array.shape[1] != im.height * im.width or array.shape[2] not in (1, 2, 3, 4):
         raise _unsupported(name, f"an array {array.shape} behind a header of {im.width} x {im.height}")
     colours = array.shape[2] - (array.shape[2] in (2, 4))

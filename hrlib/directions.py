@@ -1,7 +1,7 @@
-"""Directions of a generator's latent space in closed form (Shen and Zhou 2021), for Eq. (9).
+"""Directions in a generator's latent space in closed form (Shen and Zhou 2021), for Eq. (9).
 
-A layer sees a code w through its affine map A w + b, so a step along the eigenvectors of A^T A with the largest
-eigenvalues changes its styles the most. The factorisation needs no data and no optimisation.
+A layer turns a code w into styles by an affine map A w + b, so steps along the eigenvectors of A^T A with the largest
+eigenvalues change its styles the most. The factorisation needs no data and no optimisation.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .errors import ShapeError, UnknownName, nearest
+from .errors import InvalidValue, UnknownName, nearest
 
 
 def layer_names(G: nn.Module) -> list[str]:
-    """What each code drives: ["b4.conv1", "b8.conv0", ..., the last layer to RGB]; entry i belongs to code i.
+    """The layer that each code drives: ["b4.conv1", "b8.conv0", ..., the last layer to RGB]; entry i is that of code i.
 
-    The last is "b<R>.torgb" of a StyleGAN2 and "inr" of a Style-INR-GAN.
+    The last one is "b<R>.torgb" in a StyleGAN2 and "inr" in a Style-INR-GAN.
     """
     return [*G.synthesis.conv_names(), "inr" if hasattr(G.synthesis, "inr") else f"b{G.resolution}.torgb"]
 
@@ -25,24 +25,24 @@ def layer_names(G: nn.Module) -> list[str]:
 def closed_form(
     G: nn.Module, layers: str | Sequence[int | str] = "all", *, normalise: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Eigenvalues [w_dim] in descending order and eigenvectors [w_dim, w_dim], one a column, orthonormal, in W.
+    """Eigenvalues [w_dim] in descending order, and orthonormal eigenvectors [w_dim, w_dim] in W, one a column.
+
+    The sign of an eigenvector is arbitrary; here its largest component is positive. Computed in float64.
 
     Args:
         G: any generator; for Eq. (9) the mixed one.
-        layers: "all" (see `layer_names`: the toRGB layers of the inner blocks are left out, as in the published code),
-            or indices of codes, or names of layers ("b4.torgb" is one, too).
-        normalise: scale each row of A to unit length, so that layers of large weights do not rule (genforce's code);
-            False is rosinality's variant, whose layers are b4's toRGB and all convolutions.
-
-    The sign of an eigenvector is free: its largest component is made positive. All in float64.
+        layers: "all" (see `layer_names`: without the toRGB layers of the inner blocks, as in the published code), or
+            indices of codes, or names of layers (also "b4.torgb").
+        normalise: True scales each row of A to unit length, so that layers with large weights do not dominate
+            (genforce's code); False is rosinality's variant, whose layers are b4's toRGB and all convolutions.
 
     Raises:
-        UnknownName: a layer that does not exist. ShapeError: no layer at all.
+        UnknownName: a layer that does not exist. InvalidValue: no layer at all.
     """
     names = layer_names(G)
     chosen = list(range(len(names))) if layers == "all" else [layers] if isinstance(layers, str) else list(layers)
     if not chosen:
-        raise ShapeError("no layers", expected='"all", or one or more', do=f"choose out of {names}")
+        raise InvalidValue("no layers", expected='"all", or one or more', do=f"choose from {', '.join(names)}")
     A = torch.cat([_affine(G, layer, names) for layer in chosen]).detach().double()  # [sum C, w_dim]
     if normalise:
         A = A / A.norm(dim=1, keepdim=True).clamp(min=1e-30)
@@ -53,7 +53,7 @@ def closed_form(
 
 
 def _affine(G: nn.Module, layer: int | str, names: list[str]) -> Tensor:
-    """A [C, w_dim] of one layer."""
+    """The matrix A [C, w_dim] of one layer."""
     if isinstance(layer, str):
         known = [n.removesuffix(".affine") for n, m in G.synthesis.named_modules() if n.endswith(".affine")]
         good, name = layer in known, layer
@@ -62,5 +62,5 @@ def _affine(G: nn.Module, layer: int | str, names: list[str]) -> Tensor:
         name = names[int(layer)] if good else ""
     if not good:
         hint = nearest(layer, known) if isinstance(layer, str) else ""
-        raise UnknownName(f"layer {layer!r}", expected=f"one of {known}", do=hint or "see directions.layer_names")
+        raise UnknownName(f"layer {layer!r}", expected=f"one of {known}", do=hint or "see directions.layer_names(G)")
     return G.synthesis.get_submodule(f"{name}.affine").weight

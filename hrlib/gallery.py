@@ -1,10 +1,10 @@
-"""A gallery: pictures of one domain as codes of its generator, inverted once, stored, used again (Sec. III-C).
+"""A gallery: the codes of a domain's pictures in its generator, inverted once and stored (Sec. III-C).
 
     styles = gallery.load("anime.safetensors", G_t)
     w_t = styles["anime:60"]                                    # [1, num_ws, w_dim]
 
-`hrlab gallery build FOLDER` makes one of a folder of pictures. The contents' own codes are a gallery of the source
-generator.
+`hrlab gallery build FOLDER` makes one from a folder of pictures. The contents' codes, too, are a gallery: that of the
+source generator.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Gallery:
     """Codes by name.
 
     names: of the N pictures, all different. ws: [N, num_ws, w_dim]. generator: the SHA-256 of the generator's tensors
-    (`store.fingerprint`). made: the settings they were inverted with, as text for a reader.
+    (`store.fingerprint`). made: the settings of the inversion, as text for a reader.
     """
 
     names: tuple[str, ...]
@@ -41,15 +41,15 @@ class Gallery:
         if self.ws.ndim != 3 or len(self.ws) != len(self.names) or len(set(self.names)) != len(self.names):
             raise ShapeError(
                 f"{len(self.names)} names ({len(set(self.names))} different) for codes {tuple(self.ws.shape)}",
-                expected="one name each for [N, num_ws, w_dim]",
-                do="name every picture once",
+                expected="one different name for each code [N, num_ws, w_dim]",
+                do="give every picture its own name",
             )
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, name: str) -> Tensor:
-        """The code [1, num_ws, w_dim] of one picture; `UnknownName` with the nearest name for one that is not here."""
+        """The code [1, num_ws, w_dim] of a picture; `UnknownName`, with the nearest name, if it is not here."""
         name = absolute(name)
         if name not in self.names:
             raise UnknownName(
@@ -61,26 +61,27 @@ class Gallery:
         return self.ws[i : i + 1]
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
-        """Write a safetensors file, atomically; returns its path, which ends in .safetensors.
+        """Write a safetensors file atomically; returns its path, which ends in .safetensors.
 
-        force: replace a file that is there; without it that is a `StoreError`. A picture of its own is never replaced.
+        force: replace an existing file, which is a `StoreError` otherwise. Its own pictures are never replaced.
         """
         path = free(path, self.names, force=force)
         about = {"format": FORMAT, "names": self.names, "generator": self.generator, "made": self.made}
-        metadata = {"gallery": json.dumps(about)}  # one entry: safetensors writes several in any order, and equal
-        with store.atomic(path) as temp:  # galleries should have equal bytes
+        # one entry, because safetensors writes several in any order, and equal galleries should have equal bytes
+        metadata = {"gallery": json.dumps(about)}
+        with store.atomic(path) as temp:
             save_file({"ws": self.ws.detach().cpu().contiguous()}, temp, metadata)
         return path
 
 
 def free(path: str | Path, names: Iterable[str], *, force: bool = False) -> Path:
-    """Where a gallery of the pictures `names` goes: `path`, with the suffix; `store.new` says what is in the way."""
+    """The path for a gallery of the pictures `names`: `path` with the suffix, checked by `store.new`."""
     files = [name.removeprefix("file:") for name in names if name.startswith("file:")]
     return store.new(store.destination(path, ".safetensors"), force=force, source=files)
 
 
 def absolute(name: str) -> str:
-    """A picture's name as galleries hold it: with the whole path of a file, which every current directory finds."""
+    """A picture's name as galleries store it: files with their absolute path, which is valid in any directory."""
     kind, _, path = name.partition(":")
     return f"file:{Path(path).absolute()}" if kind == "file" else name
 
@@ -90,10 +91,10 @@ def load(path: str | Path, G: nn.Module | None = None) -> Gallery:
 
     Args:
         path: what `Gallery.save` wrote.
-        G: the generator that is to draw the codes; a gallery of another one is refused.
+        G: the generator that will draw the codes; a gallery of another generator is an error.
 
     Raises:
-        StoreError: there is no such file. DamagedFile: it is no gallery. LayoutMismatch: it is another generator's.
+        StoreError: no such file. DamagedFile: it is not a gallery. LayoutMismatch: it belongs to another generator.
     """
     if not Path(path).is_file():
         raise StoreError(f"no file {path}", expected="a gallery", do="make it with `hrlab gallery build FOLDER`")
@@ -107,7 +108,7 @@ def load(path: str | Path, G: nn.Module | None = None) -> Gallery:
         raise DamagedFile(
             f"{path} is not a gallery ({type(e).__name__}: {e})",
             expected="a file that `hrlab gallery build` wrote",
-            do="build it again",
+            do="build the gallery again",
         ) from e
     if G is not None and found.generator != store.fingerprint(G.state_dict()):
         shape = f"codes of {found.ws.shape[1]} x {found.ws.shape[2]} for {G.num_ws} x {G.w_dim}"

@@ -1,8 +1,8 @@
 """Files <-> tensors, and the one image convention of the library: float32 [N, 3, H, W], RGB (sRGB), in [-1, 1].
 
-Reading is exact: the camera's orientation is applied, 16-bit files keep their levels, transparency is laid on a
-background that the caller names, and colours that the file says are others (an ICC profile, the chunks of a PNG: see
-`_colours`) are converted to sRGB. Anything that cannot be read exactly is refused with one `ImageError`.
+Reading is exact: the camera's orientation is applied, 16-bit files keep their levels, transparent pixels are laid on a
+background colour, and colours in another space (as an ICC profile or the chunks of a PNG say: see `_colours`) are
+converted to sRGB. A file that cannot be read exactly is an `ImageError`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .store import atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
-LONGEST = {".jpg": 65_500, ".webp": 16_383}  # pixels a side that the format can hold
-MOST_MADE = 1 << 28  # pixels of a picture that is drawn or resized: 3 GB in float32, before anything is computed
+LONGEST = {".jpg": 65_500, ".webp": 16_383}  # longest side in pixels that the format allows
+MOST_MADE = 1 << 28  # most pixels of a picture that is drawn or resized: 3 GB in float32, before any computation
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A real photograph that ships inside the scikit-image package, with its origin and licence."""
+    """A real photograph inside the scikit-image package, with its origin and licence."""
 
     file: str
     title: str
@@ -69,16 +69,16 @@ def read(
     """Read one picture as a tensor [1, 3, H, W], float32 RGB in [-1, 1].
 
     Args:
-        source: a file, or the bytes of one. PNG, JPEG, WebP, TIFF or BMP, of 8 or 16 bits a channel.
-        size: None keeps the picture's own size; an int s or (H, W) takes the largest centred part of that aspect ratio
+        source: a file, or its bytes: PNG, JPEG, WebP, TIFF or BMP, with 8 or 16 bits a channel.
+        size: None keeps the picture's own size; an edge or (H, W) takes the largest centred part of that aspect ratio
             and resamples it with LANCZOS, as the authors' projector does (bit for bit, for 8-bit pictures).
-        background: RGB in [-1, 1] behind transparent pixels; white unless told. None refuses transparent pictures.
-        max_pixels: larger pictures are refused before they are decoded.
+        background: RGB in [-1, 1] behind transparent pixels; None makes a transparent picture an error.
+        max_pixels: larger pictures are an error, raised before they are decoded.
 
     Raises:
-        ImageError: missing, not a picture of the formats above, truncated, animated, too large, of a kind with no
-            defined range (floating point, 32 bits), of colours with no exact way to sRGB (HDR), or transparent without
-            a background.
+        ImageError: the file is missing, not in one of these formats, truncated, animated, too large, of a kind without
+            a defined range (floating point, 32 bits), of colours without an exact conversion to sRGB (HDR), or
+            transparent without a background.
         InvalidValue: a size, max_pixels or background outside its range.
     """
     size = None if size is None else sides(size)
@@ -91,7 +91,7 @@ def read(
             raise ImageError(
                 f"{name} has transparent pixels",
                 expected="an opaque picture",
-                do="flatten it onto a colour, or give the colour that is to show through as `background`",
+                do="flatten it onto a colour, or pass the colour behind it as `background`",
             )
         opacity = _unit(raster.alpha)[..., None]
         colour = _unit(colour) * opacity + behind * (1 - opacity)
@@ -101,11 +101,11 @@ def read(
 
 
 def sample(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
-    """A real photograph from `SAMPLES`, which need no download, as `read` returns it: [1, 3, H, W] in [-1, 1]."""
+    """A real photograph from `SAMPLES`, without a download, as `read` returns it: [1, 3, H, W] in [-1, 1]."""
     if name not in SAMPLES:
         hint = nearest(name, list(SAMPLES))
         raise UnknownName(
-            f"no sample photograph {name!r}", expected=f"one of {', '.join(SAMPLES)}", do=hint or "choose one of these"
+            f"no sample photograph {name!r}", expected=f"one of {', '.join(SAMPLES)}", do=hint or "see image.SAMPLES"
         )
     import skimage
 
@@ -173,7 +173,7 @@ def _top(array: np.ndarray) -> int:
 
 
 def _unit(array: np.ndarray) -> np.ndarray:
-    """float32 in [0, 1] from uint8, uint16 or float that is there already."""
+    """float32 in [0, 1] from uint8, uint16, or float already in [0, 1]."""
     if array.dtype.kind == "f":
         return array.astype(np.float32, copy=False)
     return (array / np.float64(_top(array))).astype(np.float32)
@@ -227,8 +227,8 @@ def comparable(recon: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def to_uint8(x: Tensor) -> np.ndarray:
     """uint8 [N, H, W, 3] from x [N, 3, H, W]: clamped to [-1, 1], then *rounded*.
 
-    The authors' code truncates, which darkens every picture by half a level on average; so a file written here can be
-    one level brighter than theirs.
+    The authors' code truncates, which darkens pictures by half a level on average, so a file written here can be one
+    level brighter than theirs.
     """
     levels = (check(x).detach().float().cpu().clamp(-1, 1) + 1) * 127.5
     return levels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
@@ -241,7 +241,7 @@ def from_uint8(array: np.ndarray) -> Tensor:
         raise ShapeError(
             f"an array of shape {array.shape} and type {array.dtype}",
             expected="uint8 [N, H, W, 3] or [H, W, 3]",
-            do="convert it, or use image.read for files",
+            do="convert it to uint8 with three channels, or use image.read for files",
         )
     batch = array if array.ndim == 4 else array[None]
     return torch.from_numpy(_unit(batch) * 2 - 1).permute(0, 3, 1, 2).contiguous()
@@ -255,10 +255,10 @@ def to_pil(x: Tensor) -> Image.Image:
 
 
 def writable(path: str | os.PathLike, size: tuple[int, int]) -> str:
-    """The format, as a suffix, in which `write` would write a picture (H, W) to `path`.
+    """The format, as a suffix, in which `write` would write a picture of size (H, W) to `path`.
 
     Raises:
-        ImageError: a suffix that is none of `SUFFIXES`, or a picture with a side that the format cannot hold.
+        ImageError: a suffix that is not in `SUFFIXES`, or a side longer than the format allows.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -282,8 +282,8 @@ def write(x: Tensor, path: str | os.PathLike) -> Path:
     """Write x [1, 3, H, W] in [-1, 1] as an 8-bit picture; the suffix names the format; returns the path.
 
     PNG, WebP, TIFF and BMP are lossless; JPEG is written at quality 95 without chroma subsampling; TIFF in tiles of 256
-    pixels, so that a viewer need not read all of a large one. Values are rounded to the nearest level (see `to_uint8`).
-    The file appears whole or not at all.
+    pixels, so that a viewer can read a part of a large one. Values are rounded to the nearest level (see `to_uint8`).
+    The file is written completely or not at all.
     """
     path = Path(path)
     kind = writable(path, tuple(x.shape[2:]))
@@ -298,7 +298,7 @@ def write(x: Tensor, path: str | os.PathLike) -> Path:
 
 
 def _write_tiles(picture: Image.Image, path: Path) -> None:
-    import tifffile  # only here: most pictures are no TIFF
+    import tifffile  # here: most pictures are not TIFF
 
     pixels = np.asarray(picture)
     how = {"tile": (256, 256), "compression": "deflate", "predictor": True, "photometric": "rgb", "metadata": None}

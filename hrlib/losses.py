@@ -62,13 +62,13 @@ def _checked_resize(resize: int | tuple[int, int] | None) -> int | tuple[int, in
 class Target:
     """What a loss needs of a target image, computed once; only for the loss that prepared it.
 
-    by: that loss. image: [N, 3, H, W]. maps: its features. parts: the prepared targets of a `Sum`'s losses.
+    by: that loss. image: [N, 3, H, W]. maps: its features. targets: those of the losses in a `Sum`.
     """
 
     by: Loss
     image: Tensor
     maps: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    parts: tuple[Target, ...] = ()
+    targets: tuple[Target, ...] = ()
 
 
 class Loss(nn.Module):
@@ -306,12 +306,12 @@ class Sum(Loss):
         return " + ".join(loss.describe() for loss in self.losses)
 
     def _prepare(self, image: Tensor) -> Target:
-        return Target(self, image, parts=tuple(loss.prepare(image) for loss in self.losses))
+        return Target(self, image, targets=tuple(loss.prepare(image) for loss in self.losses))
 
     def _terms(self, pred: Tensor, target: Target) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
-        for loss, part in zip(self.losses, target.parts, strict=True):
-            for name, value in loss(pred, part).items():
+        for loss, prepared in zip(self.losses, target.targets, strict=True):
+            for name, value in loss(pred, prepared).items():
                 if name in terms:
                     raise InvalidValue(
                         f"two terms named {name!r}",

@@ -1,7 +1,7 @@
-"""Measures of a reconstruction, each per image, and tidy tables of them.
+"""Measures of a reconstruction for each image, and tidy tables of them.
 
-Images are [N, 3, H, W] in [-1, 1]; values outside are clamped first, as they are when an image is saved, and nothing is
-rounded to 8 bits. Every measure returns a float64 NumPy array [N].
+Images are [N, 3, H, W] in [-1, 1]. Values outside are clamped first, as when an image is saved, but not rounded to 8
+bits. Every measure returns a float64 NumPy array [N].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from . import features, losses, spectra
 from . import weights as weight_files
 from .errors import ShapeError, UnknownName, nearest, number
-from .fid import frechet_distance  # noqa: F401 - reachable under this name, too
+from .fid import frechet_distance  # noqa: F401 - also reachable under this name
 from .image import comparable
 from .retrieval import id_retrieval  # noqa: F401
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def psnr(recon: Tensor, target: Tensor) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB, over all pixels and channels; infinite for equal images. [N]."""
+    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for equal images. [N]."""
     a, b = comparable(recon, target)
     mse = (a - b).square().mean(dim=(1, 2, 3)).cpu().numpy()
     with np.errstate(divide="ignore"):
@@ -45,7 +45,7 @@ def ssim(recon: Tensor, target: Tensor) -> np.ndarray:
     a, b = comparable(recon, target)
     if min(a.shape[2:]) < 7:
         raise ShapeError(
-            f"images of {a.shape[2]}x{a.shape[3]}", expected="at least 7x7, the window", do="use larger images"
+            f"images of {a.shape[2]}x{a.shape[3]}", expected="at least 7x7, the window's size", do="use larger images"
         )
     pairs = zip(a.cpu().numpy(), b.cpu().numpy(), strict=True)
     return np.array([structural_similarity(x, y, win_size=7, data_range=1.0, channel_axis=0) for x, y in pairs])
@@ -55,12 +55,12 @@ def ssim(recon: Tensor, target: Tensor) -> np.ndarray:
 def lpips(recon: Tensor, target: Tensor, net: str = "thin") -> np.ndarray:
     """LPIPS distance, 0 for equal images. [N].
 
-    net: "alex" or "vgg" is the `lpips` package (needs the catalogued trunk); "thin", "resnet" and "resnet_thin" are the
-    same formula on other networks, whose values compare only with each other. See `losses.LPIPS`.
+    net: "alex" or "vgg" is the `lpips` package (needs the catalogue's trunk); "thin", "resnet" and "resnet_thin" use
+    the same formula on other networks, and each compares only with itself. See `losses.LPIPS`.
     """
     a, b = comparable(recon, target)
-    parts = _lpips(net).to(a.device).distances((a * 2 - 1).float(), (b * 2 - 1).float())
-    return torch.stack(list(parts.values())).sum(0).double().cpu().numpy()
+    layers = _lpips(net).to(a.device).distances((a * 2 - 1).float(), (b * 2 - 1).float())
+    return torch.stack(list(layers.values())).sum(0).double().cpu().numpy()
 
 
 @weight_files.cached(5)
@@ -73,21 +73,21 @@ STYLE_TAPS = ("features_2", "features_7", "features_14", "features_21")  # ReLU 
 
 @torch.no_grad()
 def style_distance(recon: Tensor, target: Tensor, weights: str = "shipped") -> np.ndarray:
-    """Distance of two pictures' styles, 0 for equal ones and blind to where things are. [N].
+    """Distance between two pictures' styles, 0 for equal styles, whatever their layout. [N].
 
-    Gram matrices G = F F^T / positions of ReLU features (Gatys et al. 2015), which keep what kinds of colour, line and
-    texture there are and forget their places, so that a turned head costs little. Each tap's difference is taken in
-    units of the matrices' own size, |G_a - G_b| / sqrt(|G_a| |G_b|) in Frobenius norms; the mean over four taps.
+    Gram matrices G = F F^T / positions of ReLU features (Gatys et al. 2015) describe which colours, lines and textures
+    occur and not where, so a turned head changes little. The distance is relative to the size of the matrices,
+    |G_a - G_b| / sqrt(|G_a| |G_b|) in Frobenius norms, averaged over four taps.
 
-    weights: of the VGG16, "shipped" or "imagenet"; distances of different networks do not compare.
+    weights: of the VGG16, "shipped" or "imagenet"; distances from different networks do not compare.
     """
     a, b = comparable(recon, target)
     grams = [_grams(weights, (x * 2 - 1).float()) for x in (a, b)]
-    parts = []
+    by_tap = []
     for g, h in zip(*grams, strict=True):
         norms = g.flatten(1).norm(dim=1) * h.flatten(1).norm(dim=1)
-        parts.append((g - h).flatten(1).norm(dim=1) / norms.clamp(min=1e-20).sqrt())
-    return torch.stack(parts).mean(0).double().cpu().numpy()
+        by_tap.append((g - h).flatten(1).norm(dim=1) / norms.clamp(min=1e-20).sqrt())
+    return torch.stack(by_tap).mean(0).double().cpu().numpy()
 
 
 def _grams(weights: str, x: Tensor) -> list[Tensor]:
@@ -103,9 +103,9 @@ def _vgg_relu(weights: str) -> features.Features:
 
 
 def colour_distance(recon: Tensor, target: Tensor) -> np.ndarray:
-    """Distance of two pictures' colour schemes in CIELAB, in units of Delta E; 0 for the same pixels anywhere. [N].
+    """Distance between two pictures' colour schemes in CIELAB, in Delta E; 0 for the same pixels in any order. [N].
 
-    The Wasserstein distance between the two distributions of each of L*, a*, b* over the pixels, the three as a
+    The Wasserstein distances between the pictures' distributions of L*, a* and b* over the pixels, combined as a
     Euclidean norm.
     """
     a, b = (rgb2lab(x.permute(0, 2, 3, 1).cpu().numpy()).reshape(len(x), -1, 3) for x in comparable(recon, target))
@@ -115,9 +115,9 @@ def colour_distance(recon: Tensor, target: Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def colour_shift(recon: Tensor, target: Tensor, cell: int = 16) -> np.ndarray:
-    """How far colours moved in place: CIELAB Delta E of the mean colours of cells, the mean over the cells. [N].
+    """Local change of colour: CIELAB Delta E between the mean colours of square cells, averaged over the cells. [N].
 
-    cell: edge in pixels of the squares that are averaged; detail smaller than that, right or wrong, does not count.
+    cell: edge of the cells in pixels; detail smaller than that does not count.
     """
     cell = number("cell", cell, "whole [1, inf)")
     a, b = (
@@ -128,9 +128,9 @@ def colour_shift(recon: Tensor, target: Tensor, cell: int = 16) -> np.ndarray:
 
 
 def identity_distance(recon: Tensor, target: Tensor, net: str = "identity_thin") -> np.ndarray:
-    """Squared L2 distance, 0 to 4, of what an identity network sees in two pictures. [N].
+    """Squared L2 distance, 0 to 4, between the identity vectors of two pictures; small for the same person. [N].
 
-    net: for `weights.load_identity`. Two pictures of one person are near 0; see the network's card for its limits.
+    net: a name for `weights.load_identity`; see the network's card for its limits.
     """
     a, b = comparable(recon, target)
     network = _identity(net).to(a.device)
@@ -160,7 +160,7 @@ def check_columns(which: Sequence[str]) -> None:
     """Raise `UnknownName`, with the nearest valid name, for a measure that is not in `METRICS`."""
     for metric in which:
         if metric not in METRICS:
-            hint = nearest(metric, list(METRICS)) or "choose from the list"
+            hint = nearest(metric, list(METRICS)) or "use a name from the list, which is also in metrics.METRICS"
             raise UnknownName(f"metric {metric!r}", expected=f"one of {', '.join(METRICS)}", do=hint)
 
 
@@ -173,13 +173,16 @@ def table(
 ) -> pd.DataFrame:
     """Several measures of several images as a tidy table with the columns image, metric, label and value.
 
-    which: names out of `METRICS`. names: one per image; default "0", "1", ...
+    Args:
+        recon, target: [N, 3, H, W] in [-1, 1].
+        which: names from `METRICS`.
+        names: one for each image; "0", "1", ... by default.
     """
     import pandas as pd
 
     names = [str(i) for i in range(len(recon))] if names is None else list(names)
     if len(names) != len(recon):
-        raise ShapeError(f"{len(names)} names for {len(recon)} images", expected="one each", do="name every image")
+        raise ShapeError(f"{len(names)} names for {len(recon)} images", expected="equal numbers", do="name every image")
     check_columns(which)
     rows = []
     for metric in which:

@@ -1,11 +1,11 @@
-"""Mixing two generators and two codes, block by block: Eq. (6) and (7); layer swapping is the case of 0 and 1.
+"""Mixing two generators and two codes, block by block: Eq. (6) and (7); with lambdas 0 and 1 this is layer swapping.
 
-    G_m = lerp(G_s, G_t, lambda)       w_m = lerp(w_s, w_t, lambda)
+    G_m = lerp(G_s, G_t, lambda)   (6)        w_m = lerp(w_s, w_t, lambda)   (7)
 
-lambda is a number for every resolution of the synthesis network; the pure functions `paper_lambdas`, `swap_lambdas` and
-`logistic_lambdas` make the usual ones. All numbers of the synthesis network are mixed, the fixed noise maps included;
-the INR head of a Style-INR-GAN belongs to the last block. The mapping network stays the source's, as in the authors'
-code: codes are what is mixed in its place.
+lambda is a number for each resolution of the synthesis network; the pure functions `paper_lambdas`, `swap_lambdas` and
+`logistic_lambdas` make the usual ones. All weights of the synthesis network are mixed, including the fixed noise maps;
+the INR head of a Style-INR-GAN belongs to the last block. The mapping network remains the source's, as in the authors'
+code; the codes are mixed instead.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .errors import LayoutMismatch, ShapeError, UnknownName, nearest, number
 from .nets.stylegan2 import block_resolutions
 
 Lambdas = float | Mapping[int, float]
-LOW, HIGH = 0.2, 0.7  # the paper's lambda of its five coarse blocks (b4 to b64) and of its four fine ones (to b1024)
-# Parts of a configuration that may differ: what only the mapping network knows, and a bound for 16-bit numbers.
+LOW, HIGH = 0.2, 0.7  # the paper's lambdas for its five coarse blocks (b4 to b64) and its four fine ones (to b1024)
+# Settings that may differ: those of the mapping network, and a bound for 16-bit numbers.
 NOT_MIXED = ("z_dim", "mapping_layers", "conv_clamp")
 
 
 def paper_lambdas(resolution: int, low: float = LOW, high: float = HIGH) -> dict[int, float]:
     """The paper's lambdas (Sec. III-C): `low` for b4 to b64 and `high` for b128 to b1024 of a 1024-pixel network.
 
-    At other sizes the same five ninths of the blocks, rounded, are coarse: three of six (b4 to b16) at 128 pixels.
+    At other resolutions, too, five ninths of the blocks, rounded, are coarse: three of six (b4 to b16) at 128 pixels.
     """
     blocks = block_resolutions(resolution)
     coarse = round(len(blocks) * 5 / 9)
@@ -37,15 +37,15 @@ def paper_lambdas(resolution: int, low: float = LOW, high: float = HIGH) -> dict
 
 
 def swap_lambdas(resolution: int, from_block: str) -> dict[int, float]:
-    """Layer swapping: 0 below the block `from_block` ("b32"), 1 from it on (Pinkney and Adler 2020)."""
+    """Layer swapping: 0 before the block `from_block` ("b32"), 1 from there on (Pinkney and Adler 2020)."""
     first = _block(resolution, from_block)
     return {res: float(res >= first) for res in block_resolutions(resolution)}
 
 
 def logistic_lambdas(resolution: int, middle: str, width: float = 1.0) -> dict[int, float]:
-    """Smooth layer blending (Pinkney and Adler 2020): 1 / (1 + exp(-x / width)), x in blocks from `middle`.
+    """Smooth layer blending (Pinkney and Adler 2020): 1 / (1 + exp(-x / width)), x counted in blocks from `middle`.
 
-    lambda is 1/2 at `middle` ("b32"); width -> 0 swaps above it, as `swap_lambdas` does.
+    lambda is 1/2 at `middle` ("b32"); width -> 0 swaps the layers after it, like `swap_lambdas`.
     """
     first = _block(resolution, middle)
     width = number("width", width, "(0, inf)")
@@ -54,14 +54,15 @@ def logistic_lambdas(resolution: int, middle: str, width: float = 1.0) -> dict[i
 
 
 def lerp_generators(G_s: nn.Module, G_t: nn.Module, lam: Lambdas) -> nn.Module:
-    """G_m = G_s + lambda (G_t - G_s), Eq. (6): a new generator like G_s; lambda 0 and 1 give source and target exactly.
+    """G_m = G_s + lambda (G_t - G_s), Eq. (6): a new generator; lambda 0 and 1 give source and target exactly.
 
     Args:
         G_s, G_t: source and target, of the same architecture; G_t was fine-tuned from G_s (Sec. III-C).
         lam: in [0, 1]; one number, or one for each block resolution, {4: 0.2, ..., 128: 0.7}.
 
     Raises:
-        LayoutMismatch: other architectures, with the difference. UnknownName, InvalidValue: lambdas that do not fit.
+        LayoutMismatch: different architectures; the message says how they differ. UnknownName: lambdas for other blocks
+            than the network's. InvalidValue: lambdas out of range.
     """
     check_alike(G_s, G_t)
     lam = _checked(lam, G_s.resolution)
@@ -71,33 +72,36 @@ def lerp_generators(G_s: nn.Module, G_t: nn.Module, lam: Lambdas) -> nn.Module:
         for name, value in G_m.synthesis.state_dict().items():  # shares its memory with the parameters
             block = name.split(".")[0]
             res = int(block[1:]) if block != "inr" else G_s.resolution
-            value.copy_(torch.lerp(value, target[name].to(value), lam[res]))  # exact at both ends
+            value.copy_(torch.lerp(value, target[name].to(value), lam[res]))  # Eq. (6); exact at both ends
     return G_m
 
 
 def lerp_ws(ws_s: Tensor, ws_t: Tensor, lam: Lambdas) -> Tensor:
     """w_m = w_s + lambda (w_t - w_s), Eq. (7), of codes [N, num_ws, w_dim] (N of one may be 1).
 
-    Codes go to blocks in pairs, ws[:, 0:2] to b4, ws[:, 2:4] to b8 and so on, as in the authors' code. (The synthesis
-    network itself uses code 1 in b4's toRGB and in b8's first layer.)
+    Codes belong to blocks in pairs, ws[:, 0:2] to b4, ws[:, 2:4] to b8 and so on, as in the authors' code. (The
+    synthesis network itself uses code 1 in b4's toRGB and in b8's first layer.)
+
+    lam: as in `lerp_generators`.
     """
     if ws_s.ndim != 3 or ws_s.shape[1:] != ws_t.shape[1:] or len({len(ws_s), len(ws_t)} - {1}) > 1:
         raise ShapeError(
             f"codes {tuple(ws_s.shape)} and {tuple(ws_t.shape)}",
             expected="[N, num_ws, w_dim] twice",
-            do="invert both pictures into w+ of generators of one architecture",
+            do="invert both pictures in space w+, with generators of one architecture",
         )
     lam = _checked(lam, 2 ** (ws_s.shape[1] // 2 + 1))
-    return torch.lerp(ws_s, ws_t.to(ws_s), ws_s.new_tensor([lam[r] for r in lam for _ in range(2)])[:, None])
+    of_code = ws_s.new_tensor([lam[res] for res in lam for _ in range(2)])[:, None]  # [num_ws, 1]
+    return torch.lerp(ws_s, ws_t.to(ws_s), of_code)  # Eq. (7)
 
 
 def swap_layers(G_s: nn.Module, G_t: nn.Module, from_block: str) -> nn.Module:
-    """The source generator with the blocks from `from_block` ("b32") on replaced by the target's (Fig. 2a)."""
+    """The source generator with the target's blocks from `from_block` ("b32") on (Fig. 2a)."""
     return lerp_generators(G_s, G_t, swap_lambdas(G_s.resolution, from_block))
 
 
 def check_alike(G_s: nn.Module, G_t: nn.Module) -> None:
-    """Raise `LayoutMismatch`, which names the first difference, unless two synthesis networks can be mixed."""
+    """Raise `LayoutMismatch`, naming the first difference, unless the two synthesis networks can be mixed."""
     if type(G_s) is not type(G_t):
         raise _differ(f"a {type(G_s).__name__} and a {type(G_t).__name__}")
     for key, value in G_s.config.items():
@@ -121,7 +125,7 @@ def _block(resolution: int, name: str) -> int:
     names = [f"b{res}" for res in block_resolutions(resolution)]
     if name not in names:
         raise UnknownName(
-            f"block {name!r}", expected=f"one of {', '.join(names)}", do=nearest(name, names) or "pick one"
+            f"block {name!r}", expected=f"one of {', '.join(names)}", do=nearest(name, names) or "write b32, say"
         )
     return int(name[1:])
 
@@ -132,6 +136,8 @@ def _checked(lam: Lambdas, resolution: int) -> dict[int, float]:
     values = dict(lam) if isinstance(lam, Mapping) else dict.fromkeys(blocks, lam)
     if set(values) != set(blocks):
         raise UnknownName(
-            f"lambdas for {sorted(values, key=str)}", expected=f"one for each of {blocks}", do="see paper_lambdas"
+            f"lambdas for {sorted(values, key=str)}",
+            expected=f"one for each of {blocks}",
+            do=f"start from mixing.paper_lambdas({resolution})",
         )
     return {res: float(number(f"lambdas[{res}]", values[res], "[0, 1]")) for res in blocks}

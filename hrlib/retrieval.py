@@ -1,10 +1,10 @@
-"""ID retrieval on folders of pictures (Sec. III-D): whose face is nearest to a stylised picture's, among all contents?
+"""ID retrieval on folders of pictures (Sec. III-D): is the content nearest to a stylised face the right person?
 
     report = last(evaluate("content", "stylised", weights.load_identity("ir_se50")))
 
-The folders are those of the authors' evaluation: `content/ID.png` (any picture format), `stylised/ID/*`. Whatever is
-wrong with them is named in the report, and no rate hides it: a stylised picture that cannot be looked up counts as not
-found, and the rate over those that can is given beside it.
+The folders are laid out as in the authors' evaluation: `content/ID.png` (any picture format), `stylised/ID/*`. The
+report lists every problem with them. Stylised pictures that cannot be looked up count as not found; the rate over the
+others is given beside that.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from . import image, stats
-from .errors import HRLibError, ShapeError, StoreError, UnknownName, number
+from .errors import HRLibError, InvalidValue, ShapeError, StoreError, UnknownName, number
 
 if TYPE_CHECKING:
     import pandas as pd
 
-THRESHOLD = 1.5  # squared distance above which nobody counts as found, in the authors' evaluation
+THRESHOLD = 1.5  # squared distance above which no person counts as found, in the authors' evaluation
 FACES = ("whole", "crop")
 CROP = (35, 223, 32, 220)  # rows and columns of the face in an aligned portrait of 256 pixels (pSp's identity loss)
 Network = Callable[[Tensor], Tensor]
@@ -42,25 +42,25 @@ def crop_face(x: Tensor) -> Tensor:
 
 
 def users_own(name: str) -> Network:
-    """The function that "module:function" names: the user's own network. `UnknownName`, now or later, if it fails."""
+    """The user's own network, from "module:function"; `UnknownName` if it cannot be imported, or fails when called."""
 
     def failed(e: Exception) -> UnknownName:
         return UnknownName(
             f"network {name!r} ({type(e).__name__}: {e})",
             expected="a function from pictures [N, 3, H, W] in [-1, 1] to vectors [N, D]",
-            do="write it as module:function, the module in this folder or installed",
+            do="write module:function, with a module that is in this folder or installed",
         )
 
     module, _, attribute = name.partition(":")
     sys.path.insert(0, "")  # a module beside the user, as for `python -m`
     try:
         if not all(part.isidentifier() for part in (*module.split("."), attribute)):
-            raise ImportError("no names of a module and a function")
-        found = getattr(importlib.import_module(module), attribute)
-        net = getattr(found, "embed", found)
+            raise ImportError("not of the form module:function")
+        named = getattr(importlib.import_module(module), attribute)
+        net = getattr(named, "embed", named)
         if not callable(net):
-            raise TypeError("no function")
-    except Exception as e:  # whatever the user's module does
+            raise TypeError("not a function")
+    except Exception as e:  # the user's module may raise anything
         raise failed(e) from e
 
     def guarded(x: Tensor) -> Tensor:
@@ -75,9 +75,11 @@ def users_own(name: str) -> Network:
 
 
 def check_face(face: str) -> None:
-    """`UnknownName` for what is none of `FACES`."""
+    """Raise `UnknownName` for a `face` that is not in `FACES`."""
     if face not in FACES:
-        raise UnknownName(f"face {face!r}", expected=f"one of {', '.join(FACES)}", do="choose one of them")
+        raise UnknownName(
+            f"face {face!r}", expected=f"one of {', '.join(FACES)}", do='use "whole", as the paper\'s evaluation does'
+        )
 
 
 @torch.inference_mode()
@@ -85,8 +87,11 @@ def embed(net: Network, x: Tensor, face: str = "whole") -> Tensor:
     """Identity vectors [N, D] of unit length, on the CPU, of pictures [N, 3, H, W] in [-1, 1].
 
     Args:
-        net: has `embed`, or is a callable from pictures to vectors.
+        net: a network with an `embed` method, or a function from pictures to vectors.
         face: "whole" pictures, as in the paper's evaluation, or "crop" (see `crop_face`).
+
+    Raises:
+        ShapeError: the network does not return a vector a picture. InvalidValue: vectors that are not finite.
     """
     check_face(face)
     vectors = getattr(net, "embed", net)(crop_face(x) if face == "crop" else x)
@@ -94,25 +99,25 @@ def embed(net: Network, x: Tensor, face: str = "whole") -> Tensor:
         raise ShapeError(
             f"{getattr(vectors, 'shape', type(vectors).__name__)} for {len(x)} pictures",
             expected="one vector a picture, [N, D]",
-            do="check the identity network",
+            do="have the identity network return one vector for each picture",
         )
     if not torch.isfinite(vectors).all():
         bad = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
-        raise ShapeError(
-            f"non-finite vectors of {len(bad)} of {len(x)} pictures, first of number {bad[0]}",
+        raise InvalidValue(
+            f"non-finite vectors for {len(bad)} of {len(x)} pictures, the first one number {bad[0]}",
             expected="finite numbers",
-            do="check the identity network",
+            do="look at that picture, and for a division by zero in the identity network",
         )
     return torch.nn.functional.normalize(vectors.float(), dim=1).cpu()
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """What `id_retrieval` found.
+    """The result of `id_retrieval`.
 
-    rate: share of the stylised pictures whose person was found, 0 to 1; chance: what guessing would reach;
+    rate: fraction of the stylised pictures whose person was found, 0 to 1; chance: the rate of guessing;
     nearest [M]: the row of the closest content; distance [M]: the squared L2 distance to it; found [M]: bool;
-    own [M]: the squared L2 distance to the right content; rank [M]: 1 + how many contents are closer than that.
+    own [M]: the squared L2 distance to the right content; rank [M]: 1 + the number of contents closer than that one.
     """
 
     rate: float
@@ -133,16 +138,16 @@ def id_retrieval(
     """ID retrieval (Sec. III-D): how often the nearest face among the contents is that of the right person.
 
     Args:
-        content: identity vectors [N, D] of the content pictures, one a person, as an identity network's `embed` gives
+        content: identity vectors [N, D] of the content pictures, one a person, as an identity network's `embed` returns
             them (unit length, so squared distances lie between 0 and 4).
         stylised: identity vectors [M, D]. At equal distances the first content counts as the nearest.
-        labels: [M] rows of `content`: whom each stylised picture shows.
-        threshold: count a stylised picture as found only if its squared distance is not above this (the authors' code
-            offers 1.5); None: whatever the distance.
+        labels: [M], the row of `content` with the person in each stylised picture.
+        threshold: a stylised picture counts as found only if its squared distance is not above this (the authors' code
+            offers 1.5); None: at any distance.
 
     Raises:
-        ShapeError: shapes that do not fit, labels that are no rows, numbers that are not finite.
-        InvalidValue: a threshold that is no distance.
+        ShapeError: shapes that do not fit together, or labels that are not whole numbers.
+        InvalidValue: labels outside the rows, vectors that are not finite, or a negative threshold.
     """
     threshold = np.inf if threshold is None else number("threshold", threshold, "[0, inf)")
     a, b = (np.asarray(torch.as_tensor(f).detach().cpu(), dtype=np.float64) for f in (content, stylised))
@@ -153,18 +158,20 @@ def id_retrieval(
             expected="[N, D], [M, D] and [M], none of them empty",
             do="give one identity vector a picture and one label a stylised picture",
         )
-    if y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= len(a):
-        raise ShapeError(
-            f"labels of type {y.dtype} from {y.min()} to {y.max()}",
-            expected=f"whole numbers from 0 to {len(a) - 1}",
-            do="a label is the row of the picture's content",
+    if y.dtype.kind not in "iu":
+        raise ShapeError(f"labels of type {y.dtype}", expected="whole numbers", do="use the rows of the contents")
+    if y.min() < 0 or y.max() >= len(a):
+        raise InvalidValue(
+            f"labels from {y.min()} to {y.max()}",
+            expected=f"0 to {len(a) - 1}",
+            do="label each stylised picture with the row of its content",
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ShapeError(
-            "identity vectors with NaN or infinity", expected="finite numbers", do="look for the image they come from"
+        raise InvalidValue(
+            "identity vectors with NaN or infinity", expected="finite numbers", do="find the pictures they come from"
         )
-    squared = np.square(a).sum(1) + np.square(b).sum(1)[:, None] - 2 * b @ a.T
-    nearest = squared.argmin(1)
+    squared = np.square(a).sum(1) + np.square(b).sum(1)[:, None] - 2 * b @ a.T  # ||f(y) - f(x_j)||^2, [M, N]
+    nearest = squared.argmin(1)  # argmin_j ||f(y) - f(x_j)||^2 (Sec. III-D)
     distance = squared[np.arange(len(b)), nearest].clip(min=0)
     found = (nearest == y) & (distance <= threshold)
     own = squared[np.arange(len(b)), y]
@@ -235,7 +242,7 @@ def follows_reference(stylised: Tensor, references: Tensor, content: Tensor) -> 
 
 @dataclass(frozen=True)
 class Folders:
-    """What two folders hold.
+    """The contents of the two folders.
 
     contents: ID -> picture, sorted by ID. stylised: (ID, picture), sorted. problems: (where, what is wrong).
     """
@@ -246,11 +253,10 @@ class Folders:
 
 
 def scan(content: str | Path, stylised: str | Path) -> Folders:
-    """Match the pictures of the two folders by ID: a content's file name without suffix, a stylised picture's folder.
+    """Match the pictures of two folders by ID: a content's file name without suffix, a stylised picture's folder.
 
     Raises:
-        StoreError: a folder is not there, no content or no stylised picture in it, or several contents of one ID,
-            among which there is no right one.
+        StoreError: a folder is missing or has no pictures, or an ID has several content pictures.
     """
     content, stylised = Path(content), Path(stylised)
     for folder in (content, stylised):
@@ -267,41 +273,40 @@ def scan(content: str | Path, stylised: str | Path) -> Folders:
         raise StoreError(
             f"{len(double)} IDs with several pictures in {content}: {names}",
             expected="one content picture an ID",
-            do="keep the right one of each",
+            do="keep one picture of each",
         )
-    found: list[tuple[str, Path]] = []
+    pairs: list[tuple[str, Path]] = []
     for folder in sorted(p for p in stylised.iterdir() if not p.name.startswith(".")):
         if not folder.is_dir():
             problems.append((folder, "not in a folder named by an ID: ignored"))
             continue
         pictures = _pictures(folder, problems)
         if not pictures:
-            problems.append((folder, "holds no picture"))
-        found += [(folder.name, path) for path in pictures]
+            problems.append((folder, "has no pictures"))
+        pairs += [(folder.name, path) for path in pictures]
         if folder.name not in of_id:
             problems.append((folder, f"no content {folder.name}.*: its {len(pictures)} pictures count as not found"))
     for name, (path,) in sorted(of_id.items()):
-        if name not in {i for i, _ in found}:
-            problems.append((path, "no stylised picture of it"))
-    if not of_id or not found:
+        if name not in {i for i, _ in pairs}:
+            problems.append((path, "has no stylised pictures"))
+    if not of_id or not pairs:
+        seen = "; ".join(f"{p.name}: {what}" for p, what in problems[:5])
         raise StoreError(
-            f"{len(of_id)} pictures in {content}, {len(found)} below {stylised}",
+            f"{len(of_id)} pictures in {content}, {len(pairs)} below {stylised}",
             expected=f"content/ID{image.SUFFIXES[0]} and stylised/ID/*{image.SUFFIXES[0]}",
-            do="check the folders: " + "; ".join(f"{p.name}: {what}" for p, what in problems[:5])
-            if problems
-            else "see it",
+            do=f"check the folders: {seen}" if seen else "put pictures into both folders",
         )
-    return Folders({name: of_id[name][0] for name in sorted(of_id)}, found, problems)
+    return Folders({name: of_id[name][0] for name in sorted(of_id)}, pairs, problems)
 
 
 def _pictures(folder: Path, problems: list[tuple[Path, str]]) -> list[Path]:
-    found = []
+    pictures = []
     for path in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
         if path.is_file() and path.suffix.lower() in image.SUFFIXES:
-            found.append(path)
+            pictures.append(path)
         else:
             problems.append((path, "not a picture: ignored"))
-    return found
+    return pictures
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -309,12 +314,12 @@ def _pictures(folder: Path, problems: list[tuple[Path, str]]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of an evaluation, or how far it has come.
+    """The result of an evaluation, or its progress.
 
     done, total: pictures read. table: a row a stylised picture with "id", "file", "nearest" (ID), "distance" (squared,
-    to it), "own_distance" (to the right content), "rank" (of the right content, 1 the nearest), "found", "within"
-    (found, and not farther than `threshold`), "problem" ("" or why it could not be looked up). contents: the IDs that
-    were looked among. problems: a row each with "where" and "what".
+    to the nearest), "own_distance" (to the right content), "rank" (of the right content; 1 is the nearest), "found",
+    "within" (found, and not farther than `threshold`), "problem" ("" or why it could not be looked up). contents: the
+    IDs that were searched. problems: a row each with "where" and "what".
     """
 
     done: int
@@ -327,11 +332,11 @@ class Report:
 
     @property
     def chance(self) -> float:
-        """What guessing would reach."""
+        """The rate of guessing."""
         return 1 / len(self.contents)
 
     def rates(self) -> dict[str, float]:
-        """Shares "top1" and "top1_within" over all stylised pictures; the same over those that could be looked up."""
+        """Rates "top1" and "top1_within" over all stylised pictures, and "..._usable" over those without a problem."""
         usable = self.table[self.table["problem"] == ""]
         rates = {}
         for name, column in {"top1": "found", "top1_within": "within"}.items():
@@ -345,7 +350,7 @@ class Report:
         return max(low, 0.0), min(high, 1.0)
 
     def confusion(self) -> np.ndarray:
-        """[N, N]: how often the picture of the row's person was nearest to the column's; order of `contents`."""
+        """[N, N]: how often a picture of the row's person was nearest to the column's, in the order of `contents`."""
         place = {name: i for i, name in enumerate(self.contents)}
         counts = np.zeros((len(place), len(place)), int)
         for row in self.table[self.table["problem"] == ""].itertuples():
@@ -353,7 +358,7 @@ class Report:
         return counts
 
     def text(self) -> str:
-        """The numbers in a few lines."""
+        """The rates in a few lines of text."""
         rates, (low, high), n = self.rates(), self.interval(), len(self.table)
         lost = int((self.table["problem"] != "").sum())
         lines = [
@@ -378,17 +383,17 @@ def evaluate(
     batch: int = 32,
     threshold: float = THRESHOLD,
 ) -> Iterator[Report]:
-    """Look up every stylised picture among the contents; yields how far it is after each batch, and last the report.
+    """Look up every stylised picture among the contents; yields the progress after each batch, and last the report.
 
     Args:
-        content, stylised: see `scan`. Pictures may be of any and different sizes.
+        content, stylised: see `scan`. Pictures may have any sizes.
         net, face: see `embed`.
         batch: pictures read and embedded at a time.
         threshold: a found picture is "within" if its squared distance is not larger.
 
     Raises:
-        StoreError: see `scan`; or not one content, or not one stylised picture, could be read.
-        InvalidValue: a batch or a threshold out of range. UnknownName: such a face.
+        StoreError: see `scan`; or no content, or no stylised picture, could be read.
+        InvalidValue: a batch or a threshold out of range. UnknownName: an unknown `face`.
     """
     import pandas as pd
 
@@ -416,9 +421,9 @@ def evaluate(
         raise StoreError(
             f"{len(known)} contents and {len(usable)} of their stylised pictures could be read",
             expected="at least one of each",
-            do="; ".join(f"{where}: {what}" for where, what in problems[:5]),
+            do="mend the pictures: " + "; ".join(f"{where}: {what}" for where, what in problems[:5]),
         )
-    found = id_retrieval(
+    lookup = id_retrieval(
         torch.stack([vectors[folders.contents[name]] for name in known]),
         torch.stack([vectors[path] for _, path in usable]),
         [known.index(name) for name, _ in usable],
@@ -431,10 +436,10 @@ def evaluate(
             problem = why.get(path) or ("its content cannot be read" if name in folders.contents else "no such content")
             rows.append({**row, "found": False, "within": False, "problem": problem})
             continue
-        distance, hit = float(found.distance[i]), bool(found.found[i])
-        row |= {"nearest": known[found.nearest[i]], "distance": distance, "own_distance": float(found.own[i])}
+        distance, hit = float(lookup.distance[i]), bool(lookup.found[i])
+        row |= {"nearest": known[lookup.nearest[i]], "distance": distance, "own_distance": float(lookup.own[i])}
         rows.append(
-            {**row, "rank": int(found.rank[i]), "found": hit, "within": hit and distance <= threshold, "problem": ""}
+            {**row, "rank": int(lookup.rank[i]), "found": hit, "within": hit and distance <= threshold, "problem": ""}
         )
     yield Report(len(paths), len(paths), pd.DataFrame(rows), tuple(known), _named(problems), threshold, face)
 
@@ -446,7 +451,7 @@ def _named(problems: list[tuple[str, str]]) -> pd.DataFrame:
 
 
 def _embed_files(paths: list[Path], net: Network, face: str) -> Iterator[tuple[Path, Tensor | str]]:
-    """(picture, its vector [D] or why there is none), pictures of one size together."""
+    """(picture, its vector [D] or what is wrong with it); pictures of one size are embedded together."""
     by_size: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = {}
     for path in paths:
         try:
@@ -460,10 +465,10 @@ def _embed_files(paths: list[Path], net: Network, face: str) -> Iterator[tuple[P
         same = groups.pop(0)
         try:
             vectors = embed(net, torch.cat([x for _, x in same]), face)
-        except ShapeError as e:
+        except (ShapeError, InvalidValue) as e:
             if len(same) == 1:
                 yield same[0][0], f"cannot be embedded: {e.got}; expected {e.expected}"
-            groups += [[one] for one in same] if len(same) > 1 else []  # a bad one costs only itself
+            groups += [[one] for one in same] if len(same) > 1 else []  # so that a bad one fails alone
             continue
         for (path, _), vector in zip(same, vectors, strict=True):
             yield path, vector

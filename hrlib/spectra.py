@@ -1,8 +1,8 @@
-"""Spectra of a region of any shape: how much fine texture a reconstruction has there, and how much of it is right.
+"""Spectra of pictures and of regions: how much fine texture a reconstruction has, and how much of it is right.
 
-The outline of hair is no rectangle, and a filter or a transform of the whole picture would count that outline, and what
-lies beyond it, as texture. So the spectra are Welch's: means over many small round Hann windows that lie wholly inside
-the region. Nothing outside the region enters.
+A region such as hair is not a rectangle, and a filter or a transform of the whole picture would count its outline, and
+what is outside, as texture. So the spectra of regions are Welch's: averages over many small round Hann windows that lie
+completely inside the region. Nothing outside the region enters.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from .errors import ShapeError, number
+from .errors import InvalidValue, ShapeError, number
 from .image import comparable
 
-INSIDE = 0.99  # of a mask in [0, 1]: pixels wholly in the region
+INSIDE = 0.99  # mask values from here on count as inside the region
 
 
 # --- whole pictures ---------------------------------------------------------------------------------------------------
@@ -28,13 +28,13 @@ INSIDE = 0.99  # of a mask in [0, 1]: pixels wholly in the region
 def artefact_energy(recon: Tensor, target: Tensor, factor: int = 4) -> np.ndarray:
     """Energy of (recon - target) at frequencies that a `factor`-fold down-sampled image cannot carry. [N].
 
-    The paper's Fig. 1 as a number: a loss on a down-sampled input is blind above that input's Nyquist frequency,
-    1 / (2 factor) cycles per pixel, and what the noise maps put there is never corrected. The unit is the mean square
-    on the [0, 1] scale, averaged over the channels, so 1e-4 is an rms of 0.01 or 2.55 grey levels; it compares directly
-    with the MSE behind PSNR. The band is everything outside the square |f_x|, |f_y| <= 1 / (2 factor), the
-    frequencies of the down-sampled pixel grid. A Hann window (of unit mean square) keeps the image's borders from
-    leaking into the band. It also counts detail that the reconstruction lacks: compare with a reconstruction that has
-    none, or see `radial_spectrum`.
+    The paper's Fig. 1 as a number: a loss on a down-sampled input does not see frequencies above that input's Nyquist
+    frequency, 1 / (2 factor) cycles per pixel, so it never corrects what the noise maps put there. The unit is the mean
+    square on the [0, 1] scale, averaged over the channels, so 1e-4 is an rms of 0.01 or 2.55 grey levels; it compares
+    directly with the MSE behind PSNR. The band is everything outside the square |f_x|, |f_y| <= 1 / (2 factor), the
+    frequencies of the down-sampled pixel grid. A Hann window (of unit mean square) stops the image's borders from
+    leaking into the band. The energy includes detail that the reconstruction lacks: compare it with a reconstruction
+    without detail, or see `radial_spectrum`.
     """
     a, b = comparable(recon, target)
     factor = number("factor", factor, "[1, inf)")
@@ -42,7 +42,7 @@ def artefact_energy(recon: Tensor, target: Tensor, factor: int = 4) -> np.ndarra
         raise ShapeError(
             f"factor {factor} for images of {a.shape[2]}x{a.shape[3]}",
             expected="edges of at least twice the factor",
-            do="use the factor between the image's edge and the edge the loss sees",
+            do="use the ratio of the image's edge to the edge of the loss's input",
         )
     power, fy, fx = _power(a - b)
     limit = 1 / (2 * factor) + 1e-9
@@ -54,8 +54,8 @@ def roughness(recon: Tensor, target: Tensor) -> np.ndarray:
     """Unevenness of the error where the target is smooth: the "non-smooth artifacts" of Sec. IV-B as a number. [N].
 
     The root mean square of the Laplacian of (recon - target), five-point stencil without the border, on the [0, 1]
-    scale, over the half of the pixels where the target's own gradient is smallest. Unlike PSNR it does not count a
-    wrong colour that is even, and unlike `artefact_energy` it does not count detail that is lost where there is some.
+    scale, over the half of the pixels where the target's gradient is smallest. Unlike PSNR it ignores an even error of
+    colour, and unlike `artefact_energy` it ignores detail lost where the target has detail.
     """
     a, b = comparable(recon, target)
     if min(a.shape[2:]) < 3:
@@ -66,22 +66,24 @@ def roughness(recon: Tensor, target: Tensor) -> np.ndarray:
 
     d = a - b
     laplacian = inner(d, -1, 0) + inner(d, 1, 0) + inner(d, 0, -1) + inner(d, 0, 1) - 4 * inner(d, 0, 0)
-    slope = (inner(b, 1, 0) - inner(b, -1, 0)).square() + (inner(b, 0, 1) - inner(b, 0, -1)).square()
-    slope = slope.sum(1).flatten(1)  # [N, pixels]
-    smooth = slope.argsort(dim=1, stable=True)[:, : (slope.shape[1] + 1) // 2]
+    gradient = (inner(b, 1, 0) - inner(b, -1, 0)).square() + (inner(b, 0, 1) - inner(b, 0, -1)).square()
+    gradient = gradient.sum(1).flatten(1)  # squared magnitude, [N, pixels]
+    smooth = gradient.argsort(dim=1, stable=True)[:, : (gradient.shape[1] + 1) // 2]
     return laplacian.square().mean(1).flatten(1).gather(1, smooth).mean(1).sqrt().cpu().numpy()
 
 
 def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """The azimuthally averaged power spectrum of an image, or of a difference of two.
 
-    image: [N, 3, H, W]; the channels' spectra are averaged. Not clamped; a Hann window is applied, after the mean is
-    removed.
+    Args:
+        image: [N, 3, H, W]. It is not clamped; the mean is removed, and a Hann window applied. The channels' spectra
+            are averaged.
+        bins: number of rings.
 
     Returns:
         (frequencies [bins] in cycles per pixel, the centres of equal rings from 0 to 0.5;
         power [N, bins]: the mean over a ring of the spectral density on the [0, 1] scale, whose average over *all*
-        frequencies is the windowed variance; NaN for a ring that holds no frequency of so small an image).
+        frequencies is the windowed variance; NaN for a ring without a frequency, in small images).
     """
     bins = number("bins", bins, "whole [1, inf)")
     x = image.detach().double() / 2
@@ -96,11 +98,13 @@ def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarr
 
 
 def share_lost(recon: Tensor, target: Tensor, cutoff: float = 1 / 8) -> tuple[np.ndarray, np.ndarray]:
-    """Energy of (recon - target) over the target's own, below and from `cutoff` cycles per pixel on: ([N], [N]).
+    """Energy of (recon - target) relative to the target's, below `cutoff` and from there on: ([N], [N]).
 
-    0 means that everything came back in that half of the spectrum, 1 that nothing did; NaN where the target has no
-    energy that could be lost. From radial spectra up to 0.5 cycles per pixel, without the mean; each ring counts with
-    its frequency, as a ring of that radius has that area. Rings that hold no frequency of a small picture do not count.
+    0 means that this part of the spectrum came back completely, 1 that nothing did; NaN if the target has no energy
+    there. Computed from radial spectra up to 0.5 cycles per pixel, without the mean; each ring is weighted by its
+    frequency, to which its area is proportional. Rings without a frequency, in small pictures, do not count.
+
+    cutoff: in cycles per pixel.
     """
     cutoff = number("cutoff", cutoff, "(0, 0.5)")
     own = target - target.mean(dim=(2, 3), keepdim=True)
@@ -130,9 +134,9 @@ def _power(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class RegionSpectra:
     """Power of two pictures and their cross power in one region, by frequency; made by `region`.
 
-    radius [K]: distance of each frequency from zero, in cycles per pixel (up to 0.71, the corners). target, recon [K]:
-    power. cross [K]: real part of the cross power. All are sums over the windows and the channels, in units that
-    cancel in every ratio below. step: distance between two frequencies. windows: how many fitted into the region.
+    radius [K]: magnitude of each frequency, in cycles per pixel (up to 0.71, in the corners). target, recon [K]:
+    power. cross [K]: real part of the cross power. These are sums over windows and channels, in units that cancel in
+    the ratios below. step: distance between two frequencies. windows: how many fitted into the region.
     """
 
     radius: np.ndarray
@@ -143,19 +147,19 @@ class RegionSpectra:
     windows: int
 
     def energy(self, cutoff: float) -> float:
-        """Energy of the reconstruction over that of the target at `cutoff` cycles per pixel and above; 1 is right.
+        """Energy of the reconstruction relative to the target's at `cutoff` cycles per pixel and above; 1 is right.
 
-        NaN for a target without any there.
+        NaN if the target has none there.
         """
         high = self.radius >= cutoff
         return float(_ratio(self.recon[high].sum(), self.target[high].sum()))
 
     def coherence(self, cutoff: float) -> float:
-        """Share of the reconstruction's energy at `cutoff` and above that agrees with the target, 0 to 1.
+        """Fraction of the reconstruction's energy at `cutoff` and above that agrees with the target, 0 to 1.
 
-        The squared correlation of the two there: r = a t + n with n unlike t gives a^2 |t|^2 / |r|^2. Noise or strands
-        in other places bring energy and no coherence; a faded copy has full coherence. 0 for a reconstruction or a
-        target without energy, and for one that opposes the target.
+        This is the squared correlation of the two: r = a t + n, with n uncorrelated with t, gives a^2 |t|^2 / |r|^2.
+        Noise, or strands in the wrong places, add energy but no coherence; a faded copy has full coherence. 0 if either
+        has no energy there, or if the correlation is negative.
         """
         high = self.radius >= cutoff
         return _coherence(self.target[high].sum(), self.recon[high].sum(), self.cross[high].sum())
@@ -163,7 +167,7 @@ class RegionSpectra:
     def rings(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(frequency, energy ratio, coherence) of rings one frequency step wide, up to 0.5 cycles per pixel.
 
-        The lowest ring begins at 1.5 steps: below, a Hann window cannot tell texture from the shading it removes.
+        The lowest ring begins at 1.5 steps: below that, a Hann window cannot separate texture from shading.
         """
         ring = np.rint(self.radius / self.step).astype(int)
         wanted = range(2, round(0.5 / self.step) + 1)
@@ -177,12 +181,12 @@ def region(recon: Tensor, target: Tensor, mask: Tensor, *, window: int = 16) -> 
 
     Args:
         recon, target: [1, 3, H, W] in [-1, 1].
-        mask: [1, 1, H, W] in [0, 1]; 1 is the region. A pixel counts as inside from 0.99.
+        mask: [1, 1, H, W] in [0, 1]; 1 is the region. A pixel counts as inside from 0.99 on.
         window: diameter of the round Hann windows in pixels, even and at least 8; they are a quarter of it apart. It is
-            the longest wave that can be seen, and 1 / window the distance between two frequencies.
+            the longest wavelength that can be seen, and 1 / window the distance between two frequencies.
 
     Raises:
-        ShapeError: other shapes, or a region without room for a single window.
+        ShapeError: other shapes. InvalidValue: a bad window, or a region without room for a single one.
     """
     if target.ndim != 4 or recon.shape != target.shape or len(target) != 1 or mask.shape != target[:, :1].shape:
         raise ShapeError(
@@ -192,15 +196,15 @@ def region(recon: Tensor, target: Tensor, mask: Tensor, *, window: int = 16) -> 
         )
     window = number("window", window, "whole [8, inf)")
     if window % 2:
-        raise ShapeError(f"window={window}", expected="an even number of pixels from 8", do="take 16")
+        raise InvalidValue(f"window = {window}", expected="an even number, at least 8", do=f"choose {window + 1}")
     taper = _taper(window).to(target.device)
     outside = F.conv2d((mask < INSIDE).double(), (taper > 0).double()[None, None], stride=window // 4)[0, 0]
     at = (outside < 0.5).nonzero().tolist()
     if not at:
-        raise ShapeError(
+        raise InvalidValue(
             f"a region of {int((mask >= INSIDE).sum())} pixels without room for a disc of {window} pixels",
             expected="a larger or rounder region",
-            do="take a smaller window, or another picture",
+            do="use a smaller window, or another picture",
         )
     t, r = (_windows(x, at, taper) for x in (target, recon))
     power = [(a * b.conj()).real.sum((0, 1)).flatten().cpu().numpy() for a, b in ((t, t), (r, r), (r, t))]
@@ -209,10 +213,15 @@ def region(recon: Tensor, target: Tensor, mask: Tensor, *, window: int = 16) -> 
 
 
 def detail(x: Tensor, mask: Tensor, sigma: float) -> Tensor:
-    """What a picture has in a region beyond a Gaussian blur of `sigma` pixels; 0 outside. [N, 3, H, W].
+    """A picture minus its Gaussian blur inside a region, 0 outside. [N, 3, H, W].
 
-    The blur is the Gaussian mean of the region's own pixels (x blurred in the mask over the mask blurred), so that the
-    region's outline is no detail. x: [N, 3, H, W]; mask: [N, 1, H, W] in [0, 1]; a pixel counts as inside from 0.99.
+    The blur is the Gaussian mean of the region's own pixels (the blurred masked x over the blurred mask), so that the
+    region's outline does not count as detail.
+
+    Args:
+        x: [N, 3, H, W].
+        mask: [N, 1, H, W] in [0, 1]; a pixel counts as inside from 0.99 on.
+        sigma: of the blur, in pixels.
     """
     sigma = number("sigma", sigma, "(0, inf)")
     inside, kernel = (mask >= INSIDE).to(x), 2 * int(4 * sigma + 0.5) + 1
@@ -221,14 +230,14 @@ def detail(x: Tensor, mask: Tensor, sigma: float) -> Tensor:
 
 
 def _taper(window: int) -> Tensor:
-    """A round Hann window [window, window], 0 outside the disc."""
+    """A round Hann window [window, window]; 0 outside the disc."""
     axis = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
     r = torch.hypot(axis[:, None], axis[None, :]) / window
     return torch.where(r < 0.5, (torch.pi * r).cos().square(), 0.0)
 
 
 def _windows(x: Tensor, at: list[list[int]], taper: Tensor) -> Tensor:
-    """Transforms [windows, 3, w, w] of the tapered windows number `at` (row, column), their own means removed."""
+    """Fourier transforms [windows, 3, w, w] of the tapered windows at `at` (row, column), without their means."""
     w = len(taper)
     grid = x.detach().double()[0].unfold(1, w, w // 4).unfold(2, w, w // 4)  # [3, rows, columns, w, w], a view
     cut = torch.stack([grid[:, row, column] for row, column in at])

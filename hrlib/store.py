@@ -1,14 +1,14 @@
 """The only code that writes results to disk: atomically, with checksums, inside the folder it was given.
 
-A file is written beside its destination under a temporary name, flushed to the disk, and renamed over the destination;
-a process killed at any moment leaves the old file or the new one, never a torn one.
+A file is written beside its destination under a temporary name, flushed to the disk, and renamed to the destination. A
+process that is killed at any moment leaves the old file or the new one, never a half-written one.
 
-The rule for all output. Nothing that this program did not make itself is overwritten or removed unless that was asked
-for (`--force`, force=True), and a finished result is not replaced in silence either:
+The rule for all output: without `--force` (force=True), only what this program made is overwritten or removed, and no
+finished result is replaced:
 
     a file that the user names         `path = new(destination(path, ".safetensors"), force=force)`, before work starts
-    a folder that the user names       `with claimed(folder, ...)` around the work: it is marked as ours and locked
-    files of our own, in such folders  `atomic`, `write_bytes`, `write_json`
+    a folder that the user names       `with claimed(folder, ...)` around the work: marks it as ours and locks it
+    our own files in such folders      `atomic`, `write_bytes`, `write_json`
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEMP_PREFIX = ".partial-"
-MARKER, LOCK = ".hrlab.json", ".hrlab.lock"  # in a folder of results: whose it is, and who is working in it
+MARKER, LOCK = ".hrlab.json", ".hrlab.lock"  # in a folder of results: which run it belongs to; held while one works
 
 
 # --- files of our own -------------------------------------------------------------------------------------------------
@@ -40,12 +40,12 @@ MARKER, LOCK = ".hrlab.json", ".hrlab.lock"  # in a folder of results: whose it 
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; rename it to `path` when the block ends without an error.
+    """Yield a temporary path in the folder of `path`; rename it to `path` if the block ends without an error.
 
-    Use this when a library insists on writing to a path; otherwise use `write_bytes` or `write_json`.
+    This is for libraries that write to a path; otherwise use `write_bytes` or `write_json`.
 
     Raises:
-        StoreError: it cannot be written there (no permission, no space, a name that is too long, ...).
+        StoreError: the file cannot be written (no permission, no space, a name that is too long, ...).
     """
     path, temp = Path(path), None
     try:
@@ -57,7 +57,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
             yield temp
             mask = os.umask(0)
             os.umask(mask)
-            temp.chmod(0o666 & ~mask)  # mkstemp makes 0600; results are as readable as any other file
+            temp.chmod(0o666 & ~mask)  # mkstemp makes 0600; results should be as readable as other files
             with open(temp, "rb") as f:
                 os.fsync(f.fileno())
             os.replace(temp, path)
@@ -69,7 +69,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Make a `StoreError` of what the file system, or safetensors on its behalf, says while `path` is written."""
+    """Turn errors of the file system, or of safetensors, into a `StoreError` while `path` is written."""
     try:
         yield
     except (OSError, SafetensorError) as e:
@@ -79,13 +79,13 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 def _unwritable(path: Path, e: Exception) -> StoreError:
     return StoreError(
         f"{path} cannot be written ({getattr(e, 'strerror', None) or e})",
-        expected="a place where this user may write, with room for it",
-        do="give another path, or mend the permissions",
+        expected="a place that this user may write to, with enough space",
+        do="use another path, free some space, or correct the permissions",
     )
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable (not possible, and not needed, on Windows)."""
+    """Make the rename itself durable (on Windows this is neither possible nor needed)."""
     if os.name == "posix":
         fd = os.open(folder, os.O_RDONLY)
         try:
@@ -102,7 +102,7 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> Path:
 
 
 def write_json(path: str | os.PathLike, obj: Any, *, default: Callable[[Any], Any] | None = None) -> Path:
-    """Write `obj` as indented JSON with sorted keys. NaN and infinity are refused: JSON has no such numbers."""
+    """Write `obj` as indented JSON with sorted keys; NaN and infinity, which JSON lacks, raise `ValueError`."""
     text = json.dumps(obj, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False, default=default)
     return write_bytes(path, (text + "\n").encode())
 
@@ -112,10 +112,10 @@ def write_tensors(
 ) -> Path:
     """Write tensors to NAME.safetensors, and facts with the tensors' fingerprint to NAME.json; returns the first.
 
-    path: NAME, with .safetensors or without. force: replace files that are there; without it that is a `StoreError`
-    before either is written.
+    path: NAME, with or without .safetensors. force: replace existing files, which are a `StoreError` otherwise, raised
+    before either file is written.
     """
-    from safetensors.torch import save_file  # here: it loads torch, which the command line should not wait for
+    from safetensors.torch import save_file  # here: it loads torch, which would slow down the command line
 
     path = new(destination(path, ".safetensors"), force=force)
     beside = new(path.with_suffix(".json"), force=force)
@@ -130,7 +130,7 @@ def write_tensors(
 
 
 def destination(path: str | os.PathLike, suffix: str) -> Path:
-    """`path`, with `suffix` appended unless it ends in it; nothing is cut off: lr_0.1 -> lr_0.1.safetensors."""
+    """`path` with `suffix` appended, unless it ends in it; no suffix is replaced: lr_0.1 -> lr_0.1.safetensors."""
     path = Path(path)
     return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)
 
@@ -141,51 +141,51 @@ def new(
     force: bool = False,
     source: str | os.PathLike | Iterable[str | os.PathLike] | None = None,
 ) -> Path:
-    """The path of a file that will be written there; call it before the work starts.
+    """The path of a file that will be written; call this before the work starts.
 
     Args:
         path: as the user named it. Missing folders are made.
-        force: replace a file that is there.
-        source: the file, or files, that the result is made of, which it may never replace.
+        force: replace an existing file.
+        source: the file or files that the result is made from, which are never replaced.
 
     Raises:
-        StoreError: something is there and force is not set, it is a folder or the source, or nobody may write there.
+        StoreError: the file exists and force is not set, it is a folder or a source, or it cannot be written.
     """
     path = Path(path)
     try:
-        path.lstat()  # of a link itself: one that leads nowhere is there too
+        path.lstat()  # of a link itself: a broken link exists, too
         there = True
     except (FileNotFoundError, NotADirectoryError):
         there = False
     except (OSError, ValueError) as e:  # a name that is too long, a NUL byte
         shown = f"{str(path)[:80]!r}"
-        raise StoreError(f"{shown} is no usable path ({e})", expected="the name of a file", do="give another") from e
+        raise StoreError(f"{shown} cannot be a path ({e})", expected="a file name", do="use a shorter name") from e
     if path.is_dir():
-        raise StoreError(f"{path} is a folder", expected="the name of a file", do="add a file name")
+        raise StoreError(f"{path} is a folder", expected="a file name", do="add a file name to the path")
     sources = [source] if isinstance(source, (str, os.PathLike)) else source or ()
     if path.resolve() in (Path(file).resolve() for file in sources):
-        raise StoreError(f"{path} is the source itself", expected="another file", do="give another name")
+        raise StoreError(f"{path} is the source itself", expected="another file", do="use another name")
     if there and not force:
         raise StoreError(
             f"{path} is there already",
             expected="a new file",
-            do="give another name, or force it (--force, force=True) to replace that file",
+            do="use another name, or replace the file with --force (force=True)",
         )
     ready(path.parent)
     return path
 
 
 def ready(folder: Path) -> Path:
-    """`folder`, made if it is missing and written into once: no work is begun that could not be kept.
+    """`folder`, made if missing, after a trial write: work whose results could not be saved must not begin.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: it cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as f:
             f.write(b"0")
-    except OSError as e:  # a file in its way, too
+    except OSError as e:  # also a file of that name
         raise _unwritable(folder, e) from e
     return folder
 
@@ -201,43 +201,43 @@ def claimed(
     again: bool = False,
     check: Callable[[], Any] = lambda: None,
 ) -> Iterator[bool]:
-    """Work in a folder that the user named: it is marked as ours, and locked until the block ends.
+    """Work in a folder that the user named: mark it as ours, and lock it until the block ends.
 
-    Yields whether an interrupted run of the same identity is in it, to go on with. A block that ends without an error
-    marks the run as finished; one that fails before it has written anything leaves the folder to any other run.
+    Yields whether the folder holds an interrupted run of the same identity, to be continued. A block that ends without
+    an error marks the run as finished; one that fails before it has written anything leaves the folder unclaimed.
 
     Args:
-        folder: made if it is missing; one that is empty, or of an interrupted run of the same identity, is taken.
+        folder: made if missing; accepted if it is empty, or holds an interrupted run of the same identity.
         what: the kind of run, in words that follow "a": "inversion".
         identity: JSON values that decide the result.
-        files: glob patterns of the files that such runs write. With `force` they are removed first; nothing else is.
-        force: take the folder whatever is in it; nobody's lock is broken.
-        again: a run of the same identity is gone on with even if it is finished, or if `force` is set: a training that
-            may be prolonged.
-        check: called once the folder is ours and before anything in it is removed: raises what `files` cannot tell.
+        files: glob patterns of the files that such runs write. With `force` they are removed first, and nothing else.
+        force: accept the folder whatever it holds; locks are still respected.
+        again: continue a run of the same identity even if it is finished, or if `force` is set, for instance a
+            training that is prolonged.
+        check: called when the folder is ours and before anything is removed; may raise further errors.
 
     Raises:
-        StoreError: the folder holds something else, another or a finished run, a run that is at work now, a folder
-            under a name of `files`, or it cannot be written.
+        StoreError: the folder holds something else, another run, a finished one or one that is working now, or a folder
+            under a name from `files`; or it cannot be written.
     """
     folder, identity = Path(folder), json.loads(json.dumps(dict(identity)))
     ready(folder)
-    if not (folder / MARKER).exists():  # a folder of the user's is refused without a lock file left in it
+    if not (folder / MARKER).exists():  # leave no lock file in a folder that is refused
         _taken(folder, what, identity, force=force, again=again)
     with alone(folder / LOCK, f"run in {folder}"):
         resumed = _taken(folder, what, identity, force=force, again=again)
-        found = [file for pattern in files for file in folder.glob(pattern)]
-        for name in (file for file in found if file.is_dir()):
-            raise StoreError(f"{name} is a folder", expected="room for a file of the run's", do="move it away")
+        old = [file for pattern in files for file in folder.glob(pattern)]
+        for name in (file for file in old if file.is_dir()):
+            raise StoreError(f"{name} is a folder", expected="no folder where the run writes a file", do="move it away")
         check()
-        for file in found if not resumed else ():
-            file.unlink(missing_ok=True)  # two patterns may find one
+        for file in old if not resumed else ():
+            file.unlink(missing_ok=True)  # two patterns may match the same file
         marker = {"made by": "hrlab", "what": what, "identity": identity}
         write_json(folder / MARKER, marker | {"finished": False})
         try:
             yield resumed
         except BaseException:
-            with contextlib.suppress(OSError):  # what failed matters more
+            with contextlib.suppress(OSError):  # the first error matters more
                 if not _contents(folder):
                     (folder / MARKER).unlink()
             raise
@@ -245,7 +245,7 @@ def claimed(
 
 
 def _taken(folder: Path, what: str, identity: dict[str, Any], *, force: bool, again: bool) -> bool:
-    """Whether to go on with what is in `folder`, or begin there; `StoreError` for neither."""
+    """Whether to continue the run in `folder` (True) or begin a new one (False); `StoreError` if neither is allowed."""
     try:
         return _resumable(folder, what, identity, again=again) and (again or not force)
     except StoreError:
@@ -255,33 +255,33 @@ def _taken(folder: Path, what: str, identity: dict[str, Any], *, force: bool, ag
 
 
 def _resumable(folder: Path, what: str, identity: dict[str, Any], *, again: bool) -> bool:
-    """Whether an interrupted run of this identity is in `folder`; `StoreError` for anything else but emptiness.
+    """Whether `folder` holds an interrupted run of this identity; `StoreError` for anything else, unless it is empty.
 
-    again: one that is finished is as good.
+    again: accept a finished run, too.
     """
-    do = "give another folder, or force it (--force, force=True): only files of the run's own names are then replaced"
+    do = "use another folder, or --force (force=True), which replaces only files with names that this run writes"
     if not (folder / MARKER).exists():
         if others := _contents(folder):
             shown = ", ".join(others[:4]) + ", ..." * (len(others) > 4)
             raise StoreError(f"{folder} is not empty ({shown})", expected="a new or empty folder", do=do)
         return False
-    found = read_json(folder / MARKER)
+    marker = read_json(folder / MARKER)
     try:
-        theirs, kind, finished = dict(found["identity"]), found["what"], found["finished"]
+        theirs, kind, finished = dict(marker["identity"]), marker["what"], marker["finished"]
     except (KeyError, TypeError, ValueError) as e:
-        raise StoreError(f"{folder / MARKER} is not of our making", expected="a new or empty folder", do=do) from e
+        raise StoreError(f"{folder / MARKER} is not hrlab's marker", expected="a new or empty folder", do=do) from e
     if kind != what:
         raise StoreError(f"{folder} holds a {kind}", expected=f"a {what}, or an empty folder", do=do)
     if odd := sorted(k for k in identity.keys() | theirs.keys() if identity.get(k) != theirs.get(k)):
         say = lambda values: ", ".join(f"{k} = {_short(values.get(k))}" for k in odd)
         raise StoreError(f"{folder} holds a {what} with {say(theirs)}", expected=say(identity), do=do)
     if finished and not again:
-        raise StoreError(f"{folder} holds this {what} already, finished", expected="a run to go on with", do=do)
+        raise StoreError(f"{folder} already holds this {what}, finished", expected="an unfinished run", do=do)
     return True
 
 
 def _contents(folder: Path) -> list[str]:
-    """Names of what is in `folder`; neither the marker nor a lock, which runs leave behind, is anything."""
+    """The names in `folder`, without the marker and locks, which runs leave behind."""
     return sorted(p.name for p in folder.iterdir() if p.name != MARKER and not fnmatch(p.name, ".*.lock"))
 
 
@@ -292,10 +292,12 @@ def _short(value: Any) -> str:
 
 @contextlib.contextmanager
 def alone(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file at `path`, which the system releases when this process ends, however it ends.
+    """Hold the lock file at `path`; the system releases it when this process ends, however it ends.
+
+    what: names the work that the lock protects, for the error.
 
     Raises:
-        StoreError: somebody else holds it; `what` says what they are doing.
+        StoreError: another process holds it.
     """
     from filelock import FileLock, Timeout
 
@@ -303,7 +305,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except Timeout as e:  # which is an OSError, too
+    except Timeout as e:  # a subclass of OSError
         raise StoreError(f"another {what} is working", expected="one at a time", do="wait until it ends") from e
     except OSError as e:
         raise _unwritable(path, e) from e
@@ -317,7 +319,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Read a JSON file; a damaged one raises `StoreError` that names it."""
+    """Read a JSON file; a damaged one is a `StoreError`."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as e:
@@ -327,9 +329,9 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def inside(root: str | os.PathLike, *parts: str) -> Path:
-    """`root/parts...`, refused when it would leave `root` (by "..", an absolute part or a symbolic link)."""
+    """`root/parts...`; `StoreError` if that leaves `root` (by "..", an absolute part or a symbolic link)."""
     base = Path(root).resolve()
-    hostile = any("\0" in part for part in parts)  # no file system takes it, and resolve() would raise its own error
+    hostile = any("\0" in part for part in parts)  # no file system accepts it, and resolve() raises another error
     path = base if hostile else base.joinpath(*parts).resolve()
     if not path.is_relative_to(base) or path == base:
         raise StoreError(
@@ -343,7 +345,7 @@ def inside(root: str | os.PathLike, *parts: str) -> Path:
 def sweep_temps(folder: str | os.PathLike, *, older: float = 0.0) -> int:
     """Delete temporary files that killed processes left below `folder`; returns how many.
 
-    older: only those that nobody has written to for so many seconds, for a folder in which others may be at work.
+    older: only files not written to for this many seconds, where other processes may be working.
     """
     count, before = 0, time.time() - older
     for temp in Path(folder).rglob(TEMP_PREFIX + "*"):

@@ -8,7 +8,7 @@ import torch
 from recorded import FIXTURES
 
 from hrlib import directions, weights
-from hrlib.errors import ShapeError, UnknownName
+from hrlib.errors import InvalidValue, UnknownName
 from hrlib.nets import StyleINR
 
 IO = np.load(FIXTURES / "05_sefa" / "sefa_io.npz")
@@ -97,5 +97,5 @@ def test_layers_that_do_not_exist(inr):
     ):
         with pytest.raises(UnknownName, match=match):
             directions.closed_form(inr, layers)
-    with pytest.raises(ShapeError, match="no layers"):
+    with pytest.raises(InvalidValue, match="no layers"):
         directions.closed_form(inr, [])

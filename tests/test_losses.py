@@ -177,7 +177,7 @@ def test_bad_input_is_refused():
         losses.named("vgg_conv:features_0", weights="shipped")
     with pytest.raises(UnknownName, match="no taps"):
         losses.named("mse:features_2")
-    with pytest.raises(UnknownName, match="a resize"):
+    with pytest.raises(InvalidValue, match="a resize"):
         losses.named("image2stylegan", weights="shipped")
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from hrlib import spectra
-from hrlib.errors import ShapeError
+from hrlib.errors import InvalidValue, ShapeError
 
 SIZE = 96
 CUTOFF = 1 / 8
@@ -106,13 +106,13 @@ def test_detail_knows_only_the_region(mask):
 
 def test_what_cannot_be_measured_is_refused(mask):
     x = noise(0)
-    with pytest.raises(ShapeError, match="without room for a disc"):
+    with pytest.raises(InvalidValue, match="without room for a disc"):
         spectra.region(x, x, mask, window=80)
-    with pytest.raises(ShapeError, match="without room"):
+    with pytest.raises(InvalidValue, match="without room"):
         spectra.region(x, x, torch.full_like(mask, 0.5))
     with pytest.raises(ShapeError, match="one picture at a time"):
         spectra.region(x.expand(2, -1, -1, -1), x.expand(2, -1, -1, -1), mask)
-    with pytest.raises(ShapeError, match="even number"):
+    with pytest.raises(InvalidValue, match="even number"):
         spectra.region(x, x, mask, window=9)
 
 

@@ -1,4 +1,4 @@
-"""The pictures a notebook works on, by name, so that a parameters cell can say which."""
+"""Pictures by name, so that a parameters cell can choose them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from . import portraits, scenes
 
 DRAWN = {"portrait": "photo", **{d: d for d in portraits.DOMAINS if d != "photo"}}  # kind -> domain
 SEEDED = (*DRAWN, "scene")
-DIGITS = re.compile("[0-9]+")  # not str.isdigit, which takes "²" for one
+DIGITS = re.compile("[0-9]+")  # unlike str.isdigit, not "²"
 KINDS = (*(f"{kind}:SEED" for kind in SEEDED), "photo:NAME", "file:PATH")
 
 
 def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
     """One picture [1, 3, H, W] in [-1, 1].
 
-    name: "portrait:7" renders a person drawn with seed 7 (seed 0 drew the training set: use others), and "cartoon:7",
-    "caricature:7", "anime:7" the same person in another domain; "scene:7" a landscape; "photo:astronaut" is a
-    photograph from `image.SAMPLES`; "file:PATH" reads a file, relative to the current directory (which `lab.begin` sets
-    to the repository's root). size: side or (H, W), photographs by a centred crop; None keeps a photograph's own size
-    and draws the others at 128.
+    Args:
+        name: "portrait:7" renders the person of seed 7 (the training set has seed 0: use others), and "cartoon:7",
+            "caricature:7" or "anime:7" the same person in another domain; "scene:7" renders a landscape;
+            "photo:astronaut" is a photograph from `image.SAMPLES`; "file:PATH" reads a file, relative to the current
+            directory (which `lab.begin` sets to the repository's root).
+        size: edge or (H, W); photographs are cropped centrally. None keeps a photograph's own size and renders the
+            others at 128.
 
     Raises:
-        UnknownName: a name of no such form. InvalidValue: a seed or a size out of range.
+        UnknownName: a name of another form. InvalidValue: a seed or a size out of range.
     """
     kind, _, what = name.partition(":")
     size = None if size is None else image.sides(size)
@@ -40,32 +42,33 @@ def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
         return image.sample(what, size)
     if kind == "file" and what:
         return image.read(what, size)
-    raise UnknownName(f"picture {name!r}", expected=f"one of {', '.join(KINDS)}", do='write for instance "portrait:7"')
+    raise UnknownName(f"picture {name!r}", expected=f"one of {', '.join(KINDS)}", do='write "portrait:7", for instance')
 
 
 def drawn(name: str) -> portraits.Portraits | None:
-    """Whom a rendered picture shows, with pose and all; None for the name of any other picture."""
+    """The parameters of the person in a rendered picture; None for the name of any other picture."""
     kind, _, what = name.partition(":")
     return portraits.sample(1, seed=_seed(what)) if kind in DRAWN and DIGITS.fullmatch(what) else None
 
 
 def _seed(digits: str) -> int:
-    """A seed as it is written in a name; one of a hundred digits is out of range, too, and not worth converting."""
+    """The seed in a name; only its first 20 digits are converted, since longer ones are out of range anyway."""
     return number("seed", int(digits.lstrip("0")[:20] or "0"), SEED)
 
 
 def listed(names: list[str], limit: int = 0) -> list[str]:
-    """Names for `picture`, with "portrait:3..9" and "folder:PATH" replaced by what they stand for; all different.
+    """Names for `picture`, with ranges ("portrait:3..9") and folders ("folder:PATH") expanded, without repetitions.
 
-    Ranges work for landscapes and every domain. A folder stands for the pictures in it, sorted by name. limit: keep the
-    first so many; 0 keeps all.
+    Ranges work for landscapes and for every domain. A folder stands for the pictures in it, sorted by name.
+
+    limit: keep only the first names; 0 keeps all.
 
     Raises:
-        UnknownName: a folder that is not there or holds no picture, or no name at all. InvalidValue: a range of seeds
+        UnknownName: a folder that is missing or has no pictures, or no names at all. InvalidValue: a range of seeds
             that ends before it begins, or a number out of range.
     """
     limit = number("limit", limit, "whole [0, inf)")
-    found: list[str] = []
+    expanded: list[str] = []
     for name in names:
         if several := re.fullmatch(rf"({'|'.join(SEEDED)}):([0-9]+)\.\.([0-9]+)", name):
             first, last = _seed(several[2]), _seed(several[3])
@@ -73,18 +76,18 @@ def listed(names: list[str], limit: int = 0) -> list[str]:
                 raise InvalidValue(
                     f"{name!r}", expected="a range FIRST..LAST of seeds", do="write the smaller one first"
                 )
-            found += [f"{several[1]}:{seed}" for seed in range(first, last + 1)]
+            expanded += [f"{several[1]}:{seed}" for seed in range(first, last + 1)]
         elif name.startswith("folder:"):
             folder = name.removeprefix("folder:")
             files = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in image.SUFFIXES)
             if not files:
                 raise UnknownName(f"{name!r}: no picture there", expected="a folder of pictures", do="check the path")
-            found += [f"file:{folder}/{p.name}" for p in files]
+            expanded += [f"file:{folder}/{p.name}" for p in files]
         else:
-            found.append(name)
-    if not found:
+            expanded.append(name)
+    if not expanded:
         raise UnknownName("no picture at all", expected=f"one or more of {', '.join(KINDS)}", do="name a picture")
-    return list(dict.fromkeys(found))[: limit or None]
+    return list(dict.fromkeys(expanded))[: limit or None]
 
 
 def pictures(names: list[str], size: int | tuple[int, int]) -> Tensor:
