@@ -103,19 +103,19 @@ def load(path: str | Path, G: nn.Module | None = None) -> Gallery:
             about, ws = json.loads((f.metadata() or {})["gallery"]), f.get_tensor("ws")
         if about["format"] != FORMAT:
             raise KeyError(about["format"])
-        found = Gallery(tuple(about["names"]), ws, about["generator"], about["made"])
+        gallery = Gallery(tuple(about["names"]), ws, about["generator"], about["made"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, ShapeError) as e:
         raise DamagedFile(
             f"{path} is not a gallery ({type(e).__name__}: {e})",
             expected="a file that `hrlab gallery build` wrote",
             do="build the gallery again",
         ) from e
-    if G is not None and found.generator != store.fingerprint(G.state_dict()):
-        shape = f"codes of {found.ws.shape[1]} x {found.ws.shape[2]} for {G.num_ws} x {G.w_dim}"
-        alike = found.ws.shape[1:] == (G.num_ws, G.w_dim)
+    if G is not None and gallery.generator != store.fingerprint(G.state_dict()):
+        shape = f"codes of {gallery.ws.shape[1]} x {gallery.ws.shape[2]} for {G.num_ws} x {G.w_dim}"
+        alike = gallery.ws.shape[1:] == (G.num_ws, G.w_dim)
         raise LayoutMismatch(
             f"{path} was made with another generator ({'of the same shape' if alike else shape})",
             expected="a gallery of this generator",
             do="load the generator it was made with, or build it again with this one",
         )
-    return found
+    return gallery

@@ -377,7 +377,8 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
     resize, seed = _checked_resize(resize), number("seed", seed, SEED)
     kind, colon, chosen = name.partition(":")
     if kind not in NAMES:
-        raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}", do=nearest(kind, list(NAMES)))
+        hint = nearest(kind, list(NAMES)) or 'use "vgg_conv", the paper\'s loss'
+        raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}", do=hint)
     if kind not in PERCEPTUAL:
         if colon:
             raise UnknownName(

@@ -421,7 +421,7 @@ def evaluate(
         raise StoreError(
             f"{len(known)} contents and {len(usable)} of their stylised pictures could be read",
             expected="at least one of each",
-            do="mend the pictures: " + "; ".join(f"{where}: {what}" for where, what in problems[:5]),
+            do="replace these pictures: " + "; ".join(f"{where}: {what}" for where, what in problems[:5]),
         )
     lookup = id_retrieval(
         torch.stack([vectors[folders.contents[name]] for name in known]),

@@ -87,7 +87,7 @@ def bootstrap(
     from scipy.stats import bootstrap as scipy_bootstrap  # here: it takes half a second to load
 
     n, resamples = number("n", n, "whole [2, inf)"), number("resamples", resamples, "whole [1, inf)")
-    found = scipy_bootstrap(
+    result = scipy_bootstrap(
         (np.arange(n),),
         lambda items, axis: statistic(items),
         vectorized=True,
@@ -96,7 +96,7 @@ def bootstrap(
         method="percentile",
         rng=np.random.default_rng(number("seed", seed, SEED)),
     )
-    return found.confidence_interval
+    return result.confidence_interval
 
 
 def _checked(values: Values) -> np.ndarray:

@@ -276,7 +276,7 @@ def _resumable(folder: Path, what: str, identity: dict[str, Any], *, again: bool
         say = lambda values: ", ".join(f"{k} = {_short(values.get(k))}" for k in odd)
         raise StoreError(f"{folder} holds a {what} with {say(theirs)}", expected=say(identity), do=do)
     if finished and not again:
-        raise StoreError(f"{folder} already holds this {what}, finished", expected="an unfinished run", do=do)
+        raise StoreError(f"{folder} holds this {what} already, finished", expected="an unfinished run", do=do)
     return True
 
 

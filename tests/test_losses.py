@@ -171,6 +171,8 @@ def test_bad_input_is_refused():
         losses.Perceptual(loss.features, {"features_2": 0.0})
     with pytest.raises(UnknownName, match="did you mean 'vgg_conv'"):
         losses.named("vgg_cnov")
+    with pytest.raises(UnknownName, match='use "vgg_conv"'):
+        losses.named("qqq")
     with pytest.raises(UnknownName, match="did you mean 'features_21'"):
         losses.named("vgg_conv:feature_21", weights="shipped")
     with pytest.raises(UnknownName, match="with a lambda in this loss"):
