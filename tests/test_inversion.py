@@ -1,5 +1,6 @@
 """Eq. (1): parity with the published projector, determinism, resuming, failures, saving."""
 
+import inspect
 import json
 import math
 from itertools import islice
@@ -9,7 +10,7 @@ import pytest
 import torch
 from recorded import FIXTURES, arrays, kept
 
-from hrlib import features, image, inversion, losses, optim, store, weights
+from hrlib import features, image, inversion, inversion3d, losses, lso, optim, store, weights
 from hrlib.errors import DamagedFile, InvalidValue, NonFiniteLoss, ShapeError, StoreError, UnknownName
 from hrlib.nets import StyleINR
 
@@ -343,6 +344,27 @@ def test_result_files(small, tmp_path):
 def test_bad_targets(small, x, error, message):
     with pytest.raises(error, match=message):
         inversion.invert(small, x, losses.MSE(), num_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("run", "settings", "data"),
+    [
+        (
+            inversion.invert,
+            {*inversion.RANGES, *inversion.CHOICES},
+            {"G", "x", "loss", "ws_init", "noise_init", "resume", "draw", "moments"},
+        ),
+        (
+            lso.optimise,
+            {*lso.RANGES, *lso.CHOICES},
+            {"G_m", "ws_m", "x_s", "loss", "layers", "directions", "resume"},
+        ),
+        (inversion3d.invert, {*inversion3d.RANGES, "space", "starts"}, {"G", "x", "loss", "resume"}),
+    ],
+)
+def test_every_setting_is_checked_and_kept(run, settings, data):
+    """A keyword that was forgotten would not count when a run is resumed."""
+    assert set(inspect.signature(run).parameters) == settings | data
 
 
 def test_bad_settings(small, G64):
