@@ -163,7 +163,7 @@ def id_retrieval(
     if y.min() < 0 or y.max() >= len(a):
         raise InvalidValue(
             f"labels from {y.min()} to {y.max()}",
-            expected=f"0 to {len(a) - 1}",
+            expected=f"rows from 0 to {len(a) - 1}",
             do="label each stylised picture with the row of its content",
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):

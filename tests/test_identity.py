@@ -271,18 +271,18 @@ def test_id_retrieval_at_equal_distances_takes_the_first_content():
 
 
 @pytest.mark.parametrize(
-    ("content", "stylised", "labels", "message"),
+    ("content", "stylised", "labels", "error", "message"),
     [
-        (np.zeros((2, 3)), np.zeros((4, 2)), [0] * 4, "M, D"),
-        (np.zeros((2, 3)), np.zeros((4, 3)), [0] * 3, "M, D"),
-        (np.zeros((2, 3)), np.zeros((0, 3)), [], "none of them empty"),
-        (np.zeros((2, 3)), np.zeros((1, 3)), [2], "from 0 to 1"),
-        (np.zeros((2, 3)), np.zeros((1, 3)), [0.5], "whole numbers"),
-        (np.full((2, 3), np.nan), np.zeros((1, 3)), [0], "finite"),
+        (np.zeros((2, 3)), np.zeros((4, 2)), [0] * 4, ShapeError, "M, D"),
+        (np.zeros((2, 3)), np.zeros((4, 3)), [0] * 3, ShapeError, "M, D"),
+        (np.zeros((2, 3)), np.zeros((0, 3)), [], ShapeError, "none of them empty"),
+        (np.zeros((2, 3)), np.zeros((1, 3)), [2], InvalidValue, "from 0 to 1"),
+        (np.zeros((2, 3)), np.zeros((1, 3)), [0.5], ShapeError, "whole numbers"),
+        (np.full((2, 3), np.nan), np.zeros((1, 3)), [0], InvalidValue, "finite"),
     ],
 )
-def test_id_retrieval_refuses(content, stylised, labels, message):
-    with pytest.raises(ShapeError, match=message):
+def test_id_retrieval_refuses(content, stylised, labels, error, message):
+    with pytest.raises(error, match=message):
         retrieval.id_retrieval(content, stylised, labels)
 
 
