@@ -23,14 +23,14 @@ import typer
 
 from hrlib import inversion, losses, metrics, optim, retrieval, weights
 from hrlib.store import read_json, write_json
-from hrlib.training import family, measure, ship
-from hrlib.training.data import load_set
-from hrlib.training.people import view
+from hrlib.training import gan_measures, ship_gan, shipped_gans
+from hrlib.training.identity_set import view
+from hrlib.training.picture_sets import load_set
 from hrlib.worlds import portraits
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 RESULTS = Path(__file__).parent / "results" / "shipped_world.json"
-SOURCE = family.SOURCE
+SOURCE = shipped_gans.SOURCE
 DOMAINS = ("cartoon_inr128", "caricature_inr128", "anime_inr128")
 PEOPLE_SEED, GALLERY = 3, 100
 # The learning rate is high because 300 steps are few. The pixel loss is what PSNR measures; the conv loss keeps the
@@ -49,26 +49,26 @@ Sets = Annotated[
 
 @app.command()
 def ladder(name: Name = SOURCE, n: int = 10_000, other: Other = None) -> None:
-    table = ship.ladder(name, n=n, other=load_set(other) if other else None)
-    keep("ladder", name, {"n": n, "other": "training set" if other else "unseen", "rows": ship.rows(table)})
+    table = ship_gan.ladder(name, n=n, other=load_set(other) if other else None)
+    keep("ladder", name, {"n": n, "other": "training set" if other else "unseen", "rows": ship_gan.rows(table)})
 
 
 @app.command()
 def layout(name: Name, n: int = 500, sets: Sets = None) -> None:
-    table = ship.layout(name, n=n, sets=tuple(map(load_set, sets)) if sets else None)
-    keep("layout", name, {"n": n, "rows": ship.rows(table)})
+    table = ship_gan.layout(name, n=n, sets=tuple(map(load_set, sets)) if sets else None)
+    keep("layout", name, {"n": n, "rows": ship_gan.rows(table)})
 
 
 @app.command("inversion")
 def inversion_command(name: Name = SOURCE, n: int = 32) -> None:
     value = invert_unseen(weights.load_generator(name), n)
-    ship.record(name, "inversion", value)
+    ship_gan.record(name, "inversion", value)
     keep("inversion", name, value)
 
 
 @app.command("all")
 def all_commands(n: int = 10_000, small: Annotated[int, typer.Option(help="n of all but the source.")] = 2_000) -> None:
-    for name in family.NETWORKS:
+    for name in shipped_gans.GANS:
         ladder(name, n if name == SOURCE else small)
     for name in DOMAINS:
         layout(name)
@@ -134,7 +134,7 @@ def bars(results: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         verdict = "of other weights" if stale else "" if passed is None else "pass" if passed else "MISSED"
         return f"{name}: {what}", format(value, form), bar, verdict
 
-    for name in family.NETWORKS:
+    for name in shipped_gans.GANS:
         if name not in results.get("ladder", {}):
             yield f"{name}: ladder", "", "", "not measured" if name == SOURCE else ""
             continue
@@ -154,7 +154,7 @@ def bars(results: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
             yield f"{name}: layout", "", ">= 0.8", "not measured"
             continue
         for row in results["layout"][name]["rows"]:
-            r, pose = row["correlation"], row["parameter"] in measure.POSE
+            r, pose = row["correlation"], row["parameter"] in gan_measures.POSE
             what = f"{row['parameter']} ({row['low']:.2f} to {row['high']:.2f}; renders {row['renders']:.2f})"
             yield judge(what, "layout", name, r, ">= 0.8" if pose else "", r >= 0.8 if pose else None)
     if SOURCE not in results.get("inversion", {}):

@@ -1,5 +1,6 @@
 """The GAN recipe on a tiny scale: both networks, both phases, sources, exact resuming, several processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,11 +17,22 @@ from typer.testing import CliRunner
 
 from hrlib import image, weights
 from hrlib.errors import InvalidValue, LayoutMismatch, NonFiniteLoss, ShapeError, StoreError, UnknownName
-from hrlib.training import checkpoints, data, dualstylegan, family, gan, gan3d, head, identity, run, starganv2
+from hrlib.training import (
+    checkpoints,
+    dualstylegan,
+    gan,
+    gan3d,
+    identity,
+    inr_head,
+    loop,
+    picture_sets,
+    shipped_gans,
+    starganv2,
+)
 from hrlib.training.cli import app
-from hrlib.training.recipe import Recipe
+from hrlib.training.recipe import GanRecipe
 
-TINY = Recipe(
+TINY = GanRecipe(
     resolution=16,
     z_dim=70,
     w_dim=8,
@@ -42,9 +54,9 @@ PLAIN = replace(TINY, warm_images=0, anchor=0.0)
 @pytest.fixture(scope="module")
 def portraits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
-    for _ in data.render_set(folder, 16, resolution=16, z_dim=TINY.z_dim, seed=3):
+    for _ in picture_sets.render_set(folder, 16, resolution=16, z_dim=TINY.z_dim, seed=3):
         pass
-    return data.load_set(folder)
+    return picture_sets.load_set(folder)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +74,7 @@ def source(tmp_path_factory):
             p.data.add_(0.01)
     state.G_ema.mapping.w_avg.fill_(0.5)
     folder = tmp_path_factory.mktemp("source")
-    run.snapshot(state, folder, 7)
+    gan.snapshot(state, folder, 7)
     return str(folder / "000000007.safetensors")
 
 
@@ -76,7 +88,7 @@ def steps(recipe, pictures, state, n):
 
 
 def equal(a, b):
-    a, b = (s.tensors() if isinstance(s, gan.State) else s for s in (a, b))
+    a, b = (checkpoints.gather(s.parts) if isinstance(s, gan.State) else s for s in (a, b))
     assert a.keys() == b.keys()
     for name, value in a.items():
         assert torch.equal(value, b[name]), name
@@ -152,13 +164,13 @@ def test_pictures_without_latents_train_both_networks(pictures, network):
 
 def test_what_cannot_be_trained(pictures, portraits):
     begin = lambda recipe, pictures: next(gan.train(recipe, pictures, gan.start(recipe)))
-    with pytest.raises(ShapeError, match="no latents"):
+    with pytest.raises(InvalidValue, match="no latents"):
         begin(TINY, pictures)
     with pytest.raises(ShapeError, match="16 px"):
         begin(replace(PLAIN, resolution=32, channels=PLAIN.channels | {32: 4}), portraits)
     with pytest.raises(ShapeError, match="z_dim 71"):
         begin(replace(TINY, z_dim=71), portraits)
-    with pytest.raises(ShapeError, match="multiple of 4"):
+    with pytest.raises(InvalidValue, match="multiple of 4"):
         begin(replace(TINY, batch=6), portraits)
     with pytest.raises(UnknownName, match="style_inr"):
         gan.start(replace(TINY, network="styleinr"))
@@ -168,7 +180,7 @@ def test_what_cannot_be_trained(pictures, portraits):
 
 
 def test_a_fine_tuning_begins_as_its_source(source, pictures):
-    recipe = Recipe(**gan.like(source), batch=4, total_images=40)
+    recipe = GanRecipe(**gan.like(source), batch=4, total_images=40)
     assert (recipe.resolution, recipe.z_dim, recipe.network) == (16, 70, "style_inr")
     state, (G, D) = gan.start(recipe), gan.pair(source)
     for net in (state.G, state.G_ema):
@@ -181,14 +193,14 @@ def test_a_fine_tuning_begins_as_its_source(source, pictures):
 
 
 def test_the_mapping_can_be_kept(source, portraits):
-    recipe = Recipe(**gan.like(source), batch=4, warm_images=8, total_images=40, train_mapping=False, anchor=1.0)
+    recipe = GanRecipe(**gan.like(source), batch=4, warm_images=8, total_images=40, train_mapping=False, anchor=1.0)
     state, (G, _) = gan.start(recipe), gan.pair(source)
     steps(recipe, portraits, state, 4)
     for net in (state.G, state.G_ema):
         equal(dict(net.mapping.named_parameters()), dict(G.mapping.named_parameters()))
     assert not torch.equal(state.G.synthesis.b4.const, G.synthesis.b4.const)
     other = gan.start(recipe)
-    other.load(state.tensors(), 4)
+    checkpoints.restore(other.parts, checkpoints.gather(state.parts))
     equal(other, state)
 
 
@@ -217,7 +229,7 @@ def test_the_layers_of_rgb_alone_are_taught_and_then_all_learn(source, pictures,
             assert moved() and all(head in k for k in moved())
     assert ["lesson" in row for row in rows] == [True] * (32 // recipe.batch) + [False] * (16 // recipe.batch)
     assert any(head not in k for k in moved())
-    with pytest.raises(UnknownName, match="without backbone_from"):
+    with pytest.raises(InvalidValue, match="without backbone_from"):
         next(gan.train(replace(PLAIN, teach_images=32), pictures, gan.start(PLAIN)))
 
 
@@ -228,20 +240,20 @@ def test_sources_of_another_kind_or_shape_are_refused(source):
         gan.start(replace(TINY, w_dim=16, source=source))
     with pytest.raises(LayoutMismatch, match="wrong shape"):
         gan.start(replace(TINY, mapping_layers=2, w_dim=16, network="stylegan2", backbone_from=source))
-    with pytest.raises(UnknownName, match="both"):
+    with pytest.raises(InvalidValue, match="both"):
         gan.start(replace(TINY, source=source, backbone_from=source))
 
 
 def test_the_shipped_family_is_consistent():
-    for name, member in family.NETWORKS.items():
+    for name, member in shipped_gans.GANS.items():
         r = member.recipe
         assert r.warm_images < r.total_images and member.count <= member.n, name
-        assert (r.resolution, r.z_dim) == (128, family.Z_DIM)
-        assert Recipe.read(r.summary()) == r
+        assert (r.resolution, r.z_dim) == (128, shipped_gans.Z_DIM)
+        assert GanRecipe.read(r.summary()) == r
         start = r.source or r.backbone_from
-        assert (start is None) == (name == family.SOURCE)
+        assert (start is None) == (name == shipped_gans.SOURCE)
     with pytest.raises(UnknownName, match="cartoon_inr128"):
-        family.member("cartoon_inr")
+        shipped_gans.named("cartoon_inr")
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
@@ -251,79 +263,81 @@ def test_a_resumed_training_is_the_same_training(portraits, tmp_path):
     whole, first = gan.start(TINY), gan.start(TINY)
     steps(TINY, portraits, whole, 10)
     steps(TINY, portraits, first, 5)
-    save_file(first.tensors(), tmp_path / "checkpoint.safetensors")
+    save_file(checkpoints.gather(first.parts), tmp_path / "checkpoint.safetensors")
     second = gan.start(replace(TINY, seed=7))  # other initial values, all overwritten
-    second.load(load_file(tmp_path / "checkpoint.safetensors"), step=5)
+    checkpoints.restore(second.parts, load_file(tmp_path / "checkpoint.safetensors"))
+    second.step = 5
     steps(TINY, portraits, second, 5)
     equal(whole, second)
 
 
 def test_a_folder_keeps_log_sheet_snapshots_and_refuses_another_recipe(portraits, tmp_path):
-    every = run.Every(checkpoint=8, snapshot=20)
-    run.run(replace(TINY, total_images=20), portraits, tmp_path, every=every, tell=lambda text: None)
-    with open(tmp_path / run.LOG, "a") as f:
-        f.write("6,24" + "," * (len(run.COLUMNS) - 2) + "\n")  # killed after the log, before the checkpoint
+    every = dict(checkpoint_every=8, snapshot_every=20)
+    gan.run(replace(TINY, total_images=20), portraits, tmp_path, **every, tell=lambda text: None)
+    with open(tmp_path / loop.LOG, "r+") as f:
+        columns = f.read().splitlines()[0].count(",") + 1
+        f.write("6,24" + "," * (columns - 2) + "\n")  # killed after the log, before the checkpoint
     told = []
-    state = run.run(TINY, portraits, tmp_path, every=every, tell=told.append)  # prolonged
+    state = gan.run(TINY, portraits, tmp_path, **every, tell=told.append)  # prolonged
     assert "from step 5" in told[0]
-    images = [int(line.split(",")[1]) for line in (tmp_path / run.LOG).read_text().splitlines()[1:]]
+    images = [int(line.split(",")[1]) for line in (tmp_path / loop.LOG).read_text().splitlines()[1:]]
     assert images == [8, 16, 20, 24, 32, 40]
-    assert sorted(f.name for f in (tmp_path / run.SNAPSHOTS).iterdir()) == [
+    assert sorted(f.name for f in (tmp_path / loop.SNAPSHOTS).iterdir()) == [
         f"0000000{n}{d}.safetensors" for n in (20, 40) for d in ("", "_discriminator")
     ]
-    assert (tmp_path / run.SHEET).stat().st_size > 1000
-    equal(run.finished(tmp_path), state)
-    again = weights.load_generator(str(tmp_path / run.SNAPSHOTS / "000000040.safetensors"))
+    assert (tmp_path / loop.SHEET).stat().st_size > 1000
+    equal(gan.finished(loop.trained(tmp_path)), state)
+    again = weights.load_generator(str(tmp_path / loop.SNAPSHOTS / "000000040.safetensors"))
     equal(again.state_dict(), state.G_ema.state_dict())
     with pytest.raises(StoreError, match=r"with lr = 0\.003"):
-        run.run(replace(TINY, lr=0.1), portraits, tmp_path, every=every)
+        gan.run(replace(TINY, lr=0.1), portraits, tmp_path, **every)
     with pytest.raises(StoreError, match="training folder"):
-        run.load(tmp_path / "elsewhere")
+        loop.trained(tmp_path / "elsewhere")
 
 
 def quietly(recipe, pictures, folder, **options):
-    return run.run(recipe, pictures, folder, tell=lambda text: None, **options)
+    return gan.run(recipe, pictures, folder, tell=lambda text: None, **options)
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
     """Pictures of other people."""
     folder = tmp_path_factory.mktemp("others")
-    for _ in data.render_set(folder, 16, resolution=16, z_dim=TINY.z_dim, seed=4):
+    for _ in picture_sets.render_set(folder, 16, resolution=16, z_dim=TINY.z_dim, seed=4):
         pass
-    return data.load_set(folder)
+    return picture_sets.load_set(folder)
 
 
 def test_a_damaged_log_is_named_and_a_new_one_may_take_its_place(portraits, tmp_path):
-    run.run(short := replace(TINY, total_images=8), portraits, tmp_path, tell=lambda text: None)
+    gan.run(short := replace(TINY, total_images=8), portraits, tmp_path, tell=lambda text: None)
     for content in (b"", b"step\nfour\n", b"\xff\xfe\n"):
-        (tmp_path / run.LOG).write_bytes(content)
+        (tmp_path / loop.LOG).write_bytes(content)
         with pytest.raises(StoreError, match=r"log.csv is damaged"):
-            run.run(replace(short, total_images=12), portraits, tmp_path, tell=lambda text: None)
-    (tmp_path / run.LOG).unlink()
-    run.run(replace(short, total_images=12), portraits, tmp_path, tell=lambda text: None)
-    assert len((tmp_path / run.LOG).read_text().splitlines()) == 2
+            gan.run(replace(short, total_images=12), portraits, tmp_path, tell=lambda text: None)
+    (tmp_path / loop.LOG).unlink()
+    gan.run(replace(short, total_images=12), portraits, tmp_path, tell=lambda text: None)
+    assert len((tmp_path / loop.LOG).read_text().splitlines()) == 2
 
 
 def test_a_divergence_speaks_of_a_checkpoint_only_if_there_is_one(portraits, tmp_path):
     with pytest.raises(NonFiniteLoss, match=r"lower lr$"):
-        run.run(replace(PLAIN, lr=1e30, total_images=16), portraits, tmp_path, tell=lambda text: None)
-    (tmp_path / run.CHECKPOINT).touch()
-    assert str(checkpoints.diverged("D_fake = nan", tmp_path / run.CHECKPOINT)).endswith("is from before")
+        gan.run(replace(PLAIN, lr=1e30, total_images=16), portraits, tmp_path, tell=lambda text: None)
+    (tmp_path / loop.CHECKPOINT).touch()
+    assert str(loop.diverged("D_fake = nan", tmp_path / loop.CHECKPOINT)).endswith("is from before")
 
 
 def test_a_run_goes_on_with_its_own_data_alone(portraits, others, tmp_path):
     short = replace(PLAIN, total_images=8)
     quietly(short, portraits, tmp_path)
-    before = run.load(tmp_path)[1]
+    before = loop.trained(tmp_path).tensors
     for longer in (short, replace(short, total_images=16)):
         with pytest.raises(StoreError, match=r"with data\.seed = 3\n  expected: data\.seed = 4\n"):
             quietly(longer, others, tmp_path)
-    equal(run.load(tmp_path)[1], before)
+    equal(loop.trained(tmp_path).tensors, before)
     with pytest.raises(InvalidValue, match="total_images = 4"):
         quietly(replace(short, total_images=4), portraits, tmp_path)
     assert quietly(short, portraits, tmp_path).step == 2  # nothing is left to do
-    assert quietly(short, others, tmp_path, force=True).step == 2 and not (tmp_path / run.SNAPSHOTS).exists()
+    assert quietly(short, others, tmp_path, force=True).step == 2 and not (tmp_path / loop.SNAPSHOTS).exists()
     with pytest.raises(StoreError, match=r"with data\.seed = 4"):
         quietly(short, portraits, tmp_path)
 
@@ -331,7 +345,7 @@ def test_a_run_goes_on_with_its_own_data_alone(portraits, others, tmp_path):
 def test_a_forced_run_goes_on_if_it_is_the_same(portraits, tmp_path):
     quietly(replace(PLAIN, total_images=8), portraits, tmp_path)
     told = []
-    run.run(replace(PLAIN, total_images=12), portraits, tmp_path, force=True, tell=told.append)
+    gan.run(replace(PLAIN, total_images=12), portraits, tmp_path, force=True, tell=told.append)
     assert "from step 2" in told[0]
 
 
@@ -341,7 +355,7 @@ def test_a_run_goes_on_with_its_own_source_alone(source, portraits, tmp_path):
         own = Path(source.replace(".safetensors", f"{suffix}.safetensors"))
         (tmp_path / f"pair{suffix}.safetensors").write_bytes(own.read_bytes())
     name = str(tmp_path / "pair.safetensors")
-    recipe = Recipe(**gan.like(name), batch=4, total_images=8)
+    recipe = GanRecipe(**gan.like(name), batch=4, total_images=8)
     quietly(recipe, portraits, folder)
     weights.save_network(gan.start(replace(TINY, seed=6)).G_ema, name, force=True)  # the file is another one now
     with pytest.raises(StoreError, match="start = "):
@@ -366,13 +380,20 @@ def test_two_trainings_never_share_a_folder(portraits, tmp_path):
         met.append(text)
 
     met = []
-    run.run(replace(PLAIN, total_images=4), portraits, tmp_path, tell=meet)
+    gan.run(replace(PLAIN, total_images=4), portraits, tmp_path, tell=meet)
     assert met
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
-RECIPES = [Recipe, run.Every, head.Recipe, identity.Recipe, dualstylegan.Recipe, starganv2.Recipe, gan3d.Recipe]
+RECIPES = [
+    GanRecipe,
+    inr_head.InrHeadRecipe,
+    identity.IdentityRecipe,
+    dualstylegan.DualStyleGANRecipe,
+    starganv2.StarGANv2Recipe,
+    gan3d.Gan3dRecipe,
+]
 
 
 @pytest.mark.parametrize("kind", RECIPES, ids=lambda kind: kind.__module__.split(".")[-1] + "." + kind.__name__)
@@ -447,39 +468,40 @@ def finish(process):
 def test_a_killed_training_goes_on_bitwise(portraits, tmp_path):
     finish(command(portraits, tmp_path / "whole", images=160))
     broken = command(portraits, tmp_path / "broken", images=160)
-    while not (tmp_path / "broken" / run.CHECKPOINT).exists():
+    while not (tmp_path / "broken" / loop.CHECKPOINT).exists():
         assert broken.poll() is None, broken.stdout.read()
         time.sleep(0.01)
     broken.send_signal(signal.SIGKILL)
     broken.communicate()
-    killed_at = run.load(tmp_path / "broken")[2]
+    killed_at = loop.trained(tmp_path / "broken").step
     assert 0 < killed_at < 20
     assert f"from step {killed_at}" in finish(command(portraits, tmp_path / "broken", images=160))
-    whole, broken = run.load(tmp_path / "whole"), run.load(tmp_path / "broken")
-    assert whole[2] == broken[2] == 20 and whole[0] == broken[0]
-    equal(whole[1], broken[1])
+    whole, broken = (loop.trained(tmp_path / name) for name in ("whole", "broken"))
+    assert whole.step == broken.step == 20 and whole.recipe == broken.recipe
+    equal(whole.tensors, broken.tensors)
 
 
 def test_two_processes_hold_the_same_parameters(portraits, tmp_path):
     """Each works on its share of the batches; they exchange gradients and statistics."""
     script = tmp_path / "two.py"
     script.write_text(
-        "import sys, torch\n"
+        "import json, sys, torch\n"
         "from pathlib import Path\n"
         "from accelerate import Accelerator\n"
         "from safetensors.torch import save_file\n"
-        "from hrlib.training import data, gan, run\n"
+        "from hrlib.training import checkpoints, gan, picture_sets\n"
+        "from hrlib.training.recipe import GanRecipe\n"
         "torch.set_num_threads(1)\n"
-        "set_, recipe_folder, out = map(Path, sys.argv[1:])\n"
+        "set_, recipe, out = map(Path, sys.argv[1:])\n"
         "a = Accelerator(cpu=True)\n"
-        "recipe = run.load(recipe_folder)[0]\n"
+        "recipe = GanRecipe.read(json.loads(recipe.read_text()))\n"
         "state = gan.start(recipe)\n"
-        "for row in gan.train(recipe, data.load_set(set_), state, a): pass\n"
-        "save_file(state.tensors(), out / f'{a.process_index}of{a.num_processes}.safetensors')\n"
+        "for row in gan.train(recipe, picture_sets.load_set(set_), state, a): pass\n"
+        "save_file(checkpoints.gather(state.parts), out / f'{a.process_index}of{a.num_processes}.safetensors')\n"
     )
     recipe = replace(TINY, batch=8, ada_images=100, total_images=48)
-    run.save(tmp_path, recipe, gan.start(recipe), 0.0)
-    words = [str(script), str(portraits.folder), str(tmp_path), str(tmp_path)]
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.summary()))
+    words = [str(script), str(portraits.folder), str(tmp_path / "recipe.json"), str(tmp_path)]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [sys.executable, *launch, *words], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -488,7 +510,7 @@ def test_two_processes_hold_the_same_parameters(portraits, tmp_path):
     both = [load_file(tmp_path / f"{rank}of2.safetensors") for rank in (0, 1)]
     equal(*both)
     alone = gan.start(recipe)
-    assert not torch.equal(both[0]["G/synthesis.b4.const"], alone.tensors()["G/synthesis.b4.const"])
+    assert not torch.equal(both[0]["G/synthesis.b4.const"], alone.G.synthesis.b4.const)
 
 
 COMMANDS = [
@@ -512,14 +534,14 @@ def test_no_command_replaces_a_finished_network_and_says_so_before_it_works(word
 
 
 def test_one_command_renders_and_trains_a_shipped_network(tmp_path, monkeypatch):
-    tiny = family.Member("portraits/cartoon", 12, 8, TINY)
-    monkeypatch.setitem(family.NETWORKS, "tiny", tiny)
+    tiny = shipped_gans.ShippedGan("portraits/cartoon", 12, 8, TINY)
+    monkeypatch.setitem(shipped_gans.GANS, "tiny", tiny)
     words = ["network", "tiny", "--work", str(tmp_path), "--frechet-every", "0", "--no-ship", "--device", "cpu"]
     done = CliRunner().invoke(app, [*words, "--warm-images", "4", "--total-images", "8"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert len(data.load_set(tmp_path / "portraits_cartoon16")) == 8
-    recipe, _, step, _ = run.load(tmp_path / "tiny")
-    assert (recipe.warm_images, recipe.total_images, step) == (4, 8, 2)
+    assert len(picture_sets.load_set(tmp_path / "portraits_cartoon16")) == 8
+    trained = loop.trained(tmp_path / "tiny")
+    assert (trained.recipe["warm_images"], trained.recipe["total_images"], trained.step) == (4, 8, 2)
 
 
 def test_a_folder_of_pictures_fine_tunes_a_source_with_the_defaults(source, tmp_path):
@@ -530,21 +552,21 @@ def test_a_folder_of_pictures_fine_tunes_a_source_with_the_defaults(source, tmp_
     short = ("--total-images", 32, "--snapshot-every", 16, "--frechet-every", 0, "--device", "cpu")
     done = command("gan", "--data", tmp_path / "set", "--source", source, "--folder", tmp_path / "run", *short)
     assert done.exit_code == 0 and "all layers from" in done.output
-    recipe = run.load(tmp_path / "run")[0]
-    assert recipe == Recipe(**gan.like(source), total_images=32)
+    recipe = GanRecipe.read(loop.trained(tmp_path / "run").recipe)
+    assert recipe == GanRecipe(**gan.like(source), total_images=32)
     assert (recipe.mirror, recipe.ada_target, recipe.mixing_prob) == (True, 0.6, 0.9)  # StyleGAN2-ADA's
-    snapshot = tmp_path / "run" / run.SNAPSHOTS / "000000016.safetensors"
+    snapshot = tmp_path / "run" / loop.SNAPSHOTS / "000000016.safetensors"
     assert gan.like(str(snapshot))["w_dim"] == TINY.w_dim  # a source in its turn
-    with pytest.raises(ShapeError, match="no latents"):
+    with pytest.raises(InvalidValue, match="no latents"):
         command("gan", "--data", tmp_path / "set", "--source", source, "--folder", tmp_path / "no", "--warm-images", 8)
 
 
 def test_the_distance_falls_when_samples_are_pictures(portraits, monkeypatch):
     state = gan.start(TINY)
-    monkeypatch.setattr(run, "pooled_features", lambda x: x.mean((2, 3)))
-    far = run.frechet(state, portraits, 16)
-    monkeypatch.setattr(run, "drawn", lambda G, n, seed: iter([portraits.batch(torch.arange(n))[0]]))
-    assert run.frechet(state, portraits, 16) < 1e-6 < far
+    monkeypatch.setattr(gan, "pooled_features", lambda x: x.mean((2, 3)))
+    far = gan.frechet(state, portraits, 16)
+    monkeypatch.setattr(gan, "drawn", lambda G, n, seed: iter([portraits.batch(torch.arange(n))[0]]))
+    assert gan.frechet(state, portraits, 16) < 1e-6 < far
 
 
 def test_rates_fall_at_the_end_alone(portraits):

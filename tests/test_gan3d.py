@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ import torch
 from hrlib import weights
 from hrlib.errors import StoreError
 from hrlib.nets import cameras, volume
-from hrlib.training import checkpoints, gan3d, heads, ship3d
+from hrlib.training import checkpoints, gan3d, human_heads, loop, ship_gan3d
 from hrlib.worlds import heads as world
 from hrlib.worlds import portraits
 
@@ -20,21 +19,23 @@ SMALL |= dict(inr_style=16, inr_blocks=4, nerf_mapping=2, inr_mapping=2, resolut
 
 
 def recipe(**changes):
-    config = SMALL | {"camera": gan3d.Recipe().config["camera"] | {"num_steps": 4}}
+    config = SMALL | {"camera": gan3d.Gan3dRecipe().config["camera"] | {"num_steps": 4}}
     small = dict(config=config, critic={64: 4, 32: 4, 16: 4, 8: 4, 4: 4}, batch=4, rays=64, adversarial_every=2)
-    return dataclasses.replace(gan3d.Recipe(), **small | dict(ray_images=16, whole_images=4, total_images=28) | changes)
+    return dataclasses.replace(
+        gan3d.Gan3dRecipe(), **small | dict(ray_images=16, whole_images=4, total_images=28) | changes
+    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("heads")
-    assert list(heads.render(root, 8, z_dim=gan3d.Z_DIM, seed=0))[-1] == 8
+    assert list(human_heads.render(root, 8, z_dim=gan3d.Z_DIM, seed=0))[-1] == 8
     return root
 
 
 @pytest.fixture(scope="module")
 def data(folder):
-    return heads.load(folder)
+    return human_heads.load(folder)
 
 
 class Stop(Exception):
@@ -49,35 +50,35 @@ def test_heads_are_on_the_ground_and_their_poses_are_read(data, folder):
     error = (data.poses - true).abs()
     assert 0 < error.mean() < 0.08 and not torch.equal(data.poses, true)
     before = (folder / "images.npy").stat().st_mtime_ns
-    assert list(heads.render(folder, 8, z_dim=gan3d.Z_DIM, seed=0)) == [8]
+    assert list(human_heads.render(folder, 8, z_dim=gan3d.Z_DIM, seed=0)) == [8]
     assert (folder / "images.npy").stat().st_mtime_ns == before
 
 
 def test_an_interrupted_rendering_goes_on_to_the_same_end(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(heads, "CHUNK", 5)
-    assert next(heads.render(tmp_path, 8, z_dim=gan3d.Z_DIM, seed=0)) == 5
+    monkeypatch.setattr(human_heads, "CHUNK", 5)
+    assert next(human_heads.render(tmp_path, 8, z_dim=gan3d.Z_DIM, seed=0)) == 5
     with pytest.raises(StoreError, match="5 rendered heads"):
-        heads.load(tmp_path)
-    assert list(heads.render(tmp_path, 8, z_dim=gan3d.Z_DIM, seed=0)) == [8, 8]
-    again = heads.load(tmp_path)
+        human_heads.load(tmp_path)
+    assert list(human_heads.render(tmp_path, 8, z_dim=gan3d.Z_DIM, seed=0)) == [8, 8]
+    again = human_heads.load(tmp_path)
     assert (again.images == data.images).all() and torch.equal(again.poses, data.poses)
     with pytest.raises(StoreError, match="hrlab train gan3d"):
-        heads.load(tmp_path / "none")
+        human_heads.load(tmp_path / "none")
 
 
 def test_training_is_given_no_true_pose(data, tmp_path, monkeypatch):
     """The set's poses are the reader's alone, and a latent says nothing of the pose."""
-    monkeypatch.setattr(heads.pose, "read", lambda x: torch.full((len(x), 2), 0.123))
+    monkeypatch.setattr(human_heads.pose, "read", lambda x: torch.full((len(x), 2), 0.123))
     real = portraits.sample
     turned = lambda n, seed: (p := real(n, seed=seed)).replace(pose=p.pose.flip(0))
     monkeypatch.setattr(portraits, "sample", turned)
-    list(heads.render(tmp_path, 8, z_dim=gan3d.Z_DIM, seed=0))
-    other = heads.load(tmp_path)
+    list(human_heads.render(tmp_path, 8, z_dim=gan3d.Z_DIM, seed=0))
+    other = human_heads.load(tmp_path)
     assert (other.poses == 0.123).all() and torch.equal(other.z, data.z) and not (other.images == data.images).all()
 
 
 def test_a_stopped_training_goes_on_to_the_same_end(data, tmp_path):
-    told, left = [], [2]
+    told, left = [], [3]
 
     def tell(text):
         told.append(text)
@@ -106,7 +107,7 @@ def test_it_learns(data):
 def test_what_ships_is_measured_and_loads(data, tmp_path):
     run = tmp_path / "run"
     gan3d.run(data, run, recipe=recipe(), tell=lambda text: None)
-    found = ship3d.ship(run, data, tmp_path, n=8)
+    found = ship_gan3d.ship(run, data, tmp_path, n=8)
     assert {"training PSNR", "depth error", "reprojected", "Frechet distance"} <= set(found)
     assert all(
         v == v
@@ -118,7 +119,7 @@ def test_what_ships_is_measured_and_loads(data, tmp_path):
     assert D(G(torch.randn(4, G.z_dim), cameras.orbit(0.1, 0.0))).shape == (4, 1)
     assert (tmp_path / f"{gan3d.NAME}.log.csv").exists() and (tmp_path / f"{gan3d.NAME}_discriminator.md").exists()
     with pytest.raises(StoreError, match="is there already"):
-        ship3d.ship(run, data, tmp_path, n=8)
+        ship_gan3d.ship(run, data, tmp_path, n=8)
 
 
 def test_reprojection_of_a_known_scene():
@@ -142,13 +143,13 @@ def test_reprojection_of_a_known_scene():
 def test_cards_say_what_the_checkpoint_says(data, tmp_path):
     run = tmp_path / "run"
     gan3d.run(data, run, recipe=recipe(), tell=lambda text: None)
-    facts = checkpoints.load(run / checkpoints.FILE, "recipe")[1]
-    told = {"recipe": json.loads(facts["recipe"]), "images": 28, "where": "here", "history": "", "people": 8}
-    yaws = {f"{kind} at yaw {yaw:+.2f}": 20.0 for yaw in ship3d.YAWS for kind in ("PSNR", "flat PSNR")}
+    told = loop.trained(run)
+    assert told.images == 28
+    yaws = {f"{kind} at yaw {yaw:+.2f}": 20.0 for yaw in ship_gan3d.YAWS for kind in ("PSNR", "flat PSNR")}
     others = ("training PSNR", "pose error", "depth error", "depth bias", "shape error", "flat shape error")
     others += ("reprojected", "unwarped")
     others += ("Frechet distance", "of the training latents", "of other renders")
-    card = ship3d._card(told, gan3d.State(recipe()).ema, yaws | dict.fromkeys(others, 1.0))
+    card = ship_gan3d._card(told, gan3d.State(recipe()).ema, yaws | dict.fromkeys(others, 1.0), 8)
     for part in (
         "16 pictures by regression at 64 rays",
         "4 whole ones",

@@ -13,19 +13,21 @@ from torch.nn import functional as F
 from hrlib import retrieval, weights
 from hrlib.errors import InvalidValue, LayoutMismatch, ShapeError, StoreError
 from hrlib.nets.identity import Identity
-from hrlib.training import identity, people
-from hrlib.training.steps import one_cycle
+from hrlib.training import checkpoints, identity, identity_set, loop
+from hrlib.training.updates import one_cycle
 from hrlib.worlds import portraits
 
 NET = {"edge": 16, "channels": [16, 16], "blocks": [1, 2], "dim": 8}
-TINY = identity.Recipe(config=NET, identities=16, views=2, resolution=16, cycles=((3, 2e-3), (3, 1e-3)), batch=16)
+TINY = identity.IdentityRecipe(
+    config=NET, identities=16, views=2, resolution=16, cycles=((3, 2e-3), (3, 1e-3)), batch=16
+)
 SET = {"identities": TINY.identities, "views": TINY.views, "resolution": TINY.resolution}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("views")
-    assert list(people.render_views(folder, **SET, seed=TINY.data_seed))[-1] == 32
+    assert list(identity_set.render_views(folder, **SET, seed=TINY.data_seed))[-1] == 32
     return folder
 
 
@@ -115,36 +117,36 @@ def test_arcface_rises_with_the_angle_all_the_way_and_has_finite_gradients():
 
 
 def test_lookalikes_share_everything_but_proportions():
-    who = people.lookalikes(10, seed=5)
+    who = identity_set.lookalikes(10, seed=5)
     family = who[4:8]
     same = (family == family[:1]).all(0)
     names = {n for n, equal in zip(portraits.IDENTITY_NAMES, same.tolist(), strict=True) if not equal}
-    assert names == set(people.SHAPE_NAMES)
-    assert who.shape == (10, len(portraits.IDENTITY_NAMES)) and torch.equal(who, people.lookalikes(10, seed=5))
+    assert names == set(identity_set.SHAPE_NAMES)
+    assert who.shape == (10, len(portraits.IDENTITY_NAMES)) and torch.equal(who, identity_set.lookalikes(10, seed=5))
     assert not torch.equal(who[3], who[4])
 
 
 def test_views_show_the_same_people_otherwise():
-    who = people.half_lookalikes(6, seed=1)
-    a, b = people.view(who, seed=2), people.view(who, seed=3)
+    who = identity_set.half_lookalikes(6, seed=1)
+    a, b = identity_set.view(who, seed=2), identity_set.view(who, seed=3)
     assert torch.equal(a.identity, who) and torch.equal(b.identity, who)
     for group in ("pose", "expression", "light", "background", "detail_seed"):
         assert not torch.equal(getattr(a, group), getattr(b, group))
 
 
 def test_rendering_resumes_and_rows_show_person_i_modulo_n(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(people, "CHUNK", 5)  # does not divide the number of people
-    rendering = people.render_views(tmp_path, **SET, seed=TINY.data_seed)
+    monkeypatch.setattr(identity_set, "CHUNK", 5)  # does not divide the number of people
+    rendering = identity_set.render_views(tmp_path, **SET, seed=TINY.data_seed)
     assert [next(rendering) for _ in range(4)] == [5, 10, 15, 16]
     rendering.close()  # the process dies
     with pytest.raises(StoreError, match="hrlab train identity"):
-        people.load_views(tmp_path)
-    assert [*people.render_views(tmp_path, **SET, seed=TINY.data_seed)][:2] == [21, 26]
-    images = people.load_views(tmp_path)
-    assert np.array_equal(images, people.load_views(folder))
-    who = people.half_lookalikes(16, seed=TINY.data_seed)[3:4]
+        identity_set.load_views(tmp_path)
+    assert [*identity_set.render_views(tmp_path, **SET, seed=TINY.data_seed)][:2] == [21, 26]
+    images = identity_set.load_views(tmp_path)
+    assert np.array_equal(images, identity_set.load_views(folder))
+    who = identity_set.half_lookalikes(16, seed=TINY.data_seed)[3:4]
     for v, rays in ((0, 2), (1, 1)):
-        one = people.view(torch.cat([who] * 4), seed=TINY.data_seed + 3 + v)[3:]
+        one = identity_set.view(torch.cat([who] * 4), seed=TINY.data_seed + 3 + v)[3:]
         drawn = portraits.render(one, 16, rays)[0]
         assert np.abs(images[3 + 16 * v] - (drawn.numpy() + 1) * 127.5).max() < 0.51
 
@@ -156,7 +158,7 @@ def test_half_of_a_batch_are_whole_families():
     assert all(set(f.tolist()) == set(range(f.min(), f.min() + 4)) for f in label[8:].view(2, 4))
 
 
-def test_augmented_pictures_are_a_function_of_the_dice():
+def test_augmented_pictures_are_a_function_of_the_draws():
     x = torch.rand(16, 3, 24, 24) * 2 - 1
     a, b, c = (identity.augment(x, 16, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert a.shape == (16, 3, 16, 16) and a.abs().max() <= 1
@@ -166,39 +168,58 @@ def test_augmented_pictures_are_a_function_of_the_dice():
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
+def follow(recipe, views, folder, tell=lambda text: None):
+    state = identity.State(recipe)
+    steps = identity.train(recipe, views, state)
+    last = loop.follow(folder, "identity network", recipe, state, steps, data={}, every=2 * recipe.batch, tell=tell)
+    return state, last
+
+
 def test_training_resumes_bitwise(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(identity, "LOOK_EVERY", 1)
-    monkeypatch.setattr(identity, "CHECKPOINT_EVERY", 2)
-    straight = list(identity.train(TINY, folder, seed=1))
-    broken = identity.train(TINY, folder, seed=1, checkpoint=tmp_path / "c.pt")
-    assert [next(broken).step for _ in range(3)] == [1, 2, 3]  # step 3 is lost: the checkpoint is of step 2
-    broken.close()
+    recipe = dataclasses.replace(TINY, seed=1)
+    straight, last = follow(recipe, folder, tmp_path / "whole")
+    draw, drawn = identity.draw, []
+
+    def killed(*args):
+        drawn.append(args)
+        if len(drawn) == 4:  # step 3 is lost: the checkpoint is of step 2
+            raise KeyboardInterrupt
+        return draw(*args)
+
+    monkeypatch.setattr(identity, "draw", killed)
+    with pytest.raises(KeyboardInterrupt):
+        follow(recipe, folder, tmp_path / "broken")
     torch.manual_seed(99)
-    resumed = list(identity.train(TINY, folder, seed=1, checkpoint=tmp_path / "c.pt"))
-    assert [p.step for p in resumed] == [3, 4, 5, 6] and resumed[-1].loss == straight[-1].loss
-    for name, value in straight[-1].net.state_dict().items():
-        assert torch.equal(value, resumed[-1].net.state_dict()[name]), name
-    finished = list(identity.train(TINY, folder, seed=1, checkpoint=tmp_path / "c.pt"))
-    assert [p.step for p in finished] == [6] and finished[0].loss == straight[-1].loss
+    told = []
+    resumed, again = follow(recipe, folder, tmp_path / "broken", tell=told.append)
+    assert told[0].endswith("from step 2") and len(told) == 3  # and the rows of steps 4 and 6
+    assert all(again[k] == v for k, v in last.items() if k != "seconds")
+    a, b = (checkpoints.gather(state.parts) for state in (straight, resumed))
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+    finished, row = follow(recipe, folder, tmp_path / "broken", tell=told.append)
+    assert finished.step == 6 and row == again and len(told) == 4
 
 
-def test_a_checkpoint_of_another_training_or_of_nothing_of_ours_is_refused(folder, tmp_path):
-    recipe, file = dataclasses.replace(TINY, cycles=((2, 2e-3),)), tmp_path / "c.pt"
-    list(identity.train(recipe, folder, checkpoint=file))
-    for other, seed in ((dataclasses.replace(recipe, margin=0.2), 0), (recipe, 1)):
-        with pytest.raises(StoreError, match="of another training"):
-            next(identity.train(other, folder, seed=seed, checkpoint=file))
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(folder, tmp_path):
+    recipe, file = dataclasses.replace(TINY, cycles=((2, 2e-3),)), tmp_path / "run" / loop.CHECKPOINT
+    follow(recipe, folder, tmp_path / "run")
+    for wrong in ({"margin": 0.2}, {"seed": 1}):
+        with pytest.raises(StoreError, match=f"identity network with {next(iter(wrong))} = "):
+            follow(dataclasses.replace(recipe, **wrong), folder, tmp_path / "run")
     for content in (b"precious", b"", file.read_bytes()[:1000]):
         file.write_bytes(content)
-        with pytest.raises(StoreError, match="no checkpoint of ours"):
-            next(identity.train(recipe, folder, checkpoint=file))
+        with pytest.raises(StoreError, match="is damaged"):
+            follow(recipe, folder, tmp_path / "run")
         assert file.read_bytes() == content
     with pytest.raises(StoreError, match="cannot be written"):
-        next(identity.train(recipe, folder, checkpoint=file / "c.pt"))
+        follow(recipe, folder, file / "run")
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch": 12}, {"identities": 4}, {"cycles": ((0, 1e-3),)}, {"cycles": ((3, -1.0),)}, {"margin": 4}]
+    "wrong",
+    [{"batch": 12}, {"identities": 4}, {"cycles": ((0, 1e-3),)}, {"cycles": ((3, -1.0),)}, {"margin": 4}, {"seed": -1}],
 )
 def test_recipes_of_senseless_numbers_cannot_be_made(wrong):
     with pytest.raises(InvalidValue):
@@ -206,13 +227,16 @@ def test_recipes_of_senseless_numbers_cannot_be_made(wrong):
 
 
 @pytest.mark.parametrize("steps", [2, 3, 10, 11, 4000])
-def test_a_cycle_of_any_length_has_a_schedule(steps):
+def test_a_cycle_of_any_length_is_pytorchs(steps):
     adam = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
-    schedule, rates = one_cycle(adam, 1e-2, steps), []
-    for _ in range(steps):
-        rates.append(schedule.get_last_lr()[0])
+    rise = max(0.1, 1.1 / steps)  # PyTorch divides by the length of the rise less one step
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 1e-2, total_steps=steps, pct_start=rise)
+    rates = [one_cycle(step, steps, 1e-2)[0] for step in range(steps)]
+    for step in range(steps):
+        group = adam.param_groups[0]
+        assert (group["lr"], group["betas"][0]) == one_cycle(step, steps, 1e-2)  # to the last bit
         adam.step()
-        if len(rates) < steps:
+        if step + 1 < steps:
             schedule.step()
     assert min(rates) > 0 and rates[-1] == min(rates) and rates[0] < 1e-2
     if steps > 11:
@@ -221,8 +245,8 @@ def test_a_cycle_of_any_length_has_a_schedule(steps):
 
 def test_training_learns_its_people(folder):
     recipe = dataclasses.replace(TINY, cycles=((150, 1e-2),))
-    *_, last = identity.train(recipe, folder)
-    assert last.accuracy > 3 / 16 and last.accuracy == last.accuracy  # three times chance, on augmented pictures
+    rows = list(identity.train(recipe, folder, identity.State(recipe)))
+    assert np.mean([row["accuracy"] for row in rows[-50:]]) > 3 / 16  # three times chance, on augmented pictures
 
 
 def test_a_run_writes_its_log_its_network_and_its_rates(folder, tmp_path, monkeypatch):
@@ -242,10 +266,9 @@ def test_a_run_writes_its_log_its_network_and_its_rates(folder, tmp_path, monkey
     with pytest.raises(StoreError, match=r"net.safetensors is there already"):
         identity.run(run, file, recipe=TINY)
     with pytest.raises(StoreError, match="with seed = 0"):
-        identity.run(run, tmp_path / "other", recipe=TINY, seed=1)
-    for wrong in ({"threads": 0}, {"seed": -1}):
-        with pytest.raises(InvalidValue, match=next(iter(wrong))):
-            identity.run(run, tmp_path / "other", recipe=TINY, **wrong)
+        identity.run(run, tmp_path / "other", recipe=dataclasses.replace(TINY, seed=1))
+    with pytest.raises(InvalidValue, match="threads"):
+        identity.run(run, tmp_path / "other", recipe=TINY, threads=0)
     assert "| photo | 75.0% | 35.4% | 50.0% | 2 | 0.5% |" in identity.table(rates, 200)
 
 
@@ -292,14 +315,14 @@ def test_id_retrieval_refuses(content, stylised, labels, error, message):
 def test_the_shipped_network_is_small_and_knows_people_it_has_never_seen(shipped):
     assert weights.path("identity_thin").stat().st_size < 4e6
     who = portraits.sample(40, seed=777).identity
-    a, b = (identity.embed(shipped, people.view(who, seed=s)) for s in (778, 779))
+    a, b = (identity.embed(shipped, identity_set.view(who, seed=s)) for s in (778, 779))
     result = retrieval.id_retrieval(a, b, range(40))
     assert result.rate >= 0.95
     assert np.median(result.distance) < 1.0 < np.median(torch.cdist(a, b).square())  # and others are far
 
 
 def test_the_shipped_network_does_not_go_by_colours_alone(shipped):
-    who = people.lookalikes(48, seed=780)
-    a, b = (identity.embed(shipped, people.view(who, seed=s)) for s in (781, 782))
+    who = identity_set.lookalikes(48, seed=780)
+    a, b = (identity.embed(shipped, identity_set.view(who, seed=s)) for s in (781, 782))
     within = [retrieval.id_retrieval(a[i : i + 4], b[i : i + 4], range(4)).rate for i in range(0, 48, 4)]
     assert np.mean(within) > 0.4  # chance is 0.25, with a standard deviation of 0.06

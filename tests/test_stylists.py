@@ -12,8 +12,8 @@ import torch
 
 from hrlib import weights
 from hrlib.errors import InvalidValue, LayoutMismatch, NonFiniteLoss, StoreError
-from hrlib.training import checkpoints, dualstylegan, starganv2
-from hrlib.training.data import load_set, render_set
+from hrlib.training import checkpoints, dualstylegan, loop, starganv2
+from hrlib.training.picture_sets import load_set, render_set
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def sets(tmp_path_factory):
 
 def star(**changes):
     config = dict(img_size=32, style_dim=8, latent_dim=4, num_domains=2, max_conv_dim=16, w_hpf=0, hidden=16, width=8)
-    recipe = starganv2.Recipe(config={**config, "domains": ["photo", "anime"]}, total_images=32, batch=4)
+    recipe = starganv2.StarGANv2Recipe(config={**config, "domains": ["photo", "anime"]}, total_images=32, batch=4)
     return dataclasses.replace(recipe, **changes)
 
 
@@ -43,7 +43,7 @@ class Stop(Exception):
 
 
 def stopping(after):
-    """A `tell` that ends the run at its n-th checkpoint, as a kill would."""
+    """A `tell` that ends the run at its n-th line, as a kill would: the first says where it begins."""
     left = [after]
 
     def tell(text):
@@ -61,14 +61,14 @@ def test_a_stopped_starganv2_training_goes_on_to_the_same_end(sets, tmp_path):
     data = list(sets.values())
     whole = starganv2.run(data, tmp_path / "whole", recipe=star(), every=8, tell=str)
     with pytest.raises(Stop):
-        starganv2.run(data, tmp_path / "parts", recipe=star(), every=8, tell=stopping(2))
+        starganv2.run(data, tmp_path / "parts", recipe=star(), every=8, tell=stopping(3))
     resumed = starganv2.run(data, tmp_path / "parts", recipe=star(), every=8, tell=str)
     assert resumed.step == whole.step == 8
     assert same(resumed, whole)
-    logs = [pd.read_csv(tmp_path / name / checkpoints.LOG) for name in ("whole", "parts")]
+    logs = [pd.read_csv(tmp_path / name / loop.LOG) for name in ("whole", "parts")]
     assert logs[0].drop(columns="seconds").equals(logs[1].drop(columns="seconds"))
     assert list(logs[0]["images"]) == [8, 16, 24, 32]
-    assert (tmp_path / "whole" / checkpoints.SHEET).stat().st_size > 1000
+    assert (tmp_path / "whole" / loop.SHEET).stat().st_size > 1000
 
 
 def test_a_folder_of_another_recipe_is_refused(sets, tmp_path):
@@ -83,10 +83,10 @@ def test_a_folder_of_another_recipe_is_refused(sets, tmp_path):
     with pytest.raises(StoreError, match=r'data\.photo\.world = "portraits/photo"\n  expected: .*anime"'):
         starganv2.run(data[::-1], tmp_path, recipe=star(total_images=16), every=8, tell=str)
     with pytest.raises(StoreError, match="holds a training of StarGAN v2"):
-        dualstylegan.run(data[0], tmp_path, dualstylegan.Recipe(total_images=8), tell=str)
-    (tmp_path / checkpoints.FILE).unlink()
+        dualstylegan.run(data[0], tmp_path, dualstylegan.DualStyleGANRecipe(total_images=8), tell=str)
+    (tmp_path / loop.CHECKPOINT).unlink()
     with pytest.raises(StoreError, match=r"no .*checkpoint"):
-        checkpoints.load(tmp_path / checkpoints.FILE, "step")
+        checkpoints.load(tmp_path / loop.CHECKPOINT, "step")
 
 
 def test_a_loss_that_is_not_finite_keeps_the_checkpoint_before(sets, tmp_path):
@@ -99,11 +99,11 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint_before(sets, tmp_path):
 
     with pytest.raises(NonFiniteLoss, match="cycle"):
         how = dict(data={"folder": "pictures"}, every=8, sheet=lambda: torch.zeros(1, 3, 8, 8), tell=str)
-        checkpoints.follow(tmp_path, "StarGAN v2", dataclasses.asdict(star()), state, spoilt(), **how)
-    assert checkpoints.load(tmp_path / checkpoints.FILE, "step")[1]["step"] == "2"
-    (tmp_path / checkpoints.LOG).write_text("step\nfour\n")
+        loop.follow(tmp_path, "StarGAN v2", star(), state, spoilt(), **how)
+    assert checkpoints.load(tmp_path / loop.CHECKPOINT, "step")[1]["step"] == "2"
+    (tmp_path / loop.LOG).write_text("step\nfour\n")
     with pytest.raises(StoreError, match=r"log.csv is damaged"):
-        checkpoints.follow(tmp_path, "StarGAN v2", dataclasses.asdict(star()), state, spoilt(), **how)
+        loop.follow(tmp_path, "StarGAN v2", star(), state, spoilt(), **how)
 
 
 def test_starganv2_learns_to_reproduce(sets):
@@ -133,20 +133,20 @@ def test_the_average_follows_the_network(sets):
 
 
 def test_the_stages_of_a_dualstylegan(sets, tmp_path):
-    second = dualstylegan.Recipe(stage="structure", total_images=16)
+    second = dualstylegan.DualStyleGANRecipe(stage="structure", total_images=16)
     begin = dualstylegan.run(sets["photo"], tmp_path / "structure", second, every=8, tell=str)
     source = weights.load_generator(dualstylegan.SOURCE).state_dict()
-    recipe = dualstylegan.Recipe(total_images=24)
+    recipe = dualstylegan.DualStyleGANRecipe(total_images=24)
     third = dualstylegan.run(sets["anime"], tmp_path / "anime", recipe, begin=begin, every=8, tell=str)
     frozen = third.net.generator.state_dict()
     assert all(torch.equal(frozen[k], v) for k, v in source.items())  # the face generator is as it was
     assert any(
         not torch.equal(p, q) for p, q in zip(third.net.res.parameters(), begin.ema.res.parameters(), strict=True)
     )
-    log = pd.read_csv(tmp_path / "anime" / checkpoints.LOG)
+    log = pd.read_csv(tmp_path / "anime" / loop.LOG)
     assert {"perc", "cx", "fm", "id", "reg", "adversarial"} <= set(log)
     with pytest.raises(Stop):
-        dualstylegan.run(sets["anime"], tmp_path / "parts", recipe, begin=begin, every=8, tell=stopping(1))
+        dualstylegan.run(sets["anime"], tmp_path / "parts", recipe, begin=begin, every=8, tell=stopping(2))
     with pytest.raises(StoreError, match="start = "):  # without the stage before, or after another one
         dualstylegan.run(sets["anime"], tmp_path / "parts", recipe, every=8, tell=str)
     assert same(dualstylegan.run(sets["anime"], tmp_path / "parts", recipe, begin=begin, every=8, tell=str), third)
@@ -177,9 +177,9 @@ def test_paired_faces_do_not_give_their_colours_away():
     G = weights.load_generator(dualstylegan.SOURCE)
     w = G.mapping.w(torch.randn(4, 64, generator=torch.Generator().manual_seed(0)))[:, None].repeat(1, G.num_ws, 1)
     draw = lambda: torch.Generator().manual_seed(3)
-    paired = dualstylegan._intrinsic(G, w, True, dualstylegan.Recipe(), draw())
+    paired = dualstylegan._intrinsic(G, w, True, dualstylegan.DualStyleGANRecipe(), draw())
     assert torch.equal(paired[:, :8], w[:, :8]) and not torch.isclose(paired[:, 8:], w[:, 8:]).all(2).any()
-    anybody = dualstylegan._intrinsic(G, w, False, dualstylegan.Recipe(mixing_prob=0), draw())
+    anybody = dualstylegan._intrinsic(G, w, False, dualstylegan.DualStyleGANRecipe(mixing_prob=0), draw())
     assert torch.equal(anybody, anybody[:, :1].expand_as(anybody)) and not torch.isclose(anybody, w).all(2).any()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from hrlib import store
 from hrlib.errors import InvalidValue, StoreError, UnknownName
-from hrlib.training import perceptual
+from hrlib.training import checkpoints, loop, perceptual
 from hrlib.worlds import textures
 
 
@@ -45,7 +47,7 @@ def test_mistakes_are_named():
     with pytest.raises(InvalidValue, match="n = 0"):
         textures.render("checker", 0)
     with pytest.raises(UnknownName, match="did you mean 'resnet50'"):
-        perceptual.recipe("resnet5")
+        perceptual.shipped_recipe("resnet5")
 
 
 def test_batches_are_a_function_of_seed_and_step():
@@ -59,12 +61,13 @@ def test_batches_are_a_function_of_seed_and_step():
     assert sizes == set(perceptual.HOME_SIZES)
 
 
+SMALL = perceptual.PerceptualRecipe("vgg16", {"channels": [4, 4, 4, 8, 8]}, steps=6, lr=1e-3, batch=8, per_class=2)
+
+
 def test_a_resumed_training_run_is_the_same_run(tmp_path, monkeypatch):
-    small = perceptual.Recipe({"channels": [4, 4, 4, 8, 8]}, steps=6, lr=1e-3, batch=8, per_class=2)
-    monkeypatch.setitem(perceptual.RECIPES, "vgg16", small)
-    monkeypatch.setattr(perceptual, "CHECKPOINT_EVERY", 3)
-    *_, whole = perceptual.train("vgg16")
-    path = tmp_path / "run.ckpt"
+    whole = perceptual.State(SMALL)
+    for _ in perceptual.train(SMALL, whole):
+        pass
     stopped = False
 
     def interrupt(*args, **kwargs):
@@ -74,35 +77,46 @@ def test_a_resumed_training_run_is_the_same_run(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
+    def follow():
+        steps = perceptual.train(SMALL, state := perceptual.State(SMALL))
+        how = dict(data={}, every=3 * SMALL.batch, tell=lambda text: None)
+        loop.follow(tmp_path / "run", "vgg16", SMALL, state, steps, **how)
+        return state
+
     original = perceptual.batch_of
     monkeypatch.setattr(perceptual, "batch_of", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        list(perceptual.train("vgg16", checkpoint=path))
-    *_, resumed = perceptual.train("vgg16", checkpoint=path)
+        follow()
+    assert loop.trained(tmp_path / "run").step == 3
+    resumed = follow()
     assert resumed.step == whole.step == 6
-    for a, b in zip(whole.net.parameters(), resumed.net.parameters(), strict=True):
-        assert torch.equal(a, b)
-    perceptual.save("vgg16", resumed.net, tmp_path / "x.safetensors", card="test")
+    a, b = (checkpoints.gather(state.parts) for state in (whole, resumed))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    perceptual.save(SMALL, resumed.net, tmp_path / "x.safetensors", card="test")
     assert 0 <= perceptual.accuracy(resumed.net, edge=40, per_class=2) <= 1
 
 
 def test_a_perceptual_run_replaces_nothing_and_begins_with_what_it_can_finish(tmp_path, monkeypatch):
-    small = perceptual.Recipe({"channels": [4, 4, 4, 8, 8]}, steps=2, lr=1e-3, batch=8, per_class=2)
-    monkeypatch.setitem(perceptual.RECIPES, "vgg16", small)
+    monkeypatch.setitem(perceptual.SHIPPED, "vgg16", replace(SMALL, steps=2))
     monkeypatch.setattr(perceptual, "accuracy", lambda net, **_: 0.5)
-    out, file = tmp_path / "vgg_0.1", tmp_path / "run.ckpt"
-    run = lambda to=out, **more: perceptual.run("vgg16", to, **{"checkpoint": file} | more)
+    out, folder = tmp_path / "vgg_0.1", tmp_path / "run"
+    run = lambda to=out, **more: perceptual.run("vgg16", to, **{"folder": folder, "tell": lambda text: None} | more)
     assert run()["steps"] == 2
-    names = {"vgg_0.1.safetensors", "vgg_0.1.md", "run.ckpt", "run.ckpt.lock"}
+    names = {"vgg_0.1.safetensors", "vgg_0.1.md", "run"}
     assert {f.name for f in tmp_path.iterdir()} == names
-    monkeypatch.setattr(perceptual, "build", None)  # nothing is trained from here on
+
+    def never(*_):
+        pytest.fail("nothing is trained from here on")
+        yield
+
+    monkeypatch.setattr(perceptual, "train", never)
     with pytest.raises(StoreError, match=r"vgg_0.1.safetensors is there already"):
         run()
     with pytest.raises(StoreError, match=r"vgg16_thin.safetensors is there already"):
         run(None)
-    with pytest.raises(StoreError, match="of another training"):
+    with pytest.raises(StoreError, match="with seed = 0"):
         run(tmp_path / "other", seed=1)
-    with store.alone(tmp_path / "run.ckpt.lock", "x"), pytest.raises(StoreError, match="another training"):
+    with store.alone(folder / store.LOCK, "x"), pytest.raises(StoreError, match="another run"):
         run(tmp_path / "other")
     for wrong in ({"steps": 0}, {"steps": -5}, {"seed": -1}, {"threads": 0}):
         with pytest.raises(InvalidValue, match=next(iter(wrong))):

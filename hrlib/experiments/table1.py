@@ -106,18 +106,18 @@ def _training(generator: str, batch: int, device: str) -> Iterator[None]:
     import numpy as np
 
     from ..store import write_json
-    from ..training import data, gan
-    from ..training.recipe import Recipe
+    from ..training import gan, picture_sets
+    from ..training.recipe import GanRecipe
 
     like = {k: v for k, v in gan.like(generator).items() if k != "source"}
-    recipe = Recipe(**like, batch=batch, total_images=10**9, ada_target=0.0)
+    recipe = GanRecipe(**like, batch=batch, total_images=10**9, ada_target=0.0)
     R = recipe.resolution
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_json(folder / data.STATUS, {"what": {"cost": generator}, "done": 2 * batch})
+        write_json(folder / picture_sets.STATUS, {"what": {"cost": generator}, "done": 2 * batch})
         pictures = np.random.default_rng(0).integers(0, 256, (2 * batch, 3, R, R), dtype=np.uint8)
         state = gan.start(recipe, device=device)
-        for _ in gan.train(recipe, data.RenderedSet(folder, pictures, None), state):
+        for _ in gan.train(recipe, picture_sets.PictureSet(folder, pictures, None), state):
             _synchronise(device)
             yield
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,11 +29,12 @@ from .. import features, weights
 from ..errors import SEED
 from ..nets.dualstylegan import DualStyleGAN
 from ..store import fingerprint
-from .checkpoints import follow
-from .data import RenderedSet
+from . import loop
+from .checkpoints import Parts
 from .gan import channels_last, pair
-from .recipe import Checked
-from .steps import average, descend, fallen, gradient_penalty
+from .picture_sets import PictureSet
+from .recipe import Recipe
+from .updates import average, descend, fallen, gradient_penalty
 
 SOURCE = "portraits_sg128"
 STRUCTURE_IMAGES = 3_200  # of stage II, which all domains share
@@ -42,7 +43,7 @@ JITTER_FROM = 8  # paired pictures take intrinsic codes from this one on at rand
 
 
 @dataclass(frozen=True)
-class Recipe(Checked):
+class DualStyleGANRecipe(Recipe):
     """What decides a stage beside its pictures; lengths are in generated pictures."""
 
     stage: str = "style"  # or "structure"
@@ -71,10 +72,15 @@ class Recipe(Checked):
     }
 
 
+SHIPPED = DualStyleGANRecipe()  # of stage III
+
+
 class State:
     """Network, its moving average, discriminator and optimisers at a step."""
 
-    def __init__(self, recipe: Recipe, begin: State | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, recipe: DualStyleGANRecipe, begin: State | None = None, device: str | torch.device = "cpu"
+    ) -> None:
         source, critic = pair(SOURCE)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -98,7 +104,7 @@ class State:
         return [*self.net.style.parameters(), *self.net.res.parameters()]
 
     @property
-    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def parts(self) -> Parts:
         """What a checkpoint holds."""
         return {"net": self.net, "ema": self.ema, "D": self.D, "opt_G": self.opt_G, "opt_D": self.opt_D}
 
@@ -133,7 +139,7 @@ def compared(fake: dict[str, Tensor], real: dict[str, Tensor]) -> dict[str, Tens
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def train(recipe: Recipe, data: RenderedSet, state: State) -> Iterator[dict[str, float]]:
+def train(recipe: DualStyleGANRecipe, data: PictureSet, state: State) -> Iterator[dict[str, float]]:
     """Advance `state` in place to the end of the stage; yield {"step", "images", loss terms} after every step.
 
     data: pictures with their latents: photographs for "structure", drawings for "style".
@@ -188,7 +194,7 @@ def train(recipe: Recipe, data: RenderedSet, state: State) -> Iterator[dict[str,
         yield {"step": state.step, "images": state.step * B} | {k: float(v.detach()) for k, v in terms.items()}
 
 
-def _intrinsic(G: nn.Module, w: Tensor, paired: bool, recipe: Recipe, g: torch.Generator) -> Tensor:
+def _intrinsic(G: nn.Module, w: Tensor, paired: bool, recipe: DualStyleGANRecipe, g: torch.Generator) -> Tensor:
     """Codes of the face: the picture's own up to `JITTER_FROM` when paired, else of anybody, mixed of two mostly."""
     drawn = lambda n: G.mapping.w(torch.randn(n, G.z_dim, generator=g).to(w.device))
     if paired:
@@ -201,7 +207,9 @@ def _intrinsic(G: nn.Module, w: Tensor, paired: bool, recipe: Recipe, g: torch.G
     return ws
 
 
-def _discriminator_step(state: State, recipe: Recipe, real: Tensor, fake: Tensor, amp: Callable) -> dict[str, Tensor]:
+def _discriminator_step(
+    state: State, recipe: DualStyleGANRecipe, real: Tensor, fake: Tensor, amp: Callable
+) -> dict[str, Tensor]:
     with amp():
         on_real, on_fake = state.D(real).float(), state.D(channels_last(fake)).float()
     terms = {"D_real": F.softplus(-on_real).mean(), "D_fake": F.softplus(on_fake).mean()}
@@ -214,7 +222,7 @@ def _discriminator_step(state: State, recipe: Recipe, real: Tensor, fake: Tensor
 
 
 @torch.inference_mode()
-def sheet(net: DualStyleGAN, data: RenderedSet, n: int = 8) -> Tensor:
+def sheet(net: DualStyleGAN, data: PictureSet, n: int = 8) -> Tensor:
     """[1, 3, H, W]: faces, portraits, faces in the portraits' style at the weights for use, and at full weight."""
     G = net.generator
     portrait, z = (part.to(G.w_avg.device) for part in data.batch(torch.arange(n)))
@@ -225,9 +233,9 @@ def sheet(net: DualStyleGAN, data: RenderedSet, n: int = 8) -> Tensor:
 
 
 def run(
-    data: RenderedSet,
+    data: PictureSet,
     folder: str | Path,
-    recipe: Recipe,
+    recipe: DualStyleGANRecipe = SHIPPED,
     *,
     begin: State | None = None,
     every: int = 1_600,
@@ -235,13 +243,23 @@ def run(
     force: bool = False,
     tell: Callable[[str], None] = print,
 ) -> State:
-    """One stage in a folder, going on from its checkpoint; see `checkpoints.follow`.
+    """Train one stage in a folder, or resume there, and return the final state; see `loop.follow`.
 
-    begin: the state that the stage before ended with.
+    begin: the final state of the stage before.
     """
     state = State(recipe, begin, device)
-    begun = state.net if begin else state.net.generator  # what else there is begins at random, as the seed says
-    start = f"{SOURCE} ({fingerprint(begun.state_dict())[:8]}, {fingerprint(state.D.state_dict())[:8]})"
-    how = dict(data=data.what, start=start, every=every, sheet=lambda: sheet(state.ema, data), force=force, tell=tell)
-    follow(Path(folder), "DualStyleGAN", asdict(recipe), state, train(recipe, data, state), **how)
+    begun = state.net if begin else state.net.generator  # the rest starts at random, as the seed says
+    loop.follow(
+        folder,
+        "DualStyleGAN",
+        recipe,
+        state,
+        train(recipe, data, state),
+        data=data.what,
+        start=f"{SOURCE} ({fingerprint(begun.state_dict())[:8]}, {fingerprint(state.D.state_dict())[:8]})",
+        every=every,
+        sheet=lambda: sheet(state.ema, data),
+        force=force,
+        tell=tell,
+    )
     return state

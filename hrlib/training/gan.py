@@ -17,41 +17,49 @@ domain, which keeps the layout of the latent space.
 With only the layers below RGB from another network (`backbone_from`), the new RGB layers first learn to draw that
 network's own pictures (`teach_images`): without them the critic, which knows faces already, has won before they begin.
 
-`train` is a generator of steps; logs, snapshots and sample sheets are its consumers' business (run.py). All draws
-depend on (seed, step, process), so that a resumed run is the same run.
+`train` is a generator of steps; `run` follows it in a folder (loop.py). All draws depend on (seed, step, process), so
+that a resumed run is the same run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.utils import make_grid
 
-from .. import nets, weights
-from ..errors import LayoutMismatch, ShapeError, UnknownName, nearest
+from .. import fid, nets, weights
+from ..errors import InvalidValue, LayoutMismatch, ShapeError, UnknownName, nearest, number
 from ..nets import Discriminator
 from ..store import fingerprint
-from . import augment, checkpoints
-from .data import RenderedSet
-from .recipe import Recipe
-from .steps import average, fallen, gradient_penalty
+from . import augment, checkpoints, loop
+from .gan_measures import CHUNK, drawn, pooled_features
+from .picture_sets import PictureSet
+from .recipe import MOST, GanRecipe
+from .updates import average, fallen, gradient_penalty
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-ARCHITECTURE = ("resolution", "z_dim", "w_dim", "channels", "mapping_layers", "conv_clamp")  # of Recipe and Generator
+ARCHITECTURE = (
+    "resolution",
+    "z_dim",
+    "w_dim",
+    "channels",
+    "mapping_layers",
+    "conv_clamp",
+)  # of GanRecipe and Generator
 TEACH_GAIN = 5.0  # times lr for RGB layers while they are taught
-PARTS, OPTIMISERS = ("G", "G_ema", "D"), ("opt_G", "opt_D")
 
 
 @dataclass
 class State:
-    """What a run consists of at a step, as modules and optimisers; see `tensors` for how it is saved."""
+    """Networks, their moving average and optimisers at a step."""
 
     G: nn.Module
     G_ema: nn.Module
@@ -63,26 +71,16 @@ class State:
     origin: str = "random weights"  # where the networks began, in words, with a hash
 
     @property
-    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        """The networks and optimisers by name."""
-        return {name: getattr(self, name) for name in (*PARTS, *OPTIMISERS)}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All state but the step as one flat dict of tensors, for safetensors."""
-        return {"ada": self.ada.clone()} | checkpoints.gather(self.parts)
-
-    def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Restore what `tensors` returned."""
-        checkpoints.restore(self.parts, tensors)
-        self.ada.copy_(tensors["ada"])
-        self.step = step
+    def parts(self) -> checkpoints.Parts:
+        """What a checkpoint holds."""
+        return {name: getattr(self, name) for name in ("ada", "G", "G_ema", "D", "opt_G", "opt_D")}
 
 
 # --- where a run begins -----------------------------------------------------------------------------------------------
 
 
 def like(source: str) -> dict[str, Any]:
-    """The fields of a `Recipe` that a fine-tuning of the generator `source` (name or file) must share with it."""
+    """The fields of a `GanRecipe` that a fine-tuning of the generator `source` (name or file) must share with it."""
     G = weights.load_generator(source)
     fields = {k: G.config[k] for k in (*ARCHITECTURE, "inr_hidden") if k in G.config}
     return fields | {"network": _architecture(G), "source": source}
@@ -102,18 +100,16 @@ def pair(name_or_path: str) -> tuple[nn.Module, Discriminator]:
     return weights.load_generator(name_or_path), weights.load_discriminator(other)
 
 
-def start(recipe: Recipe, *, device: str | torch.device = "cpu") -> State:
+def start(recipe: GanRecipe, *, device: str | torch.device = "cpu") -> State:
     """The networks a recipe begins with (random, its `source`, or its `backbone_from`), and fresh optimisers."""
     if recipe.network not in ("style_inr", "stylegan2"):
         raise UnknownName(
             f"network {recipe.network!r}",
             expected='"style_inr" or "stylegan2"',
-            do=nearest(recipe.network, ["style_inr", "stylegan2"]) or "choose one of them",
+            do=nearest(recipe.network, ["style_inr", "stylegan2"]) or "set network to one of them",
         )
     if recipe.source and recipe.backbone_from:
-        raise UnknownName(
-            "both source and backbone_from", expected="one place to begin from", do="leave out one of them"
-        )
+        raise InvalidValue("both source and backbone_from", expected="one of them", do="leave out the other")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         config = {k: getattr(recipe, k) for k in ARCHITECTURE}
@@ -139,7 +135,7 @@ def start(recipe: Recipe, *, device: str | torch.device = "cpu") -> State:
     return State(G, G_ema, D, opt_G, opt_D, origin=origin)
 
 
-def _is_inr(recipe: Recipe) -> bool:
+def _is_inr(recipe: GanRecipe) -> bool:
     return recipe.network == "style_inr"
 
 
@@ -148,7 +144,7 @@ def _is_head(name: str) -> bool:
     return ".torgb." in name or "inr." in name
 
 
-def _begin(recipe: Recipe, G: nn.Module, D: Discriminator) -> str:
+def _begin(recipe: GanRecipe, G: nn.Module, D: Discriminator) -> str:
     """Fill G and D from the recipe's source or backbone; return in words what came from where."""
     name = recipe.source or recipe.backbone_from
     if not name:
@@ -180,7 +176,7 @@ def _begin(recipe: Recipe, G: nn.Module, D: Discriminator) -> str:
 
 
 def train(
-    recipe: Recipe, data: RenderedSet, state: State, accelerator: Accelerator | None = None
+    recipe: GanRecipe, data: PictureSet, state: State, accelerator: Accelerator | None = None
 ) -> Iterator[dict[str, float]]:
     """Advance `state` in place until `recipe.total_images`; yield {"step", "images", loss terms} after every step.
 
@@ -247,12 +243,12 @@ def train(
         yield {"step": state.step, "images": state.step * recipe.batch} | numbers
 
 
-def lr(recipe: Recipe, step: int) -> float:
+def lr(recipe: GanRecipe, step: int) -> float:
     """The learning rate of a step: constant, then falling linearly to a tenth over the last `lr_fall` of the run."""
     return recipe.lr * fallen(1 - step * recipe.batch / recipe.total_images, recipe.lr_fall)
 
 
-def _set_rates(state: State, recipe: Recipe, warm: bool, teaching: bool) -> None:
+def _set_rates(state: State, recipe: GanRecipe, warm: bool, teaching: bool) -> None:
     """Give each group of parameters its learning rate: mapping, other weights, noise strengths; discriminator."""
     # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.
     gains = (recipe.warm_mapping_gain, 1.0, 0.0) if warm else (1.0, 1.0, recipe.noise_strength_gain)
@@ -262,37 +258,37 @@ def _set_rates(state: State, recipe: Recipe, warm: bool, teaching: bool) -> None
         group["lr"] = gain * lr(recipe, state.step)
 
 
-def check(recipe: Recipe, data: RenderedSet, ranks: int = 1) -> None:
-    """Raise `ShapeError` unless the recipe can be trained on this data set in so many processes."""
+def check(recipe: GanRecipe, data: PictureSet, ranks: int = 1) -> None:
+    """Raise `ShapeError` or `InvalidValue` unless this recipe can be trained on this data in so many processes."""
     if data.resolution != recipe.resolution:
         raise ShapeError(
             f"pictures of {data.resolution} px",
             expected=f"{recipe.resolution} px, as the recipe says",
-            do="render or pack the set at the network's resolution",
+            do=f"render or pack the set with --resolution {recipe.resolution}",
         )
     if recipe.teach_images and not recipe.backbone_from:
-        raise UnknownName(
+        raise InvalidValue(
             f"teach_images={recipe.teach_images} without backbone_from",
             expected="a generator whose pictures the new RGB layers learn to draw",
-            do="name one as backbone_from, or leave out teach_images",
+            do="name that generator as backbone_from, or set teach_images=0",
         )
     if data.z is None and (recipe.warm_images or recipe.anchor):
-        raise ShapeError(
+        raise InvalidValue(
             f"a warm start or an anchor on {data.folder}, whose pictures have no latents",
-            expected="warm_images=0 and anchor=0",
-            do="leave both out; only rendered sets know the latent of a picture",
+            expected="warm_images=0 and anchor=0, or a set with latents",
+            do="leave both out, or render a set: only rendered sets know the latent of a picture",
         )
     if data.z is not None and data.z.shape[1] != recipe.z_dim:
         raise ShapeError(
             f"latents of {data.z.shape[1]} numbers",
             expected=f"z_dim {recipe.z_dim}",
-            do="render the set with this z_dim",
+            do=f"render the set with --z-dim {recipe.z_dim}",
         )
     if recipe.batch % ranks or recipe.batch // ranks % 4:  # groups of the discriminator's minibatch statistic
-        raise ShapeError(
-            f"a batch of {recipe.batch} in {ranks} processes",
-            expected="a multiple of 4 for each process",
-            do="change the batch size or the number of processes",
+        raise InvalidValue(
+            f"batch = {recipe.batch} in {ranks} processes",
+            expected=f"a multiple of {4 * ranks}: 4 for each process",
+            do="change the batch or the number of processes",
         )
 
 
@@ -307,7 +303,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def _discriminator_step(
-    state: State, recipe: Recipe, real: Tensor, fake: Tensor, amp, accelerator: Accelerator | None
+    state: State, recipe: GanRecipe, real: Tensor, fake: Tensor, amp, accelerator: Accelerator | None
 ) -> dict[str, Tensor]:
     D = state.D
     with amp():
@@ -347,9 +343,114 @@ def _mean(x: Tensor, accelerator: Accelerator | None) -> Tensor:
 
 
 @torch.no_grad()
-def _update_ema(state: State, recipe: Recipe) -> None:
+def _update_ema(state: State, recipe: GanRecipe) -> None:
     memory = recipe.ema_images
     if not recipe.source:  # what began at random should be forgotten soon
         memory = min(memory, 0.05 * (state.step + 1) * recipe.batch)
     average(state.G_ema, state.G, 0.5 ** (recipe.batch / memory))
     state.G_ema.mapping.w_avg.copy_(state.G.mapping.w_avg)
+
+
+# --- a run in its folder ----------------------------------------------------------------------------------------------
+
+
+def run(
+    recipe: GanRecipe,
+    data: PictureSet,
+    folder: Path,
+    *,
+    checkpoint_every: int = 4_000,
+    snapshot_every: int = 0,
+    frechet_every: int = 0,
+    frechet_n: int = 1_000,
+    device: str | torch.device = "cpu",
+    accelerator: Accelerator | None = None,
+    force: bool = False,
+    tell: Callable[[str], None] = print,
+) -> State:
+    """Train in a folder to the end of the recipe, or resume; return the final state. See `loop.follow`.
+
+    Args:
+        recipe: of the training.
+        data: pictures, with latents for a warm start or an anchor.
+        folder: see `loop.follow`.
+        checkpoint_every: images between two checkpoints, each with a row of the log and a sample sheet; 0 for one at
+            the end only.
+        snapshot_every: images between two pairs of networks that are kept; 0 for never.
+        frechet_every: images between two distances of `frechet_n` samples from as many training pictures, in features
+            of the thin VGG16; 0 for never.
+        frechet_n: 2 or more.
+        device: of this process.
+        accelerator: this process's place among several.
+        force: see `loop.follow`.
+        tell: called with a line for each row of the log.
+
+    Raises:
+        InvalidValue, ShapeError, UnknownName: the recipe cannot be trained on this data, or a number is out of range.
+        StoreError, NonFiniteLoss: see `loop.follow`.
+    """
+    checkpoint_every = number("checkpoint_every", checkpoint_every, "whole [0, inf)")
+    snapshot_every = number("snapshot_every", snapshot_every, "whole [0, inf)")
+    frechet_every = number("frechet_every", frechet_every, "whole [0, inf)")
+    frechet_n = number("frechet_n", frechet_n, f"whole [2, {MOST}]")
+    check(recipe, data, accelerator.num_processes if accelerator else 1)
+    state = start(recipe, device=device)
+
+    def keep(images: int) -> loop.Row:
+        snapshot(state, Path(folder) / loop.SNAPSHOTS, images)
+        return {}
+
+    distance = lambda _: {"frechet": frechet(state, data, frechet_n)}
+    loop.follow(
+        folder,
+        recipe.network,
+        recipe,
+        state,
+        train(recipe, data, state, accelerator),
+        data=data.what,
+        start=state.origin,
+        every=checkpoint_every,
+        sheet=lambda: sheet(state, data),
+        hooks=((frechet_every, distance), (snapshot_every, keep)),
+        accelerator=accelerator,
+        force=force,
+        tell=tell,
+    )
+    return state
+
+
+def finished(trained: loop.Trained) -> State:
+    """The state that a checkpoint holds, on the CPU."""
+    recipe = GanRecipe.read(trained.recipe)
+    state = start(replace(recipe, source=None, backbone_from=None))
+    checkpoints.restore(state.parts, trained.tensors)
+    state.step = trained.step
+    return state
+
+
+def snapshot(state: State, folder: Path, images: int) -> None:
+    """Write G_ema and D as a pair of network files named by the images seen, ready to be a `source`."""
+    card = f"snapshot of a training after {images} images; began from {state.origin}"
+    weights.save_network(state.G_ema, folder / f"{images:09d}.safetensors", card=card, force=True)
+    weights.save_network(state.D, folder / f"{images:09d}_discriminator.safetensors", card=card, force=True)
+
+
+@torch.inference_mode()
+def sheet(state: State, data: PictureSet) -> Tensor:
+    """[1, 3, H, W]: a row of training pictures over two rows of samples, from the same latents if they are known."""
+    index = torch.arange(24) % len(data)
+    real, z = data.batch(index)
+    if z is None:
+        z = torch.randn(24, state.G_ema.z_dim, generator=torch.Generator().manual_seed(0))
+    G = state.G_ema
+    fake = G.synthesis(G.mapping(z.to(G.w_avg.device)), noise=G.noise_maps()).cpu()
+    return make_grid(torch.cat([real[:12], fake]), nrow=12, padding=2)[None].clamp(-1, 1)
+
+
+def frechet(state: State, data: PictureSet, n: int) -> float:
+    """Frechet distance of n samples of G_ema from the first n pictures of the set (thin VGG16 features)."""
+    count, device = min(n, len(data)), state.G_ema.w_avg.device
+    data.wait_for(count)
+    chunks = (data.batch(index)[0].to(device) for index in torch.arange(count).split(CHUNK))
+    real, fake = ([pooled_features(x).cpu() for x in part] for part in (chunks, drawn(state.G_ema, n, seed=0)))
+    return fid.frechet_distance(torch.cat(real), torch.cat(fake))

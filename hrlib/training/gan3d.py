@@ -22,13 +22,13 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from .. import losses
@@ -36,10 +36,11 @@ from ..errors import SEED
 from ..nets import cameras
 from ..nets.cips3d import CIPS3D
 from ..nets.stylegan2_discriminator import Discriminator
-from .checkpoints import follow
-from .heads import EDGE, Heads
-from .recipe import Checked
-from .steps import average, descend, fallen, gradient_penalty
+from . import loop
+from .checkpoints import Parts
+from .human_heads import EDGE, HumanHeads
+from .recipe import Recipe
+from .updates import average, descend, fallen, gradient_penalty
 
 NAME = "portraits_3d64"
 PEOPLE, Z_DIM = 6_000, 48
@@ -47,7 +48,7 @@ FOV = 2 * math.degrees(math.atan(1 / 5.65))  # of the portraits' camera, whose p
 
 
 @dataclass(frozen=True)
-class Recipe(Checked):
+class Gan3dRecipe(Recipe):
     """What decides a run beside its pictures; lengths are in pictures seen."""
 
     config: dict = field(
@@ -113,10 +114,13 @@ class Recipe(Checked):
     }
 
 
+SHIPPED = Gan3dRecipe()
+
+
 class State:
     """Networks, the moving average and optimisers at a step."""
 
-    def __init__(self, recipe: Recipe, device: str | torch.device = "cpu") -> None:
+    def __init__(self, recipe: Gan3dRecipe, device: str | torch.device = "cpu") -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.G = CIPS3D(**recipe.config).to(device)
@@ -137,12 +141,12 @@ class State:
         self.step = 0
 
     @property
-    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def parts(self) -> Parts:
         """What a checkpoint holds."""
         return {"G": self.G, "ema": self.ema, "D": self.D, "opt_G": self.opt_G, "opt_D": self.opt_D}
 
 
-def train(recipe: Recipe, data: Heads, state: State) -> Iterator[dict[str, float]]:
+def train(recipe: Gan3dRecipe, data: HumanHeads, state: State) -> Iterator[dict[str, float]]:
     """Advance `state` in place to the end of the recipe; yield {"step", "images", loss terms} after every step."""
     G, D, B = state.G, state.D, recipe.batch
     device = next(G.parameters()).device
@@ -199,7 +203,7 @@ def sharpen(G: CIPS3D, factor: float) -> None:
         parameter *= factor
 
 
-def _set_rates(state: State, recipe: Recipe, seen: int) -> None:
+def _set_rates(state: State, recipe: Gan3dRecipe, seen: int) -> None:
     """Rates fall to a tenth at the end of the regression, and again at the end of the adversarial stage."""
     regression = recipe.ray_images + recipe.whole_images
     if seen < regression:
@@ -219,7 +223,7 @@ def _rays(mask: Tensor, count: int, g: torch.Generator) -> Tensor:
     return torch.multinomial(torch.where(near, 4.0, 1.0).cpu(), count, generator=g).to(mask.device)
 
 
-def _critic_step(state: State, recipe: Recipe, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+def _critic_step(state: State, recipe: Gan3dRecipe, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
     """One step of the discriminator, with lazy R1."""
     D = state.D
     terms = {"D_real": F.softplus(-D(real)).mean(), "D_fake": F.softplus(D(fake)).mean()}
@@ -232,7 +236,7 @@ def _critic_step(state: State, recipe: Recipe, real: Tensor, fake: Tensor) -> di
 
 
 @torch.inference_mode()
-def sheet(G: CIPS3D, data: Heads, people: int = 6) -> Tensor:
+def sheet(G: CIPS3D, data: HumanHeads, people: int = 6) -> Tensor:
     """[1, 3, H, W]: pictures of the set beside five views of their latents over yaw, then views of z ~ N(0, I), twice:
     colours, and below them depths."""
     device = next(G.parameters()).device
@@ -249,18 +253,27 @@ def sheet(G: CIPS3D, data: Heads, people: int = 6) -> Tensor:
 
 
 def run(
-    data: Heads,
+    data: HumanHeads,
     folder: str | Path = f"build/training/{NAME}",
     *,
-    recipe: Recipe | None = None,
+    recipe: Gan3dRecipe = SHIPPED,
     every: int = 2_000,
     device: str | torch.device = "cpu",
     force: bool = False,
     tell: Callable[[str], None] = print,
 ) -> State:
-    """Train in a folder, going on from its checkpoint; see `checkpoints.follow`."""
-    recipe = recipe or Recipe()
+    """Train in a folder, or resume there, and return the final state; see `loop.follow`."""
     state = State(recipe, device)
-    how = dict(data=data.what, every=every, sheet=lambda: sheet(state.ema, data), force=force, tell=tell)
-    follow(Path(folder), "CIPS-3D", asdict(recipe), state, train(recipe, data, state), **how)
+    loop.follow(
+        folder,
+        "CIPS-3D",
+        recipe,
+        state,
+        train(recipe, data, state),
+        data=data.what,
+        every=every,
+        sheet=lambda: sheet(state.ema, data),
+        force=force,
+        tell=tell,
+    )
     return state

@@ -9,13 +9,11 @@ are blurred, shifted, dirtied and partly covered too, because reconstructions by
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import platform
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import indent
 from typing import ClassVar
@@ -25,24 +23,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import retrieval, store, weights
+from .. import retrieval
 from ..errors import SEED, InvalidValue, number
 from ..nets.identity import Identity
 from ..worlds import portraits
-from . import checkpoints, shipping
-from .people import CHUNK, FAMILY, half_lookalikes, load_views, lookalikes, render_views, view
-from .perceptual import Progress
-from .recipe import Checked
-from .steps import one_cycle
+from . import loop, shipping
+from .checkpoints import Parts
+from .identity_set import CHUNK, FAMILY, half_lookalikes, load_views, lookalikes, render_views, view
+from .recipe import Recipe
+from .set_files import from_bytes
+from .updates import one_cycle, set_rate
 
-LOOK_EVERY, CHECKPOINT_EVERY = 100, 500  # steps
-AIM = 0.98  # top-1 among 200 unseen people, photograph to photograph
-TEST_SEED = 52_000  # of the people that only `measure` sees
+NAME = "identity_thin"
+EVERY = 100  # steps between two checkpoints
+AIM = 0.98  # top-1 rate among 200 unseen people, photograph to photograph
+TEST_SEED = 52_000  # of the people whom only `measure` sees
 
 
 @dataclass(frozen=True)
-class Recipe(Checked):
-    """How the network is trained; AdamW with a one-cycle learning rate, cycle after cycle."""
+class IdentityRecipe(Recipe):
+    """AdamW with a one-cycle learning rate, cycle after cycle."""
 
     config: dict = field(default_factory=dict)  # of `nets.identity.Identity`
     identities: int = 2400  # the second half in families; a multiple of 2 * FAMILY
@@ -55,7 +55,8 @@ class Recipe(Checked):
     scale: float = 32.0  # ArcFace's s
     margin: float = 0.3  # ArcFace's m in radians, reached half-way through the first cycle
     explain: float = 10.0  # weight of the regression of the people's parameters
-    data_seed: int = 41_000
+    data_seed: int = 41_000  # of the people and their views
+    seed: int = 0  # of the initial weights and the batches
 
     INTERVALS: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("identities", "views", "batch"), "whole [1, inf)"),
@@ -63,7 +64,7 @@ class Recipe(Checked):
         "resolution": "whole [8, inf)",
         "scale": "(0, inf)",
         "margin": "[0, 3.14]",
-        "data_seed": SEED,
+        **dict.fromkeys(("data_seed", "seed"), SEED),
     }
 
     def __post_init__(self) -> None:
@@ -73,23 +74,29 @@ class Recipe(Checked):
             number("lr of a cycle", lr, "(0, inf)")
         for name in ("identities", "batch"):
             if (value := getattr(self, name)) % (2 * FAMILY):
-                raise InvalidValue(f"{name} = {value}", expected=f"a multiple of {2 * FAMILY}", do="give one")
+                near = max(value // (2 * FAMILY), 1) * 2 * FAMILY
+                raise InvalidValue(f"{name} = {value}", expected=f"a multiple of {2 * FAMILY}", do=f"take {near}")
 
     @property
     def steps(self) -> int:
-        """Of all cycles."""
+        """Steps of all cycles together."""
         return sum(steps for steps, _ in self.cycles)
 
-    @property
-    def beginnings(self) -> list[int]:
-        """The first step of each cycle, and the step after the last."""
-        return [0, *itertools.accumulate(steps for steps, _ in self.cycles)]
+    def rate(self, step: int) -> tuple[float, float]:
+        """Learning rate and beta1 of a step, in the cycle that it is in."""
+        for steps, lr in self.cycles:
+            if step < steps:
+                return one_cycle(step, steps, lr)
+            step -= steps
+        raise IndexError(f"{step} steps after the last cycle")
 
-    def schedule(self, adam: torch.optim.Optimizer, step: int) -> torch.optim.lr_scheduler.OneCycleLR:
-        """The schedule, at its beginning, of the cycle that `step` is in (after the last: of the last)."""
-        cycle = min(sum(step >= end for end in self.beginnings[1:]), len(self.cycles) - 1)
-        steps, lr = self.cycles[cycle]
-        return one_cycle(adam, lr, steps)
+    @property
+    def what(self) -> dict[str, int]:
+        """The rendered set of `identity_set.render_views` that belongs to it, but for its seed."""
+        return {"identities": self.identities, "views": self.views, "resolution": self.resolution}
+
+
+SHIPPED = IdentityRecipe()
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -118,30 +125,30 @@ class ArcFace(nn.Module):
         return loss, self.scale * cosine.detach()
 
 
-def draw(recipe: Recipe, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw(recipe: IdentityRecipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Rows of the training set and people of one batch, int64 [batch] each: half unrelated people, half families."""
     half, n = recipe.batch // 2, recipe.identities // 2
-    single = torch.randint(n, (half,), generator=dice)
-    family = torch.randint(n // FAMILY, (half // FAMILY, 1), generator=dice) * FAMILY + torch.arange(FAMILY)
+    single = torch.randint(n, (half,), generator=rng)
+    family = torch.randint(n // FAMILY, (half // FAMILY, 1), generator=rng) * FAMILY + torch.arange(FAMILY)
     label = torch.cat([single, n + family.flatten()])
-    return label + recipe.identities * torch.randint(recipe.views, (len(label),), generator=dice), label
+    return label + recipe.identities * torch.randint(recipe.views, (len(label),), generator=rng), label
 
 
-def augment(x: Tensor, edge: int, dice: torch.Generator) -> Tensor:
+def augment(x: Tensor, edge: int, rng: torch.Generator) -> Tensor:
     """[N, 3, R, R] in [-1, 1] -> [N, 3, edge, edge]: everything that does not change who is shown.
 
     Zoom, turn, shift and mirror; low resolution on half of the pictures; brightness, contrast and saturation, any
     change of hue on 15 % and grey on 10 %; noise on a third; a covered part on a fifth.
     """
     n, edges = len(x), (edge, edge)
-    u = lambda lo, hi, *shape: lo + (hi - lo) * torch.rand(n, *shape, generator=dice)
-    some = lambda p, *shape: torch.rand(n, *shape, generator=dice) < p
+    u = lambda lo, hi, *shape: lo + (hi - lo) * torch.rand(n, *shape, generator=rng)
+    some = lambda p, *shape: torch.rand(n, *shape, generator=rng) < p
     zoom, turn, flip = 2 ** u(-0.3, 0.25), u(-0.12, 0.12), torch.where(some(0.5), -1.0, 1.0)
     rows = [zoom * flip * turn.cos(), -zoom * turn.sin(), u(-0.1, 0.1), zoom * flip * turn.sin(), zoom * turn.cos()]
     where = F.affine_grid(torch.stack([*rows, u(-0.1, 0.1)], 1).view(n, 2, 3), list(x.shape), align_corners=False)
     parts = list(F.grid_sample(x, where, padding_mode="reflection", align_corners=False).split(max(n // 8, 1)))
     for i, part in enumerate(parts):
-        small = int(torch.randint(edge // 2, edge, (), generator=dice)) if i % 2 else edge
+        small = int(torch.randint(edge // 2, edge, (), generator=rng)) if i % 2 else edge
         part = F.interpolate(part, (small, small), mode="bilinear", antialias=True)
         parts[i] = F.interpolate(part, edges, mode="bilinear") if i % 2 else part
     x = torch.cat(parts)
@@ -154,7 +161,7 @@ def augment(x: Tensor, edge: int, dice: torch.Generator) -> Tensor:
     colour = grey + c[:, None, None] * (torch.eye(3) - grey) + s[:, None, None] * cross
     x = torch.einsum("nij,njhw->nihw", colour, x) * u(0.75, 1.25, 3, 1, 1).lerp(u(0.75, 1.25, 1, 1, 1), 0.7)
     strength = u(0.0, 0.15, 1, 1, 1) * some(1 / 3, 1, 1, 1)
-    x = x + u(-0.2, 0.2, 1, 1, 1) + strength * torch.randn(x.shape, generator=dice)
+    x = x + u(-0.2, 0.2, 1, 1, 1) + strength * torch.randn(x.shape, generator=rng)
 
     place = (torch.arange(edge) + 0.5) / edge
     middle, side = u(0, 1, 2), u(0.05, 0.2, 2) * some(0.2, 1)
@@ -163,7 +170,7 @@ def augment(x: Tensor, edge: int, dice: torch.Generator) -> Tensor:
     return torch.where(covered[:, None], u(-1, 1, 3, 1, 1), x).clamp(-1, 1)
 
 
-def explanation(recipe: Recipe) -> Tensor:
+def explanation(recipe: IdentityRecipe) -> Tensor:
     """[identities, 37] parameters of the people in training, each of zero mean and unit variance.
 
     A regression of them from the embedding (linear, dropped after training) tells the network at once what to look at,
@@ -174,72 +181,66 @@ def explanation(recipe: Recipe) -> Tensor:
     return (values - values.mean(0)) / values.std(0).clamp(min=1e-3)
 
 
-def train(recipe: Recipe, folder: Path, *, seed: int = 0, checkpoint: str | Path | None = None) -> Iterator[Progress]:
-    """Train on the rendered set in `folder`, on the CPU; yields a `Progress` every 100 steps and after the last.
+class State:
+    """The network, what only training needs (ArcFace's directions, the regression), and the optimiser, at a step."""
+
+    def __init__(self, recipe: IdentityRecipe) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.net = Identity(**recipe.config).to(memory_format=torch.channels_last).train()
+            self.arcface = ArcFace(recipe.identities, self.net.dim, scale=recipe.scale)
+            self.known = explanation(recipe)  # [identities, 37]
+            self.explain = nn.Linear(self.net.dim, self.known.shape[1])
+        decay = [p for p in self.net.parameters() if p.ndim > 1]
+        every = (*self.net.parameters(), *self.arcface.parameters(), *self.explain.parameters())
+        plain = [p for p in every if all(p is not q for q in decay)]
+        groups = [{"params": decay}, {"params": plain, "weight_decay": 0.0}]
+        self.adam = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+        self.step = 0
+
+    @property
+    def parts(self) -> Parts:
+        """What a checkpoint holds."""
+        return {"net": self.net, "arcface": self.arcface, "explain": self.explain, "adam": self.adam}
+
+
+def train(recipe: IdentityRecipe, folder: Path, state: State) -> Iterator[dict[str, float]]:
+    """Advance `state` to the recipe's end, on the CPU; yield {"step", "images", "loss", "accuracy"} after every step.
+
+    All draws depend on (seed, step), so a resumed run is the same run.
 
     Args:
         folder: filled by `render_views` with the same recipe.
-        seed: of the initial weights and the batches.
-        checkpoint: file for the state of the run, written every 500 steps; an existing one is resumed from, exactly.
+        state: is changed in place.
 
     Raises:
-        StoreError: the set is not there, or not whole; the checkpoint is something else, or of another training.
+        StoreError: the set is missing or incomplete.
     """
-    images, seed = load_views(folder), number("seed", seed, SEED)
-    identity = {"network": "identity", "recipe": asdict(recipe), "seed": seed}
-    state = checkpoints.load_torch(checkpoint, identity)
-    torch.manual_seed(seed)
-    net = Identity(**recipe.config).to(memory_format=torch.channels_last).train()
-    head, known = ArcFace(recipe.identities, net.dim, scale=recipe.scale), explanation(recipe)
-    explain = nn.Linear(net.dim, known.shape[1])
-    decay = [p for p in net.parameters() if p.ndim > 1]
-    plain = [
-        p for p in (*net.parameters(), *head.parameters(), *explain.parameters()) if all(p is not q for q in decay)
-    ]
-    adam = torch.optim.AdamW(
-        [{"params": decay}, {"params": plain, "weight_decay": 0.0}], weight_decay=recipe.weight_decay
-    )
-    parts = {"net": net, "head": head, "explain": explain, "adam": adam}
-    first, before, losses, hits = 0, 0.0, [], []
-    if state:
-        first, before, losses, hits = state["step"], state["seconds"], [state["loss"]], [state["accuracy"]]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    schedule = recipe.schedule(adam, first)
-    if first not in recipe.beginnings:
-        schedule.load_state_dict(state["schedule"])
-        adam.load_state_dict(state["adam"])  # again: a new schedule sets the rates of its first step
-    start = time.perf_counter() - before
-    if first >= recipe.steps:
-        yield Progress(first, before, losses[0], hits[0], net)
-    for step in range(first, recipe.steps):
-        if step > first and step in recipe.beginnings:
-            schedule = recipe.schedule(adam, step)
-        dice = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        torch.manual_seed(seed * 1_000_003 + step)  # for the dropout
-        rows, label = draw(recipe, dice)
-        x = augment(torch.from_numpy(images[rows.numpy()]).float() / 127.5 - 1, net.edge, dice)
-        margin = recipe.margin * min(1.0, 2 * step / recipe.cycles[0][0])
-        with torch.autocast("cpu", torch.bfloat16):
+    images, net = load_views(folder), state.net
+    while state.step < recipe.steps:
+        draws = recipe.seed * 1_000_003 + state.step
+        rng = torch.Generator().manual_seed(draws)
+        rows, label = draw(recipe, rng)
+        x = augment(from_bytes(images[rows.numpy()]), net.edge, rng)
+        margin = recipe.margin * min(1.0, 2 * state.step / recipe.cycles[0][0])
+        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16):
+            torch.manual_seed(draws)  # for the dropout
             embedding = net.embed(x.contiguous(memory_format=torch.channels_last))
-        loss, logits = head(embedding, label, margin)
-        loss = loss + recipe.explain * F.mse_loss(explain(embedding * net.dim**0.5), known[label])
-        adam.zero_grad(set_to_none=True)
+        loss, logits = state.arcface(embedding, label, margin)
+        loss = loss + recipe.explain * F.mse_loss(state.explain(embedding * net.dim**0.5), state.known[label])
+        state.adam.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 10.0)
-        adam.step()
-        schedule.step()
-        losses.append(loss.item())
-        hits.append((logits.argmax(1) == label).float().mean().item())
-        done, look = step + 1, None
-        if done % LOOK_EVERY == 0 or done == recipe.steps:
-            look = Progress(done, time.perf_counter() - start, np.mean(losses).item(), np.mean(hits).item(), net)
-            losses, hits = [], []
-            yield look
-        if checkpoint and look and (done % CHECKPOINT_EVERY == 0 or done == recipe.steps):
-            facts = {"step": done, "seconds": look.seconds, "loss": look.loss, "accuracy": look.accuracy}
-            saved = parts | {"schedule": schedule}
-            checkpoints.save_torch(checkpoint, {k: part.state_dict() for k, part in saved.items()} | facts, identity)
+        set_rate(state.adam, *recipe.rate(state.step))
+        state.adam.step()
+        state.step += 1
+        accuracy = (logits.argmax(1) == label).float().mean().item()
+        yield {
+            "step": state.step,
+            "images": state.step * recipe.batch,
+            "loss": loss.item(),
+            "accuracy": accuracy,
+        }
 
 
 # --- measures and shipping --------------------------------------------------------------------------------------------
@@ -299,85 +300,71 @@ def run(
     folder: str | Path = "build/training/identity",
     out: str | Path | None = None,
     *,
-    recipe: Recipe | None = None,
-    seed: int = 0,
+    recipe: IdentityRecipe = SHIPPED,
     threads: int = 1,
     force: bool = False,
+    tell: Callable[[str], None] = print,
 ) -> dict[str, list[float]]:
-    """Render, train, save in half precision, measure, and enter in the catalogue what lies in the data folder.
+    """Render, train, measure and ship the network; an interrupted run resumes.
 
     Args:
-        folder: of this training alone: views/ (the rendered set), checkpoint.pt and log.csv; an interrupted run goes
-            on from them.
+        folder: of this training alone (see `loop.follow`); views/ in it holds the rendered set.
         out: the .safetensors file to write, with its card beside it; None is the shipped one,
             data/weights/identity_thin.safetensors.
-        recipe: None is the shipped network's.
-        seed: see `train`.
+        recipe: of the training.
         threads: of PyTorch. The numbers depend on it in the last digits.
         force: replace `out` and its card.
+        tell: called with a line for each row of the log.
 
     Returns:
-        The rates of `measure`, of the network as it is in the file.
+        The rates of `measure`, for the network as the file holds it.
 
     Raises:
-        InvalidValue: a number out of range.
-        StoreError: `out` is there; the folder holds something else or another training; they cannot be written.
+        InvalidValue: a number is out of range.
+        StoreError: `out` exists, the folder holds something else, or they cannot be written.
     """
     torch.set_num_threads(number("threads", threads, "whole [1, 1024]"))
-    folder, recipe, seed = Path(folder), recipe or Recipe(), number("seed", seed, SEED)
-    out = shipping.free(_file(out), force=force)
-    set_ = {"identities": recipe.identities, "views": recipe.views, "resolution": recipe.resolution}
-    with checkpoints.training(folder, "identity network", asdict(recipe) | {"seed": seed}, data=set_):
-        for done in render_views(folder / "views", **set_, seed=recipe.data_seed):
+    folder, file, state = Path(folder), shipping.free(shipping.place(NAME, out), force=force), State(recipe)
+
+    def prepare() -> None:
+        for done in render_views(folder / "views", **recipe.what, seed=recipe.data_seed):
             if done % 1200 == 0:
-                print(f"{done} portraits", flush=True)
-        rows = ["step,seconds,loss,accuracy"]
-        if (folder / "log.csv").exists() and (folder / "checkpoint.pt").exists():
-            rows = checkpoints.log_lines(folder / "log.csv", math.inf)
-        for p in train(recipe, folder / "views", seed=seed, checkpoint=folder / "checkpoint.pt"):
-            rows = [rows[0], *(row for row in rows[1:] if int(row.split(",")[0]) < p.step)]
-            rows.append(f"{p.step},{p.seconds:.1f},{p.loss:.4f},{p.accuracy:.4f}")
-            store.write_bytes(folder / "log.csv", ("\n".join(rows) + "\n").encode())
-            print(rows[-1], flush=True)
-    return ship(p, recipe, out, seed=seed, threads=threads, force=force)
+                tell(f"{done} portraits")
 
-
-def _file(out: str | Path | None) -> Path:
-    return store.destination(out, ".safetensors") if out else shipping.shipped() / "identity_thin.safetensors"
-
-
-def ship(
-    p: Progress,
-    recipe: Recipe,
-    out: str | Path | None = None,
-    *,
-    seed: int = 0,
-    threads: int = 1,
-    force: bool = False,
-) -> dict[str, list[float]]:
-    """Save the network of a finished run, measure the file, and write or register its card; see `run`."""
-    file = shipping.free(_file(out), force=force)
-    note = f"thin IR-SE, trained with ArcFace on {recipe.identities} people of the portrait world, seed {seed}"
-    net, people_tested, seeds = Identity(**p.net.config).eval(), 200, range(5)
-    stored = {k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in p.net.state_dict().items()}
-    weights.load_strictly(net, stored, "the trained network")  # what is measured is what the file will hold
-    rates = measure(net, n=people_tested, seeds=seeds)
-    weights.save_network(p.net, file, card=note, half=True, force=True)
-    shipping.enter(file, card(p, recipe, rates, people_tested, seed=seed, threads=threads))
+    last = loop.follow(
+        folder,
+        "identity network",
+        recipe,
+        state,
+        train(recipe, folder / "views", state),
+        data=recipe.what,
+        every=EVERY * recipe.batch,
+        prepare=prepare,
+        tell=tell,
+    )
+    net = shipping.as_stored(state.net.to(memory_format=torch.contiguous_format))
+    tested = 200
+    rates = measure(net, n=tested, seeds=range(5))
+    sentence = (
+        f"thin IR-SE, trained with ArcFace on {recipe.identities} people of the portrait world, seed {recipe.seed}"
+    )
+    shipping.ship(net, file, card=card(net, recipe, last, rates, tested, threads=threads), sentence=sentence)
     return rates
 
 
-def card(p: Progress, recipe: Recipe, rates: dict[str, list[float]], tested: int, *, seed: int, threads: int) -> str:
-    """The model card of a trained network, with its rates among `tested` people, in Markdown."""
-    reached = f"the aim of {AIM:.0%}, photograph to photograph, is reached."
+def card(
+    net: Identity, recipe: IdentityRecipe, last: loop.Row, rates: dict[str, list[float]], tested: int, *, threads: int
+) -> str:
+    """The model card, Markdown: the last row of the log, and the rates of `measure` among `tested` people."""
+    reached = "is reached."
     if np.mean(rates["photo"]) < AIM:
-        reached = f"the aim of {AIM:.0%}, photograph to photograph, is not reached; longer `Recipe.cycles` should help."
+        reached = "is not reached; longer `IdentityRecipe.cycles` should help."
     rates_of = " and then ".join(f"{lr:g} over {steps:,}" for steps, lr in recipe.cycles)
-    r, config, edge = recipe, p.net.config, p.net.edge
+    r, config, edge = recipe, net.config, net.edge
     return f"""# identity_thin
 
 A thin IR-SE network: pictures of any size, resized whole to {edge}x{edge} (bilinear, antialiased), to unit vectors of
-{config["dim"]} numbers. {sum(q.numel() for q in p.net.parameters()):,} parameters, `{json.dumps(config)}`.
+{config["dim"]} numbers. {sum(q.numel() for q in net.parameters()):,} parameters, `{json.dumps(config)}`.
 
 - **For**: ID retrieval (Sec. III-D) at the `laptop` profile, in place of the paper's IR-SE50.
 - **Data**: portraits of `hrlib.worlds.portraits`, photo domain only: {r.identities:,} people, {r.views} views each
@@ -388,16 +375,17 @@ A thin IR-SE network: pictures of any size, resized whole to {edge}x{edge} (bili
   whole families), AdamW, one-cycle learning rates of {rates_of} steps, weight decay
   {r.weight_decay}, bfloat16 autocast. Augmented by zoom, turn, shift, mirror, brightness, contrast,
   saturation, hue, low resolution, noise and covered parts.
-- **Command**: `hrlab train identity`, seed {seed} ({threads} thread, {p.seconds / 60:.0f} minutes of training on a
-  shared {platform.machine()} machine, {torch.backends.cpu.get_cpu_capability()}; rendering comes before it).
+- **Command**: `hrlab train identity --force`, seed {r.seed} ({threads} thread,
+  {last["seconds"] / 60:.0f} minutes of training on a shared {platform.machine()} machine,
+  {torch.backends.cpu.get_cpu_capability()}; rendering comes before it).
 - **ID retrieval** among {tested} unseen people at 128 px, from another view each; contents are photographs; mean,
   standard deviation and least over the seeds (other people each). `python benchmarks/identity.py` measures it again:
 
 {indent(table(rates, tested), "  ")}
 
-- **In training**: {p.accuracy:.1%} of the augmented pictures in the last {LOOK_EVERY} steps were nearest to their own
-  class out of {r.identities:,}; loss {p.loss:.3f}.
-- **Limits**: {reached}
+- **In training**: {last["accuracy"]:.1%} of the augmented pictures in the last {EVERY} steps were nearest to their own
+  class out of {r.identities:,}; loss {last["loss"]:.3f}.
+- **Limits**: the aim of {AIM:.0%}, photograph to photograph, {reached}
   It tells skin, hair, beards and glasses apart better than proportions of the face, see the look-alikes. It knows
   these heads and nothing else: no photograph of a real person, and none of the other domains, was ever shown to it.
   A person is the identity vector, hair, beard and glasses included: who changes them is somebody else. Mirrored

@@ -16,31 +16,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import features, store, weights
+from .. import features, weights
 from ..errors import SEED, HRLibError, UnknownName, nearest, number
 from ..nets import perceptual as nets
 from ..worlds import textures
-from . import checkpoints, shipping
-from .steps import one_cycle
+from . import loop, shipping
+from .checkpoints import Parts
+from .recipe import Recipe
+from .set_files import from_bytes
+from .updates import one_cycle, set_rate
 
 HOME_SIZES = (32, 40, 48)  # input edges seen in training
 RENDER_SIZE = 48
 HELD_OUT = 50  # images a class
 TEST_SIZES = (32, 40, 48, 64, 128)
-LOOK_EVERY, CHECKPOINT_EVERY = 100, 500  # steps
+EVERY = 100  # steps between two checkpoints
 
 LEVELS = 4  # of each colour channel in the second label
 COLOURS = 4 * LEVELS**3  # one class a quadrant and colour
@@ -54,31 +55,39 @@ TAP_RMS = {"features_2": 2.0, "features_7": 5.0, "features_14": 7.0, "features_2
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How one network is trained; AdamW with a one-cycle learning rate and label smoothing 0.1."""
+class PerceptualRecipe(Recipe):
+    """AdamW with a one-cycle learning rate and label smoothing 0.1."""
 
+    which: str  # "vgg16", "resnet50" or "deit"
     config: dict
     steps: int
     lr: float
     weight_decay: float = 0.05
-    bf16: bool = (
-        True  # bfloat16 autocast: five times faster for convolutions on a CPU with AMX, slower for the small ViT
-    )
+    bf16: bool = True  # five times faster for convolutions on a CPU with AMX, slower for the small ViT
     batch: int = 128
-    per_class: int = 2000
+    per_class: int = 2000  # training images
+    seed: int = 0  # of the initial weights, the images and the batches
+
+    INTERVALS: ClassVar[dict[str, str]] = {
+        "steps": "whole [2, inf)",
+        **dict.fromkeys(("batch", "per_class"), "whole [1, inf)"),
+        "lr": "(0, inf)",
+        "weight_decay": "[0, inf)",
+        "seed": SEED,
+    }
 
 
-RECIPES: dict[str, Recipe] = {
-    "vgg16": Recipe({"channels": list(nets.THIN_CHANNELS)}, steps=4000, lr=4e-3),
-    "resnet50": Recipe({"channels": [8, 16, 32, 64]}, steps=10_000, lr=3e-3),
-    "deit": Recipe(
+SHIPPED: dict[str, PerceptualRecipe] = {
+    "vgg16": PerceptualRecipe("vgg16", {"channels": list(nets.THIN_CHANNELS)}, steps=4000, lr=4e-3),
+    "resnet50": PerceptualRecipe("resnet50", {"channels": [8, 16, 32, 64]}, steps=10_000, lr=3e-3),
+    "deit": PerceptualRecipe(
+        "deit",
         {"img_size": 40, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3},
         steps=3200,
         lr=1.5e-3,
         bf16=False,
     ),
 }
-
 
 TITLES = {"vgg16": "VGG16", "resnet50": "ResNet50", "deit": "DeiT"}
 NAMING = {"vgg16": "torchvision's", "resnet50": "timm's", "deit": "timm's"}
@@ -93,34 +102,23 @@ NOTES = {
 }
 
 
-@dataclass
-class Progress:
-    """One look at a training run: after `step` steps and `seconds`, the mean loss and accuracy since the last look."""
-
-    step: int
-    seconds: float
-    loss: float
-    accuracy: float
-    net: nn.Module = field(repr=False)
-
-
-def recipe(which: str) -> Recipe:
-    """The recipe of "vgg16", "resnet50" or "deit"; any other name raises `UnknownName`."""
-    if which not in RECIPES:
+def shipped_recipe(which: str) -> PerceptualRecipe:
+    """The recipe of the shipped "vgg16", "resnet50" or "deit"; any other name raises `UnknownName`."""
+    if which not in SHIPPED:
         raise UnknownName(
             f"perceptual network {which!r}",
-            expected=f"one of {', '.join(RECIPES)}",
-            do=nearest(which, list(RECIPES)) or "pick one",
+            expected=f"one of {', '.join(SHIPPED)}",
+            do=nearest(which, list(SHIPPED)) or "choose one of these architectures",
         )
-    return RECIPES[which]
+    return SHIPPED[which]
 
 
-def build(which: str) -> nn.Module:
+def build(recipe: PerceptualRecipe) -> nn.Module:
     """The untrained thin network with its classifier (and, for VGG16, batch normalisation)."""
-    config, classes = recipe(which).config, len(textures.CLASSES) + COLOURS + GRAINS
-    if which == "vgg16":
-        return nets.VGG16(**config, num_classes=classes, batch_norm=True)
-    return {"resnet50": nets.resnet50, "deit": nets.deit}[which](**config, num_classes=classes)
+    classes = len(textures.CLASSES) + COLOURS + GRAINS
+    if recipe.which == "vgg16":
+        return nets.VGG16(**recipe.config, num_classes=classes, batch_norm=True)
+    return {"resnet50": nets.resnet50, "deit": nets.deit}[recipe.which](**recipe.config, num_classes=classes)
 
 
 def batch_of(images: Tensor, labels: Tensor, *, n: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
@@ -128,17 +126,17 @@ def batch_of(images: Tensor, labels: Tensor, *, n: int, seed: int, step: int) ->
 
     images: uint8 [N, 3, 48, 48]. Returns float32 [n, 3, S, S] in [-1, 1] with S one of `HOME_SIZES`, labels [n].
     """
-    dice = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    pick = torch.randint(len(images), (n,), generator=dice)
+    rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    pick = torch.randint(len(images), (n,), generator=rng)
     size = HOME_SIZES[step % len(HOME_SIZES)]
     x, edge = images[pick], min(40, size + 8) if size < RENDER_SIZE else RENDER_SIZE
-    offset = torch.randint(RENDER_SIZE - edge + 1, (2, n), generator=dice)
+    offset = torch.randint(RENDER_SIZE - edge + 1, (2, n), generator=rng)
     rows = (offset[0, :, None] + torch.arange(edge))[:, None, :, None]
     columns = (offset[1, :, None] + torch.arange(edge))[:, None, None, :]
-    mirror = torch.rand(n, 1, 1, 1, generator=dice) < 0.5
+    mirror = torch.rand(n, 1, 1, 1, generator=rng) < 0.5
     columns = torch.where(mirror, columns.flip(-1), columns)
     x = x[torch.arange(n)[:, None, None, None], torch.arange(3)[None, :, None, None], rows, columns]
-    x = x.float() / 127.5 - 1
+    x = from_bytes(x)
     if edge != size:
         x = F.interpolate(x, (size, size), mode="area")
     return x, labels[pick]
@@ -147,12 +145,12 @@ def batch_of(images: Tensor, labels: Tensor, *, n: int, seed: int, step: int) ->
 def grained(x: Tensor, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
     """x [N, 3, H, W] with pixel-fine grain of rms 0.03 to 0.3 on a third of the pictures, and its kinds, int64 [N]."""
     n, _, h, w = x.shape
-    dice = torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)
-    kind = torch.randint(GRAINS, (n,), generator=dice) * (torch.rand(n, generator=dice) < 1 / 3)
-    strength = 0.03 * 10 ** torch.rand(n, 1, 1, 1, generator=dice) * (kind > 0)[:, None, None, None]
+    rng = torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)
+    kind = torch.randint(GRAINS, (n,), generator=rng) * (torch.rand(n, generator=rng) < 1 / 3)
+    strength = 0.03 * 10 ** torch.rand(n, 1, 1, 1, generator=rng) * (kind > 0)[:, None, None, None]
     rows, columns = (-1.0) ** torch.arange(h)[:, None].expand(h, w), (-1.0) ** torch.arange(w).expand(h, w)
     patterns = torch.stack([rows, columns, rows * columns]).expand(n, 3, h, w)
-    patterns = torch.cat([torch.randn(n, 1, h, w, generator=dice), patterns], dim=1)  # [N, 4, H, W]
+    patterns = torch.cat([torch.randn(n, 1, h, w, generator=rng), patterns], dim=1)  # [N, 4, H, W]
     pattern, axis = (kind - 1).clamp(min=0) % 4, (kind - 1).clamp(min=0) // 4
     colour = F.normalize(AXES, dim=1)[axis][:, :, None, None] * 3**0.5
     return x + strength * colour * patterns[torch.arange(n), pattern][:, None], kind
@@ -164,87 +162,61 @@ def colour_labels(x: Tensor) -> Tensor:
     return (levels * torch.tensor([LEVELS**2, LEVELS, 1])[:, None]).sum(1)
 
 
-def train(
-    which: str,
-    *,
-    steps: int | None = None,
-    per_class: int | None = None,
-    seed: int = 0,
-    checkpoint: str | Path | None = None,
-) -> Iterator[Progress]:
-    """Train a thin network on the CPU; yields a `Progress` every 100 steps and after the last.
+class State:
+    """The network with its classifier, and the optimiser, at a step."""
 
-    Args:
-        which: "vgg16", "resnet50" or "deit".
-        steps: optimisation steps; None takes the recipe's.
-        per_class: training images a class; None takes the recipe's.
-        seed: of the initial weights, the images and the batches.
-        checkpoint: file for the state of the run, written every 500 steps; an existing one is resumed from.
+    def __init__(self, recipe: PerceptualRecipe) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.net = build(recipe).to(memory_format=torch.channels_last).train()
+        decay = [p for p in self.net.parameters() if p.ndim > 1]
+        plain = [p for p in self.net.parameters() if p.ndim <= 1]
+        groups = [{"params": decay}, {"params": plain, "weight_decay": 0.0}]
+        self.adam = torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
+        self.step = 0
 
-    Raises:
-        InvalidValue: a number out of range.
-        StoreError: the checkpoint is something else, or of another training.
+    @property
+    def parts(self) -> Parts:
+        """What a checkpoint holds."""
+        return {"net": self.net, "adam": self.adam}
+
+
+def train(recipe: PerceptualRecipe, state: State) -> Iterator[dict[str, float]]:
+    """Advance `state` in place to the recipe's end, on the CPU; yield {"step", "images", "loss", "accuracy"} a step.
+
+    All draws depend on (seed, step), so a resumed run is the same run.
     """
-    r, seed = recipe(which), number("seed", seed, SEED)
-    steps = number("steps", r.steps if steps is None else steps, "whole [2, inf)")
-    per_class = number("per_class", r.per_class if per_class is None else per_class, "whole [1, inf)")
-    identity = {"network": which, "recipe": asdict(r) | {"steps": steps, "per_class": per_class}, "seed": seed}
-    state = checkpoints.load_torch(checkpoint, identity)
-    torch.manual_seed(seed)
-    net = build(which).to(memory_format=torch.channels_last).train()
-    decay = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim <= 1]
-    adam = torch.optim.AdamW(
-        [{"params": decay}, {"params": plain, "weight_decay": 0.0}], r.lr, weight_decay=r.weight_decay
-    )
-    schedule = one_cycle(adam, r.lr, steps)
-    parts = {"net": net, "adam": adam, "schedule": schedule}
-    first, before, look = 0, 0.0, {"loss": math.nan, "accuracy": math.nan}
-    if state:
-        first, before, look = state["step"], state["seconds"], state["look"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    if first >= steps:
-        yield Progress(first, before, **look, net=net)
-        return
-    start = time.perf_counter() - before
-    images, labels = textures.dataset(per_class, size=RENDER_SIZE, seed=seed)
-    losses, hits = [], []
-    for step in range(first, steps):
-        x, y = batch_of(images, labels, n=r.batch, seed=seed, step=step)
-        x, grain = grained(x, seed=seed, step=step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=r.bf16):
+    net = state.net
+    if state.step < recipe.steps:
+        images, labels = textures.dataset(recipe.per_class, size=RENDER_SIZE, seed=recipe.seed)
+    while state.step < recipe.steps:
+        x, y = batch_of(images, labels, n=recipe.batch, seed=recipe.seed, step=state.step)
+        x, grain = grained(x, seed=recipe.seed, step=state.step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
             inputs = features.imagenet_normalise(x).contiguous(memory_format=torch.channels_last)
             out = net(inputs).float()
         logits, colours, grains = out.split([len(textures.CLASSES), COLOURS, GRAINS], dim=1)
         loss = F.cross_entropy(logits, y, label_smoothing=0.1)
         loss = loss + 0.5 * F.cross_entropy(colours.reshape(-1, LEVELS**3, 4), colour_labels(x))
         loss = loss + 0.1 * F.cross_entropy(grains, grain)
-        adam.zero_grad(set_to_none=True)
+        state.adam.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        adam.step()
-        schedule.step()
-        losses.append(loss.item())
-        hits.append((logits.argmax(1) == y).float().mean().item())
-        done, seconds = step + 1, time.perf_counter() - start
-        if done % LOOK_EVERY == 0 or done == steps:
-            look = {"loss": sum(losses) / len(losses), "accuracy": sum(hits) / len(hits)}
-            losses, hits = [], []
-            yield Progress(done, seconds, **look, net=net)
-        if checkpoint and (done % CHECKPOINT_EVERY == 0 or done == steps):
-            facts = {"step": done, "seconds": seconds, "look": look}
-            checkpoints.save_torch(checkpoint, {k: part.state_dict() for k, part in parts.items()} | facts, identity)
+        set_rate(state.adam, *one_cycle(state.step, recipe.steps, recipe.lr))
+        state.adam.step()
+        state.step += 1
+        top1 = (logits.argmax(1) == y).float().mean().item()
+        yield {"step": state.step, "images": state.step * recipe.batch, "loss": loss.item(), "accuracy": top1}
 
 
 @torch.no_grad()
 def accuracy(net: nn.Module, *, edge: int, seed: int = 0, per_class: int = HELD_OUT) -> float:
-    """Top-1 accuracy on held-out images (another part of the dice), brought to `edge` x `edge` pixels."""
+    """Top-1 accuracy on held-out images (part 1 of `textures.dataset`), brought to `edge` x `edge` pixels."""
     images, labels = textures.dataset(per_class, size=RENDER_SIZE, seed=seed, part=1)
     net.eval()
     hits = 0
     for x, y in zip(images.split(100), labels.split(100), strict=True):
-        x = x.float() / 127.5 - 1
+        x = from_bytes(x)
         if edge != RENDER_SIZE:
             x = F.interpolate(x, (edge, edge), mode="bicubic" if edge > RENDER_SIZE else "area").clamp(-1, 1)
         logits = net(features.imagenet_normalise(x))[:, : len(textures.CLASSES)]
@@ -277,67 +249,75 @@ def match_activation_scale(net: nets.VGG16, x: Tensor) -> dict[str, float]:
     return factors
 
 
-def save(which: str, net: nn.Module, path: str | Path, *, card: str, seed: int = 0) -> Path:
+def save(recipe: PerceptualRecipe, net: nn.Module, path: str | Path, *, card: str) -> Path:
     """Write the network without its classifier in the library's safetensors layout; VGG16 is folded and rescaled."""
-    config = dict(recipe(which).config)
-    if which == "vgg16":
-        images = textures.dataset(8, size=RENDER_SIZE, seed=seed, part=2)[0]
+    if recipe.which == "vgg16":
+        images = textures.dataset(8, size=RENDER_SIZE, seed=recipe.seed, part=2)[0]
         net = net.eval().folded()
-        match_activation_scale(net, features.imagenet_normalise(images.float() / 127.5 - 1))
-    head = "fc." if which == "resnet50" else "head."
-    state = {k: v for k, v in net.state_dict().items() if not k.startswith(head)}
-    return weights.save_state(
-        state, path, {"architecture": which, "config": json.dumps(config), "card": card}, force=True
-    )
+        match_activation_scale(net, features.imagenet_normalise(from_bytes(images)))
+    classifier = "fc." if recipe.which == "resnet50" else "head."
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith(classifier)}
+    facts = {"architecture": recipe.which, "config": json.dumps(recipe.config), "card": card}
+    return weights.save_state(state, path, facts, force=True)
 
 
 def run(
     which: str,
     out: str | Path | None = None,
     *,
+    folder: str | Path | None = None,
     steps: int | None = None,
     seed: int = 0,
-    checkpoint: str | Path | None = None,
     threads: int = 1,
     force: bool = False,
+    tell: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Train one network, measure it, save it with its card; one in data/weights enters the catalogue.
+    """Train one network, measure it and ship it; an interrupted run resumes.
 
     Args:
         which: "vgg16", "resnet50" or "deit".
-        out: the .safetensors file to write; None is the shipped one, data/weights/<which>_thin.safetensors.
-        steps: see `train`.
-        seed: see `train`.
-        checkpoint: see `train`.
+        out: the .safetensors file to write, with its card beside it; None is the shipped one,
+            data/weights/<which>_thin.safetensors.
+        folder: of this training alone (see `loop.follow`); None is build/training/<which>_thin.
+        steps: None takes the shipped network's.
+        seed: see `PerceptualRecipe`.
         threads: of PyTorch. The numbers depend on it in the last digits.
         force: replace `out` and its card.
+        tell: called with a line for each row of the log.
 
     Returns:
         steps, seconds, top-1 accuracy in training and on held-out images of several sizes.
 
     Raises:
-        InvalidValue, UnknownName: a number out of range; no such network.
-        StoreError: `out` is there or cannot be written; the checkpoint is of another training or in use.
+        InvalidValue, UnknownName: a number is out of range; there is no such network.
+        StoreError: `out` exists, the folder holds something else, or they cannot be written.
     """
     torch.set_num_threads(number("threads", threads, "whole [1, 1024]"))
-    recipe(which)  # a wrong name is found first
-    file = store.destination(out, ".safetensors") if out else shipping.shipped() / f"{which}_thin.safetensors"
-    shipping.free(file, force=force)
-    lock = store.alone(Path(f"{checkpoint}.lock"), f"training of {checkpoint}") if checkpoint else nullcontext()
-    with lock:
-        for p in train(which, steps=steps, seed=seed, checkpoint=checkpoint):
-            print(f"step {p.step} {p.seconds:.0f}s loss {p.loss:.4f} top-1 {p.accuracy:.4f}", flush=True)
-    report = {"steps": p.step, "seconds": round(p.seconds), "train_top1": round(p.accuracy, 4)}
+    recipe = replace(shipped_recipe(which), seed=seed)
+    recipe = recipe if steps is None else replace(recipe, steps=steps)
+    name = f"{which}_thin"
+    file, state = shipping.free(shipping.place(name, out), force=force), State(recipe)
+    last = loop.follow(
+        folder or f"build/training/{name}",
+        f"perceptual network {which}",
+        recipe,
+        state,
+        train(recipe, state),
+        data={"classes": len(textures.CLASSES), "size": RENDER_SIZE},
+        every=EVERY * recipe.batch,
+        tell=tell,
+    )
+    report = {"steps": last["step"], "seconds": round(last["seconds"]), "train_top1": round(last["accuracy"], 4)}
     report["heldout_images"] = HELD_OUT * len(textures.CLASSES)
-    report |= {f"heldout_top1_at_{e}px": round(accuracy(p.net, edge=e, seed=seed), 4) for e in TEST_SIZES}
-    save(which, p.net, file, card=f"thin {which}, trained by classifying procedural images, seed {seed}", seed=seed)
-    shipping.enter(file, card(which, report, seed=seed, threads=threads))
+    report |= {f"heldout_top1_at_{e}px": round(accuracy(state.net, edge=e, seed=seed), 4) for e in TEST_SIZES}
+    save(recipe, state.net, file, card=f"thin {which}, trained by classifying procedural images, seed {seed}")
+    shipping.enter(file, card(recipe, report, threads=threads))
     return report
 
 
-def card(which: str, report: dict[str, float], *, seed: int, threads: int) -> str:
-    """The model card of a trained network, in Markdown."""
-    r, patterns = recipe(which), len(textures.PATTERNS)
+def card(recipe: PerceptualRecipe, report: dict[str, float], *, threads: int) -> str:
+    """The model card of a trained network, Markdown."""
+    r, which, seed, patterns = recipe, recipe.which, recipe.seed, len(textures.PATTERNS)
     top1 = " | ".join(f"{report[f'heldout_top1_at_{e}px']:.1%}" for e in TEST_SIZES)
     return f"""# {which}_thin
 
@@ -352,7 +332,7 @@ A thin {TITLES[which]}, `{json.dumps(r.config)}`, without its classifier. Parame
   at {", ".join(map(str, HOME_SIZES))} px in turn (random crop and mirror), {report["steps"]} steps of {r.batch} images,
   AdamW, learning rate {r.lr} (one cycle), weight decay {r.weight_decay}, label
   smoothing 0.1, {"bfloat16 autocast" if r.bf16 else "float32"}.
-- **Command**: `python -m hrlib.training.perceptual --which {which} --seed {seed}` ({threads} thread,
+- **Command**: `python -m hrlib.training.perceptual --which {which} --seed {seed} --force` ({threads} thread,
   {report["seconds"] / 60:.0f} minutes on {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}).
 - **Held-out top-1**, {report["heldout_images"]} images (chance {1 / len(textures.CLASSES):.1%}):
 
@@ -372,11 +352,13 @@ A thin {TITLES[which]}, `{json.dumps(r.config)}`, without its classifier. Parame
 def main(argv: list[str] | None = None) -> None:
     """The command line: `run` with its arguments; prints the report as JSON."""
     parser = argparse.ArgumentParser(prog="python -m hrlib.training.perceptual", description="Train a thin network.")
-    parser.add_argument("--which", required=True, choices=RECIPES)
+    parser.add_argument("--which", required=True, choices=SHIPPED)
     parser.add_argument("--out", help="the .safetensors file to write (default: the shipped one)")
     parser.add_argument("--steps", type=int, help="default: the recipe's")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", help="file to save the run to and resume it from")
+    parser.add_argument(
+        "--folder", help="of this training alone: checkpoint and log (default: build/training/WHICH_thin)"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--force", action="store_true", help="replace the file, and its card, if it is there")
     try:

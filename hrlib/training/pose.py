@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import errors, pose, store, weights
 from ..worlds import portraits
 from . import shipping
-from .measure import Ridge, blur
+from .gan_measures import Ridge, blur
 
 SEED = 61_000  # training sets and the identity network's people have others
 FIT, HELD = 1200, 200  # people
@@ -67,8 +67,7 @@ def run(
     """
     fit, held = (errors.number(name, n, "whole [2, inf)") for name, n in {"fit": fit, "held": held}.items())
     seed = errors.number("seed", seed, errors.SEED)
-    file = store.destination(out, ".safetensors") if out else shipping.shipped() / f"{pose.NAME}.safetensors"
-    shipping.free(file, force=force)
+    file = shipping.free(shipping.place(pose.NAME, out), force=force)
     people = portraits.sample(fit + held, seed=seed)
     folder = Path(folder) / f"{seed}_{fit + held}_{pose.vgg().fingerprint[:12]}"
     what = {"seed": seed, "people": fit + held, "vgg": pose.vgg().fingerprint}
@@ -109,7 +108,7 @@ Reads yaw and pitch of a head off a picture: a linear map from the shipped thin 
 - **Data**: {fit:,} people of `hrlib.worlds.portraits` in all four domains, {pose.EDGE} px, seed {seed}; clean, blurred
   by {SIGMA:g} px, and as means of the photograph and each drawing of the same head.
 - **Recipe**: ridge regression, the penalty by generalised cross-validation.
-- **Command**: `hrlab train pose`.
+- **Command**: `hrlab train pose --force`.
 - **Measured** on {held} other people (mean absolute errors; the poses' standard deviations are 15 and 6 degrees):
 
 {lines}

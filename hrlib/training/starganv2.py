@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,16 +24,18 @@ from torchvision.utils import make_grid
 from ..errors import SEED
 from ..nets.starganv2 import Discriminator, StarGANv2
 from ..worlds import portraits
-from .checkpoints import follow
-from .data import RenderedSet
-from .recipe import Checked
-from .steps import average, descend, fallen, gradient_penalty
+from . import loop
+from .checkpoints import Parts
+from .picture_sets import PictureSet
+from .recipe import Recipe
+from .set_files import from_bytes
+from .updates import average, descend, fallen, gradient_penalty
 
 NAME = "starganv2_portraits64"
 
 
 @dataclass(frozen=True)
-class Recipe(Checked):
+class StarGANv2Recipe(Recipe):
     """What decides a run beside its pictures; lengths are in content pictures seen."""
 
     config: dict = field(
@@ -72,10 +74,13 @@ class Recipe(Checked):
     }
 
 
+SHIPPED = StarGANv2Recipe()
+
+
 class State:
     """Networks, their moving average and optimisers at a step."""
 
-    def __init__(self, recipe: Recipe, device: str | torch.device = "cpu") -> None:
+    def __init__(self, recipe: StarGANv2Recipe, device: str | torch.device = "cpu") -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.nets = StarGANv2(**recipe.config)
@@ -95,7 +100,7 @@ class State:
         self.step = 0
 
     @property
-    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def parts(self) -> Parts:
         """What a checkpoint holds."""
         return {"nets": self.nets, "ema": self.ema, "D": self.D, "opt_G": self.opt_G, "opt_D": self.opt_D}
 
@@ -108,7 +113,7 @@ def _he(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def reduced(data: Sequence[RenderedSet], edge: int) -> list[Tensor]:
+def reduced(data: Sequence[PictureSet], edge: int) -> list[Tensor]:
     """The sets as uint8 [n, 3, edge, edge] each, by area means (a whole number of pixels each)."""
     out = []
     for one in data:
@@ -118,7 +123,7 @@ def reduced(data: Sequence[RenderedSet], edge: int) -> list[Tensor]:
     return out
 
 
-def train(recipe: Recipe, pictures: Sequence[Tensor], state: State) -> Iterator[dict[str, float]]:
+def train(recipe: StarGANv2Recipe, pictures: Sequence[Tensor], state: State) -> Iterator[dict[str, float]]:
     """Advance `state` in place to the end of the recipe; yield {"step", "images", loss terms} after every step.
 
     pictures: one tensor a domain, uint8 [n, 3, R, R], in the order of the configuration's domains.
@@ -174,7 +179,7 @@ def train(recipe: Recipe, pictures: Sequence[Tensor], state: State) -> Iterator[
 def _draw(pictures: Sequence[Tensor], y: Tensor, g: torch.Generator) -> Tensor:
     """One picture of each domain in y, mirrored by a coin as in the authors' code: [B, 3, R, R] in [-1, 1]."""
     rows = [int(torch.randint(len(pictures[d]), (1,), generator=g)) for d in y]
-    x = torch.stack([pictures[d][i] for d, i in zip(y.tolist(), rows, strict=True)]).float() / 127.5 - 1
+    x = from_bytes(torch.stack([pictures[d][i] for d, i in zip(y.tolist(), rows, strict=True)]))
     coins = torch.rand(len(y), generator=g) < 0.5
     x = torch.where(coins[:, None, None, None], x.flip(3), x)
     return x.contiguous(memory_format=torch.channels_last)
@@ -184,7 +189,7 @@ def _draw(pictures: Sequence[Tensor], y: Tensor, g: torch.Generator) -> Tensor:
 def sheet(net: StarGANv2, pictures: Sequence[Tensor], n: int = 8) -> Tensor:
     """[1, 3, H, W]: a row of contents, and below it, for each other domain, a row of references and one of results."""
     device = next(net.parameters()).device
-    show = lambda d, rows: (pictures[d][rows].float() / 127.5 - 1).to(device)
+    show = lambda d, rows: from_bytes(pictures[d][rows]).to(device)
     rows = [content := show(0, slice(0, n))]
     for d, name in list(enumerate(net.domains))[1:]:
         rows += [reference := show(d, slice(n, 2 * n)), net.stylise(content, reference, name).clamp(-1, 1)]
@@ -192,23 +197,31 @@ def sheet(net: StarGANv2, pictures: Sequence[Tensor], n: int = 8) -> Tensor:
 
 
 def run(
-    data: Sequence[RenderedSet],
+    data: Sequence[PictureSet],
     folder: str | Path = f"build/training/{NAME}",
     *,
-    recipe: Recipe | None = None,
+    recipe: StarGANv2Recipe = SHIPPED,
     every: int = 4_000,
     device: str | torch.device = "cpu",
     force: bool = False,
     tell: Callable[[str], None] = print,
 ) -> State:
-    """Train in a folder, going on from its checkpoint; see `checkpoints.follow`.
+    """Train in a folder, or resume there, and return the final state; see `loop.follow`.
 
     data: rendered sets, one a domain, in the order of the recipe's domains.
     """
-    recipe = recipe or Recipe()
     pictures, state = reduced(data, recipe.config["img_size"]), State(recipe, device)
-    show, named = lambda: sheet(state.ema, pictures), zip(recipe.config["domains"], data, strict=True)
-    what = {f"{domain}.{k}": v for domain, one in named for k, v in one.what.items()}
-    how = dict(data=what, every=every, sheet=show, force=force, tell=tell)
-    follow(Path(folder), "StarGAN v2", asdict(recipe), state, train(recipe, pictures, state), **how)
+    named = zip(recipe.config["domains"], data, strict=True)
+    loop.follow(
+        folder,
+        "StarGAN v2",
+        recipe,
+        state,
+        train(recipe, pictures, state),
+        data={f"{domain}.{k}": v for domain, one in named for k, v in one.what.items()},
+        every=every,
+        sheet=lambda: sheet(state.ema, pictures),
+        force=force,
+        tell=tell,
+    )
     return state

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import fid, metrics, weights
+from .. import fid, metrics
 from ..errors import number
 from ..nets import cameras, volume
 from ..nets.cips3d import CIPS3D, View
-from ..store import write_bytes
 from ..worlds import heads as world
 from ..worlds import portraits
-from . import checkpoints, gan3d, heads, shipping
+from . import checkpoints, gan3d, human_heads, loop, shipping
 from .recipe import MOST
 
 N, SEED = 200, 71_000  # people measured, and the seed of those whom no training has seen
@@ -30,13 +28,19 @@ CHUNK = 20
 def free(out: Path | None = None, *, force: bool = False) -> Path:
     """The folder `out` (None: data/weights), if all files of the pair may be written there; see `shipping.free`."""
     out = Path(out or shipping.shipped())
-    shipping.free(out / f"{gan3d.NAME}.safetensors", ".log.csv", force=force)
-    shipping.free(out / f"{gan3d.NAME}_discriminator.safetensors", force=force)
+    file, critic = _files(out)
+    shipping.free(file, ".log.csv", force=force)
+    shipping.free(critic, force=force)
     return out
 
 
+def _files(out: Path) -> tuple[Path, Path]:
+    """Of generator and discriminator."""
+    return out / f"{gan3d.NAME}.safetensors", out / f"{gan3d.NAME}_discriminator.safetensors"
+
+
 def ship(
-    folder: Path, data: heads.Heads, out: Path | None = None, *, n: int = N, force: bool = False
+    folder: Path, data: human_heads.HumanHeads, out: Path | None = None, *, n: int = N, force: bool = False
 ) -> dict[str, float]:
     """Save the average of a training and its critic to a folder, measure what the files hold; {what: number}.
 
@@ -51,38 +55,23 @@ def ship(
         StoreError: no training is in `folder`; files of the pair are in `out`, or cannot be written there.
     """
     out, n = free(out, force=force), number("n", n, f"whole [2, {MOST}]")
-    tensors, facts = checkpoints.load(folder / checkpoints.FILE, "step", "seconds", "recipe", "hardware")
-    recipe = json.loads(facts["recipe"])
-    state = gan3d.State(gan3d.Recipe(**recipe | {"critic": {int(k): v for k, v in recipe["critic"].items()}}))
-    checkpoints.restore(state.parts, tensors)
-    G, D = _as_stored(state.ema), _as_stored(state.D)
+    trained = loop.trained(folder)
+    state = gan3d.State(gan3d.Gan3dRecipe.read(trained.recipe))
+    checkpoints.restore(state.parts, trained.tensors)
+    G, D = shipping.as_stored(state.ema), shipping.as_stored(state.D)
     found = measure(G, data, n=n)
-    images = int(facts["step"]) * recipe["batch"]
-    history = folder / "history.md"  # where somebody intervened by hand and says so
-    told = "\n" + history.read_text(encoding="utf-8").strip() if history.exists() else ""
-    where = f"{facts['hardware']}, {float(facts['seconds']) / 60:.0f} minutes on a shared machine"
-    facts = {"recipe": recipe, "images": images, "where": where, "history": told, "people": len(data)}
-    name = gan3d.NAME
-    write_bytes(out / f"{name}.log.csv", (folder / checkpoints.LOG).read_bytes())
-    sentence = f"CIPS-3D of the shipped portraits' heads: {images:,} pictures"
-    both = {name: (G, _card(facts, G, found)), f"{name}_discriminator": (D, _critic_card(facts, D))}
-    for key, (net, card) in both.items():
-        file = weights.save_network(net, out / f"{key}.safetensors", card=sentence, half=True, force=True)
-        shipping.enter(file, card)
+    sentence = f"CIPS-3D of the shipped portraits' heads: {trained.images:,} pictures"
+    file, critic = _files(out)
+    shipping.ship(G, file, card=_card(trained, G, found, len(data)), sentence=sentence, folder=folder)
+    shipping.ship(D, critic, card=_critic_card(trained, D), sentence=sentence)
     return found
-
-
-def _as_stored(net: nn.Module) -> nn.Module:
-    """The network as the file will hold it: its numbers rounded to 16 bits."""
-    state = {k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
-    return weights.load_strictly(net, state, "the trained network").eval().requires_grad_(False)
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
-def measure(G: CIPS3D, data: heads.Heads, *, n: int = N) -> dict[str, float]:
+def measure(G: CIPS3D, data: human_heads.HumanHeads, *, n: int = N) -> dict[str, float]:
     """Numbers of the card, by their names there: people of the set against their pictures, and against true views.
 
     "training PSNR": views of the latents from the poses read, against the pictures of training. "PSNR at yaw": views
@@ -160,10 +149,10 @@ def _depth(G: CIPS3D, view: View, truth: Tensor) -> dict[str, float]:
 # --- cards ------------------------------------------------------------------------------------------------------------
 
 
-def _card(facts: dict[str, Any], net: CIPS3D, found: dict[str, float]) -> str:
-    r = facts["recipe"]
+def _card(trained: loop.Trained, net: CIPS3D, found: dict[str, float], people: int) -> str:
+    r = trained.recipe
     warm, whole = r["ray_images"], r["whole_images"]
-    left = max(facts["images"] - warm - whole, 0)
+    left = max(trained.images - warm - whole, 0)
     rows = "\n".join(
         f"  | {yaw:+.2f} | {found[f'PSNR at yaw {yaw:+.2f}']:.1f} | {found[f'flat PSNR at yaw {yaw:+.2f}']:.1f} |"
         for yaw in YAWS
@@ -176,7 +165,7 @@ and their mapping networks. {sum(p.numel() for p in net.parameters()):,} paramet
 - **For**: 3D-aware inversion (Sec. IV-F-b, Fig. 15) at the `laptop` profile, in place of the authors' FFHQ generator.
 - **Scale**: the camera's distance 1 is {world.DISTANCE} half picture sides of the portraits, to the point that a head
   turns about; `cameras.orbit(yaw, pitch)` takes the portraits' own angles. One z serves both mapping networks.
-- **Data**: {facts["people"]:,} rendered heads, one picture a person (`hrlib.worlds.portraits`, seed 0; any other seed
+- **Data**: {people:,} rendered heads, one picture a person (`hrlib.worlds.portraits`, seed 0; any other seed
   is unseen). Shoulders and wall do not turn with a head, so only the head is kept, by the renderer's mask, on a plain
   ground of {world.GROUND}; they were rendered before a plain wall. **Poses** are those that `hrlib.pose.read` reads off
   the pictures (off by {found["pose error"]:.1f} degrees on average); the true ones are never used. **Latents** are the
@@ -189,8 +178,8 @@ and their mapping networks. {sum(p.numel() for p in net.parameters()):,} paramet
   latents, {r["fresh"]:.0%} of them N(0, I), from other pictures' poses, and is told no camera. Adam, learning rates
   {r["lr"]:g} and {r["lr_adversarial"]:g}, batch {r["batch"]}, moving average of {r["ema_images"]:,} pictures, float32.
   Regression does most; the authors train adversarially from the beginning, for millions of pictures.
-- **Command**: `hrlab train gan3d`, seed {r["seed"]}; {facts["where"]}.
-  Its log: `{gan3d.NAME}.log.csv`.{facts["history"]}
+- **Command**: `hrlab train gan3d --force`, seed {r["seed"]}; {trained.where}.
+  Its log: `{gan3d.NAME}.log.csv`.{trained.intervention}
 - **Measured** of what the file holds, {N} people: PSNR {found["training PSNR"]:.1f} dB of their training pictures.
   Against renders of the same people from other sides (never seen in training; the light stays with the head), PSNR in
   dB, and what the frontal view shown unturned would reach:
@@ -211,9 +200,9 @@ and their mapping networks. {sum(p.numel() for p in net.parameters()):,} paramet
 """
 
 
-def _critic_card(facts: dict[str, Any], net: nn.Module) -> str:
-    r = facts["recipe"]
-    left = max(facts["images"] - r["ray_images"] - r["whole_images"], 0)
+def _critic_card(trained: loop.Trained, net: nn.Module) -> str:
+    r = trained.recipe
+    left = max(trained.images - r["ray_images"] - r["whole_images"], 0)
     return f"""# {gan3d.NAME}_discriminator
 
 StyleGAN2's residual discriminator, {net.resolution} px, trained against `{gan3d.NAME}`; it is told no camera.
@@ -221,8 +210,8 @@ StyleGAN2's residual discriminator, {net.resolution} px, trained against `{gan3d
 {sum(p.numel() for p in net.parameters()):,} parameters.
 
 - **Data**: as the generator's: heads on a plain ground, {net.resolution} px.
-- **Command**: `hrlab train gan3d`, seed {r["seed"]}; {facts["where"]}, the generator's regression included.
-  Its log: `{gan3d.NAME}.log.csv`.{facts["history"]}
+- **Command**: `hrlab train gan3d --force`, seed {r["seed"]}; {trained.where}, the generator's regression included.
+  Its log: `{gan3d.NAME}.log.csv`.{trained.intervention}
 - **Pictures seen**: {left // r["adversarial_every"]:,} real and as many generated. That is short: it knows edges and
   colours of heads better than it knows faces.
 - **Limits**: a logit depends on its batch (minibatch standard deviation); block features do not. 16 bits a number.

@@ -9,11 +9,11 @@ import torch
 from hrlib import weights
 from hrlib.errors import StoreError, UnknownName
 from hrlib.store import read_json
-from hrlib.training import data, family, measure, run, ship
-from hrlib.training.recipe import Recipe
+from hrlib.training import gan, gan_measures, loop, picture_sets, ship_gan, shipped_gans
+from hrlib.training.recipe import GanRecipe
 from hrlib.weights import files
 
-TINY = Recipe(
+TINY = GanRecipe(
     resolution=16,
     z_dim=64,
     w_dim=8,
@@ -39,14 +39,14 @@ def world(tmp_path, monkeypatch):
     out = tmp_path / "data" / "weights"
     out.mkdir(parents=True)
     monkeypatch.setattr(files, "DATA", tmp_path / "data")
-    for _ in data.render_set(tmp_path / "set", 8, resolution=16, z_dim=64):
+    for _ in picture_sets.render_set(tmp_path / "set", 8, resolution=16, z_dim=64):
         pass
     for name, place in NAMES.items():
         source = None if name == "portraits_inr128" else "portraits_inr128"
-        recipe = Recipe(**TINY.summary() | {"source": source, "train_mapping": source is None})
-        monkeypatch.setitem(family.NETWORKS, name, family.Member(place, 16_000, 6_000, recipe))
-        run.run(recipe, data.load_set(tmp_path / "set"), tmp_path / name, tell=lambda _: None)
-        ship.ship(tmp_path / name, name=name, out=out)
+        recipe = GanRecipe(**TINY.summary() | {"source": source, "train_mapping": source is None})
+        monkeypatch.setitem(shipped_gans.GANS, name, shipped_gans.ShippedGan(place, 16_000, 6_000, recipe))
+        gan.run(recipe, picture_sets.load_set(tmp_path / "set"), tmp_path / name, tell=lambda _: None)
+        ship_gan.ship(tmp_path / name, name=name, out=out)
     return tmp_path, out
 
 
@@ -56,14 +56,14 @@ def card(out, name):
 
 def test_what_is_shipped_is_what_was_trained(world):
     folder, out = world
-    state = run.finished(folder / "portraits_inr128")
+    state = gan.finished(loop.trained(folder / "portraits_inr128"))
     G, D = weights.load_generator("portraits_inr128"), weights.load_discriminator("portraits_inr128_discriminator")
     for net, own in ((G, state.G_ema), (D, state.D)):
         for key, value in own.state_dict().items():
             torch.testing.assert_close(net.state_dict()[key], value, atol=1e-4, rtol=1e-3)
-    assert (out / "portraits_inr128.log.csv").read_bytes() == (folder / "portraits_inr128" / run.LOG).read_bytes()
+    assert (out / "portraits_inr128.log.csv").read_bytes() == (folder / "portraits_inr128" / loop.LOG).read_bytes()
     facts = read_json(out / "portraits_inr128.json")
-    assert facts["images"] == 12 and facts["half"] and facts["half_psnr"] > ship.HALF_DB
+    assert facts["images"] == 12 and facts["half"] and facts["half_psnr"] > ship_gan.HALF_DB
     assert (out / "portraits_inr128.safetensors").stat().st_size < 2.5 * facts["parameters"]["G"] + 20_000
 
 
@@ -76,7 +76,7 @@ def test_cards_say_what_was_done(world):
     assert "R1 (gamma 0.75) every 16 steps" in source and "weight 0.5" in source and "25% of these steps" in source
     assert "not a GAN trained from scratch" in source and "Fine-tuned" not in source
     assert "photo domain" in source and "cartoon domain" in cartoon
-    assert "`hrlab train network cartoon_inr128`" in cartoon
+    assert "`hrlab train network cartoon_inr128 --force`" in cartoon
     assert "Fine-tuned from `portraits_inr128` and its discriminator" in cartoon and "a w means the same" in cartoon
     assert "Not yet measured of these weights: ladder." in source
     assert "Not yet measured of these weights: ladder, layout." in cartoon
@@ -84,25 +84,25 @@ def test_cards_say_what_was_done(world):
 
 def test_measures_enter_the_cards_and_are_forgotten_with_the_weights(world, monkeypatch):
     folder, out = world
-    monkeypatch.setattr(measure, "ladder", lambda G, world, *, n, other: TABLE)
+    monkeypatch.setattr(gan_measures, "ladder", lambda G, world, *, n, other: TABLE)
     columns = {"correlation": 0.91, "low": 0.88, "high": 0.93, "renders": 0.97, "r2_source": 0.95, "r2_target": 0.94}
-    monkeypatch.setattr(measure, "renders", lambda world, n, **_: world)
+    monkeypatch.setattr(gan_measures, "renders", lambda world, n, **_: world)
     monkeypatch.setattr(
-        measure,
+        gan_measures,
         "pose_correlation",
         lambda G, H, source, target, *, n: pd.DataFrame([{"parameter": f"yaw in {source} and {target}"} | columns]),
     )
-    found = dict(ship.measures("cartoon_inr128", n=77, out=out))
+    found = dict(ship_gan.measures("cartoon_inr128", n=77, out=out))
     assert list(found) == ["ladder", "layout"] and found["ladder"] is TABLE
     text = card(out, "cartoon_inr128")
     assert "77 unseen renders" in text and "| generator | 12.35 | 0.679 | 0.543 |" in text
     assert "| yaw in portraits/photo and portraits/cartoon | 0.91 (0.88 to 0.93) | 0.97 | 0.95 | 0.94 |" in text
     assert "Not yet measured" not in text
-    assert dict(ship.measures("portraits_inr128", n=77, out=out)).keys() == {"ladder"}
+    assert dict(ship_gan.measures("portraits_inr128", n=77, out=out)).keys() == {"ladder"}
     value = dict(n=32, gallery=100, psnr_mean=25.5, psnr_std=1.5, psnr_min=21.0, same_photo=1.0, other_view=0.96875)
-    ship.record("portraits_inr128", "inversion", value | {"settings": "300 steps"}, out=out)
+    ship_gan.record("portraits_inr128", "inversion", value | {"settings": "300 steps"}, out=out)
     assert "PSNR 25.50 dB" in card(out, "portraits_inr128") and "97% when" in card(out, "portraits_inr128")
-    ship.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=out, force=True)
+    ship_gan.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=out, force=True)
     assert "Not yet measured of these weights: ladder, layout." in card(out, "cartoon_inr128")
 
 
@@ -112,10 +112,10 @@ def test_a_history_and_no_path_of_this_machine(world, monkeypatch):
         (folder / f"earlier{suffix}.safetensors").write_bytes(
             (out / f"cartoon_inr128{suffix}.safetensors").read_bytes()
         )
-    recipe = Recipe(**TINY.summary() | {"source": str(folder / "earlier.safetensors")})
-    run.run(recipe, data.load_set(folder / "set"), folder / "again", tell=lambda _: None)
+    recipe = GanRecipe(**TINY.summary() | {"source": str(folder / "earlier.safetensors")})
+    gan.run(recipe, picture_sets.load_set(folder / "set"), folder / "again", tell=lambda _: None)
     (folder / "again" / "history.md").write_text("- **Its past:** a story.\n")
-    ship.ship(folder / "again", name="cartoon_inr128", out=out, force=True)
+    ship_gan.ship(folder / "again", name="cartoon_inr128", out=out, force=True)
     text = card(out, "cartoon_inr128")
     assert "- **Its past:** a story." in text and "earlier state of generator and discriminator (`earlier." in text
     assert str(folder) not in (out / "cartoon_inr128.json").read_text() + text
@@ -128,15 +128,15 @@ def contents(folder):
 def test_a_pair_in_a_folder_of_ones_own_is_whole_and_touches_nothing_else(world, monkeypatch):
     folder, out = world
     before, own = contents(out), folder / "own"
-    ship.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=own)
+    ship_gan.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=own)
     endings = (".safetensors", ".md", ".json", ".log.csv", "_discriminator.safetensors", "_discriminator.md")
     assert {f.name for f in own.iterdir()} == {f"cartoon_inr128{ending}" for ending in endings}
-    monkeypatch.setattr(measure, "ladder", lambda G, world, *, n, other: TABLE)
-    monkeypatch.setattr(measure, "renders", lambda world, n, **_: world)
+    monkeypatch.setattr(gan_measures, "ladder", lambda G, world, *, n, other: TABLE)
+    monkeypatch.setattr(gan_measures, "renders", lambda world, n, **_: world)
     columns = {"correlation": 0.9, "low": 0.8, "high": 1.0, "renders": 1.0, "r2_source": 1.0, "r2_target": 1.0}
     rows = pd.DataFrame([{"parameter": "yaw"} | columns])
-    monkeypatch.setattr(measure, "pose_correlation", lambda G, H, source, target, *, n: rows)
-    assert list(dict(ship.measures("cartoon_inr128", n=77, out=own))) == ["ladder", "layout"]
+    monkeypatch.setattr(gan_measures, "pose_correlation", lambda G, H, source, target, *, n: rows)
+    assert list(dict(ship_gan.measures("cartoon_inr128", n=77, out=own))) == ["ladder", "layout"]
     assert "77 unseen renders" in card(own, "cartoon_inr128") and contents(out) == before
 
 
@@ -144,21 +144,21 @@ def test_nothing_that_is_shipped_is_replaced_unless_forced(world):
     folder, out = world
     before = contents(out)
     with pytest.raises(StoreError, match=r"cartoon_inr128.safetensors is there already"):
-        ship.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=out)
+        ship_gan.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=out)
     (folder / "own").mkdir()
     (folder / "own" / "cartoon_inr128_discriminator.md").write_text("precious")
     with pytest.raises(StoreError, match=r"cartoon_inr128_discriminator.md is there already"):
-        ship.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=folder / "own")
+        ship_gan.ship(folder / "cartoon_inr128", name="cartoon_inr128", out=folder / "own")
     assert contents(out) == before and len(contents(folder / "own")) == 1
 
 
 def test_refusals(world):
     _, out = world
     with pytest.raises(UnknownName, match="cartoon_inr128"):
-        ship.ship(out, name="cartoon_inr12", out=out)
+        ship_gan.ship(out, name="cartoon_inr12", out=out)
     with pytest.raises(UnknownName, match="another portrait domain"):
-        ship.layout("portraits_inr128", out=out)
+        ship_gan.layout("portraits_inr128", out=out)
     with pytest.raises(UnknownName, match="ladder"):
-        ship.record("portraits_inr128", "ladders", {}, out=out)
+        ship_gan.record("portraits_inr128", "ladders", {}, out=out)
     with pytest.raises(StoreError, match="hrlab train ship anime_inr128"):
-        ship.ladder("anime_inr128", n=4, out=out)
+        ship_gan.ladder("anime_inr128", n=4, out=out)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .recipe import Recipe
+from .recipe import GanRecipe
 
 LIMITS = {
     "photo": "glasses, beards, strands of hair and extreme poses are softer than in the renders",
@@ -20,7 +20,7 @@ LIMITS = {
 
 def generator(name: str, facts: dict[str, Any]) -> str:
     """The generator's card, Markdown."""
-    recipe = Recipe.read(facts["recipe"])
+    recipe = GanRecipe.read(facts["recipe"])
     kind = "Style-INR-GAN (Sec. III-A)" if recipe.network == "style_inr" else "StyleGAN2"
     canvas = "px and any canvas" if recipe.network == "style_inr" else "px"
     of = "the shipped landscapes" if facts["world"] == "scenes" else f"the shipped portraits, {_domain(facts)} domain"
@@ -45,7 +45,7 @@ def generator(name: str, facts: dict[str, Any]) -> str:
 
 def discriminator(name: str, facts: dict[str, Any]) -> str:
     """The discriminator's card, Markdown."""
-    recipe = Recipe.read(facts["recipe"])
+    recipe = GanRecipe.read(facts["recipe"])
     told = "" if facts["accuracy"] is None else f"\n- **At the end:** {facts['accuracy']:.0%} of real and generated "
     told += told and "pictures told apart (over the last row of the log)."
     return f"""# {name}_discriminator
@@ -59,7 +59,7 @@ StyleGAN2's residual discriminator, trained against `{name}`; a perceptual netwo
 """
 
 
-def _common(name: str, facts: dict[str, Any], recipe: Recipe) -> str:
+def _common(name: str, facts: dict[str, Any], recipe: GanRecipe) -> str:
     count, n = facts["people"]
     of_n = "" if count == n else f", the first {count:,} of {n:,}"
     things = "landscapes" if facts["world"] == "scenes" else f"portraits, {_domain(facts)} domain"
@@ -71,7 +71,7 @@ def _common(name: str, facts: dict[str, Any], recipe: Recipe) -> str:
     lines = [
         f"- **Data:** {count:,} rendered {things} (`hrlib.worlds.{module}`), {recipe.resolution} px, seed 0{of_n}; any "
         "other seed is unseen.",
-        f"- **Command:** `hrlab train network {name}`, seed {recipe.seed}. Its log: `{name}.log.csv`.",
+        f"- **Command:** `hrlab train network {name} --force`, seed {recipe.seed}. Its log: `{name}.log.csv`.",
         f"- **Hardware and time:** {facts['hardware']}, {'bfloat16 autocast' if recipe.bf16 else 'float32'}, "
         f"{facts['seconds'] / 60:.0f} minutes on a shared machine.",
         *([facts["history"]] if facts["history"] else []),
@@ -82,7 +82,7 @@ def _common(name: str, facts: dict[str, Any], recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
-def _recipe(facts: dict[str, Any], recipe: Recipe) -> Iterable[str]:
+def _recipe(facts: dict[str, Any], recipe: GanRecipe) -> Iterable[str]:
     """What was done and what is unusual about it, sentence by sentence."""
     if recipe.source and Path(recipe.source).suffix:  # a file, not a name of the catalogue
         yield f"went on from an earlier state of generator and discriminator (`{recipe.source}`)"
@@ -127,7 +127,7 @@ def _recipe(facts: dict[str, Any], recipe: Recipe) -> Iterable[str]:
         yield "it is not a GAN trained from scratch, as the paper's was"
 
 
-def _canvases(facts: dict[str, Any], recipe: Recipe) -> str:
+def _canvases(facts: dict[str, Any], recipe: GanRecipe) -> str:
     if recipe.network != "style_inr":
         return "One size."
     if facts["world"] == "scenes":

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..errors import StoreError
 from ..store import claimed, read_json, write_json
@@ -124,6 +126,12 @@ def check_room(folder: Path, arrays: Arrays) -> None:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 5e8 else f"{count / 1e6:.3g} MB"
+
+
+def from_bytes(pictures: np.ndarray | Tensor) -> Tensor:
+    """float32 in [-1, 1] from rows of a set: uint8 pictures of any shape."""
+    x = pictures if isinstance(pictures, Tensor) else torch.from_numpy(np.ascontiguousarray(pictures))
+    return x.float() / 127.5 - 1
 
 
 def create(file: Path, shape: tuple[int, ...], kind: type) -> None:

@@ -9,15 +9,15 @@ import torch
 
 from hrlib import image
 from hrlib.errors import ImageError, InvalidValue, StoreError, UnknownName
-from hrlib.training import data, heads, people, sets
+from hrlib.training import human_heads, identity_set, picture_sets, set_files
 
 Z = 70
 
 
 def rendered(folder, n, **options):
-    for done in data.render_set(folder, n, resolution=16, z_dim=Z, seed=3, **options):
+    for done in picture_sets.render_set(folder, n, resolution=16, z_dim=Z, seed=3, **options):
         pass
-    return data.load_set(folder)
+    return picture_sets.load_set(folder)
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,13 @@ def portraits(tmp_path_factory):
 
 
 def test_rendering_resumes_and_does_not_depend_on_n(portraits, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 4)
-    rendering = data.render_set(tmp_path, 12, resolution=16, z_dim=Z, seed=3)
+    monkeypatch.setattr(picture_sets, "CHUNK", 4)
+    rendering = picture_sets.render_set(tmp_path, 12, resolution=16, z_dim=Z, seed=3)
     assert next(rendering) == 4  # then the process dies
     rendering.close()
-    assert list(data.render_set(tmp_path, 12, resolution=16, z_dim=Z, seed=3)) == [8, 12]
-    assert list(data.render_set(tmp_path, 12, resolution=16, z_dim=Z, seed=3)) == []
-    assert np.array_equal(data.load_set(tmp_path).images, portraits.images[:12])
+    assert list(picture_sets.render_set(tmp_path, 12, resolution=16, z_dim=Z, seed=3)) == [8, 12]
+    assert list(picture_sets.render_set(tmp_path, 12, resolution=16, z_dim=Z, seed=3)) == []
+    assert np.array_equal(picture_sets.load_set(tmp_path).images, portraits.images[:12])
 
 
 def test_a_part_of_another_domain_is_the_same_people(portraits, tmp_path):
@@ -46,10 +46,10 @@ def test_another_set_is_never_made_over_one_that_is_there(tmp_path, monkeypatch)
     first = rendered(tmp_path, 6).images.copy()
     with pytest.raises(StoreError, match="holds a training set with count = 6"):
         rendered(tmp_path, 6, count=4)
-    assert np.array_equal(data.load_set(tmp_path).images, first)
+    assert np.array_equal(picture_sets.load_set(tmp_path).images, first)
     assert len(rendered(tmp_path, 6, count=4, force=True)) == 4
-    monkeypatch.setattr(data, "CHUNK", 2)
-    next(data.render_set(tmp_path, 6, resolution=16, z_dim=Z, seed=4, force=True))  # is interrupted, too
+    monkeypatch.setattr(picture_sets, "CHUNK", 2)
+    next(picture_sets.render_set(tmp_path, 6, resolution=16, z_dim=Z, seed=4, force=True))  # is interrupted, too
     with pytest.raises(StoreError, match="seed = 4"):
         rendered(tmp_path, 6)
 
@@ -59,14 +59,14 @@ def test_a_finished_set_is_used_whoever_made_it_and_wherever_it_is(portraits, tm
     for name in (".hrlab.json", ".hrlab.lock"):  # as before folders were marked
         (tmp_path / "set" / name).unlink()
     before = sorted((f.name, f.stat().st_mtime_ns) for f in (tmp_path / "set").iterdir())
-    assert list(data.render_set(tmp_path / "set", 16, resolution=16, z_dim=Z, seed=3)) == []
+    assert list(picture_sets.render_set(tmp_path / "set", 16, resolution=16, z_dim=Z, seed=3)) == []
     assert before == sorted((f.name, f.stat().st_mtime_ns) for f in (tmp_path / "set").iterdir())
 
 
 MAKERS = {
-    "render": lambda folder: data.render_set(folder, 4, resolution=16, z_dim=Z),
-    "views": lambda folder: people.render_views(folder, identities=8, views=1, resolution=16, seed=1),
-    "heads": lambda folder: heads.render(folder, 4, z_dim=48, seed=0),
+    "render": lambda folder: picture_sets.render_set(folder, 4, resolution=16, z_dim=Z),
+    "views": lambda folder: identity_set.render_views(folder, identities=8, views=1, resolution=16, seed=1),
+    "heads": lambda folder: human_heads.render(folder, 4, z_dim=48, seed=0),
 }
 
 
@@ -87,7 +87,7 @@ def test_no_set_is_made_among_the_users_files(make, tmp_path):
 def test_two_never_make_a_set_in_one_folder(make, tmp_path):
     first = make(tmp_path)
     next(first)
-    if sets.read_json(tmp_path / sets.STATUS)["done"] < 4:
+    if set_files.read_json(tmp_path / set_files.STATUS)["done"] < 4:
         with pytest.raises(StoreError, match="another run"):
             next(make(tmp_path))
     first.close()
@@ -102,38 +102,40 @@ def full_disk():
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_set_that_looks_whole(album, tmp_path, monkeypatch, full_disk):
-    monkeypatch.setattr(data, "CHUNK", 2)
-    making = data.render_set(tmp_path / "set", 6, resolution=16, z_dim=Z, seed=3)
+    monkeypatch.setattr(picture_sets, "CHUNK", 2)
+    making = picture_sets.render_set(tmp_path / "set", 6, resolution=16, z_dim=Z, seed=3)
     assert next(making) == 2
     full_disk(128 + 3 * 768)  # in the middle of the fourth picture
     with pytest.raises(StoreError, match=r"images.npy cannot be written"):
         next(making)
     full_disk(2000)  # less than the packed pictures
     with pytest.raises(StoreError, match="cannot be written"):
-        list(data.pack_folder(album, tmp_path / "packed", 16))
+        list(picture_sets.pack_folder(album, tmp_path / "packed", 16))
     with pytest.raises(StoreError, match="no training set"):
-        data.load_set(tmp_path / "packed")
+        picture_sets.load_set(tmp_path / "packed")
     full_disk(10**7)
-    assert list(data.render_set(tmp_path / "set", 6, resolution=16, z_dim=Z, seed=3)) == [4, 6]
-    assert list(data.pack_folder(album, tmp_path / "packed", 16)) == [1, 2, 3]
+    assert list(picture_sets.render_set(tmp_path / "set", 6, resolution=16, z_dim=Z, seed=3)) == [4, 6]
+    assert list(picture_sets.pack_folder(album, tmp_path / "packed", 16)) == [1, 2, 3]
 
 
 @pytest.fixture
 def no_room(monkeypatch):
-    monkeypatch.setattr(sets.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+    monkeypatch.setattr(
+        set_files.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
+    )
 
 
 def test_room_is_looked_for_before_anything_is_rendered(tmp_path, no_room):
     with pytest.raises(StoreError, match=r"set needs 0.8 GB, and 1 MB are free there"):
-        next(data.render_set(tmp_path / "set", 16_000, resolution=128, z_dim=Z))
+        next(picture_sets.render_set(tmp_path / "set", 16_000, resolution=128, z_dim=Z))
 
 
 def test_mistyped_numbers_lock_no_folder(album, tmp_path, no_room):
     for making in (
-        data.render_set(tmp_path / "set", 4, resolution=16, z_dim=1),
-        data.render_set(tmp_path / "set", 4, world="scenes", resolution=16, z_dim=1),
-        heads.render(tmp_path / "set", 4, z_dim=1, seed=0),
-        data.pack_folder(album, tmp_path / "set", 1_000),
+        picture_sets.render_set(tmp_path / "set", 4, resolution=16, z_dim=1),
+        picture_sets.render_set(tmp_path / "set", 4, world="scenes", resolution=16, z_dim=1),
+        human_heads.render(tmp_path / "set", 4, z_dim=1, seed=0),
+        picture_sets.pack_folder(album, tmp_path / "set", 1_000),
     ):
         with pytest.raises(StoreError, match=r"z_dim 1|needs"):
             next(making)
@@ -141,24 +143,24 @@ def test_mistyped_numbers_lock_no_folder(album, tmp_path, no_room):
 
 
 def test_nobody_waits_for_pictures_that_nobody_renders(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 2)
-    rendering = data.render_set(tmp_path, 6, resolution=16, z_dim=Z, seed=3)
+    monkeypatch.setattr(picture_sets, "CHUNK", 2)
+    rendering = picture_sets.render_set(tmp_path, 6, resolution=16, z_dim=Z, seed=3)
     next(rendering)
-    monkeypatch.setattr(data.time, "sleep", lambda seconds: next(rendering))  # meanwhile, it goes on
-    data.load_set(tmp_path).wait_for(4)
+    monkeypatch.setattr(picture_sets.time, "sleep", lambda seconds: next(rendering))  # meanwhile, it goes on
+    picture_sets.load_set(tmp_path).wait_for(4)
     rendering.close()
     with pytest.raises(StoreError, match=r"4 pictures in .*, and nobody is rendering(.|\n)*hrlab train render"):
-        data.load_set(tmp_path).wait_for(5)
+        picture_sets.load_set(tmp_path).wait_for(5)
 
 
 @pytest.mark.parametrize(
-    "file, content", [(sets.STATUS, b"{}"), (sets.STATUS, b"[]"), ("images.npy", b""), ("images.npy", None)]
+    "file, content", [(set_files.STATUS, b"{}"), (set_files.STATUS, b"[]"), ("images.npy", b""), ("images.npy", None)]
 )
 def test_damaged_sets_are_named(file, content, portraits, tmp_path):
     shutil.copytree(portraits.folder, tmp_path / "set")
     damaged = (portraits.folder / file).read_bytes()[:-9] if content is None else content
     (tmp_path / "set" / file).write_bytes(damaged)
-    for use in (lambda: data.load_set(tmp_path / "set"), lambda: rendered(tmp_path / "set", 16)):
+    for use in (lambda: picture_sets.load_set(tmp_path / "set"), lambda: rendered(tmp_path / "set", 16)):
         with pytest.raises(StoreError, match=f"{file} is damaged(.|\n)*--force"):
             use()
     assert len(rendered(tmp_path / "set", 16, force=True)) == 16
@@ -178,14 +180,14 @@ def test_damaged_sets_are_named(file, content, portraits, tmp_path):
 )
 def test_numbers_out_of_range_make_no_folder(wrong, tmp_path):
     with pytest.raises(InvalidValue, match=next(iter(wrong))):
-        list(data.render_set(tmp_path / "set", 4, **{"resolution": 16, "z_dim": Z} | wrong))
+        list(picture_sets.render_set(tmp_path / "set", 4, **{"resolution": 16, "z_dim": Z} | wrong))
     for n in (0, 10**20):
         with pytest.raises(InvalidValue, match=f"n = {n}"):
-            list(data.render_set(tmp_path / "set", n, resolution=16, z_dim=Z))
+            list(picture_sets.render_set(tmp_path / "set", n, resolution=16, z_dim=Z))
     with pytest.raises(InvalidValue, match="views = 0"):
-        list(people.render_views(tmp_path / "set", identities=8, views=0, resolution=16, seed=1))
+        list(identity_set.render_views(tmp_path / "set", identities=8, views=0, resolution=16, seed=1))
     with pytest.raises(InvalidValue, match="n = -1"):
-        list(heads.render(tmp_path / "set", -1, z_dim=48, seed=0))
+        list(human_heads.render(tmp_path / "set", -1, z_dim=48, seed=0))
     assert not list(tmp_path.iterdir())
 
 
@@ -197,14 +199,14 @@ def test_unknown_worlds_and_impossible_counts(tmp_path):
     with pytest.raises(StoreError, match="count=5 of n=4"):
         rendered(tmp_path, 4, count=5)
     with pytest.raises(StoreError, match="z_dim 3"):
-        list(data.render_set(tmp_path, 4, resolution=16, z_dim=3))
+        list(picture_sets.render_set(tmp_path, 4, resolution=16, z_dim=3))
 
 
 def test_latents_are_standard_normal_uncorrelated_and_close_to_their_parameters():
     g = torch.Generator().manual_seed(0)
     skewed, normal = torch.rand(4000, generator=g) ** 3, torch.randn(4000, generator=g)
     values = torch.stack([skewed, (torch.rand(4000, generator=g) < 0.3).float(), normal, normal + 3 * skewed], dim=1)
-    z = data.gaussianise(values, 6, seed=1)
+    z = picture_sets.gaussianise(values, 6, seed=1)
     assert z.shape == (4000, 6)
     assert z.mean(0).abs().max() < 0.1 and (z.std(0) - 1).abs().max() < 0.1
     assert torch.corrcoef(z.T).fill_diagonal_(0).abs().max() < 0.06
@@ -212,12 +214,12 @@ def test_latents_are_standard_normal_uncorrelated_and_close_to_their_parameters(
     across = torch.corrcoef(torch.cat([z[:, :4], values], dim=1).T)[:4, 4:]  # [latent, parameter]
     assert torch.equal(across.abs().argmax(1), torch.arange(4))  # each latent still follows its own parameter most
     assert across.diagonal().min() > 0.6
-    assert torch.equal(z, data.gaussianise(values, 6, seed=1))
+    assert torch.equal(z, picture_sets.gaussianise(values, 6, seed=1))
 
 
 def test_missing_set(tmp_path):
     with pytest.raises(StoreError, match="hrlab train render"):
-        data.load_set(tmp_path)
+        picture_sets.load_set(tmp_path)
 
 
 @pytest.fixture
@@ -234,8 +236,8 @@ def album(tmp_path):
 
 
 def test_a_folder_is_packed_as_centred_squares(album, tmp_path):
-    assert list(data.pack_folder(album, tmp_path / "set", 16)) == [1, 2, 3]
-    packed = data.load_set(tmp_path / "set")
+    assert list(picture_sets.pack_folder(album, tmp_path / "set", 16)) == [1, 2, 3]
+    packed = picture_sets.load_set(tmp_path / "set")
     assert packed.images.shape == (3, 3, 16, 16) and packed.z is None
     assert (packed.images[0] == np.array([0, 255, 0], np.uint8)[:, None, None]).all()  # the middle third
     assert np.abs(packed.images[1].astype(int) - 128).max() <= 1
@@ -248,39 +250,39 @@ def test_damaged_pictures_are_all_named_and_leave_no_set(album, tmp_path):
     whole = (album / "sub/b.jpg").read_bytes()
     (album / "sub/bad2.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ImageError, match=r"2 of 5 pictures[\s\S]*bad1\.png[\s\S]*bad2\.jpg"):
-        list(data.pack_folder(album, tmp_path / "set", 16))
+        list(picture_sets.pack_folder(album, tmp_path / "set", 16))
     with pytest.raises(StoreError):
-        data.load_set(tmp_path / "set")
+        picture_sets.load_set(tmp_path / "set")
     with pytest.raises(StoreError, match="no pictures"):
-        list(data.pack_folder(tmp_path / "nothing", tmp_path / "set", 16))
+        list(picture_sets.pack_folder(tmp_path / "nothing", tmp_path / "set", 16))
     (album / "bad1.png").unlink()
     shutil.copyfile(album / "sub/b.jpg", album / "sub/bad2.jpg")
-    assert list(data.pack_folder(album, tmp_path / "set", 16)) == [1, 2, 3, 4]
+    assert list(picture_sets.pack_folder(album, tmp_path / "set", 16)) == [1, 2, 3, 4]
 
 
 def test_packing_over_a_rendered_set_needs_force_and_forgets_its_latents(album, tmp_path):
     before = rendered(tmp_path / "set", 4).images.copy()
     with pytest.raises(StoreError, match="holds a training set"):
-        list(data.pack_folder(album, tmp_path / "set", 16))
-    assert np.array_equal(data.load_set(tmp_path / "set").images, before)
-    list(data.pack_folder(album, tmp_path / "set", 16, force=True))
-    assert data.load_set(tmp_path / "set").z is None and not list((tmp_path / "set").glob("latents*"))
+        list(picture_sets.pack_folder(album, tmp_path / "set", 16))
+    assert np.array_equal(picture_sets.load_set(tmp_path / "set").images, before)
+    list(picture_sets.pack_folder(album, tmp_path / "set", 16, force=True))
+    assert picture_sets.load_set(tmp_path / "set").z is None and not list((tmp_path / "set").glob("latents*"))
 
 
 def test_packed_sets_are_kept_and_say_what_is_in_them(album, tmp_path):
-    pack = lambda **options: list(data.pack_folder(album, tmp_path / "set", 16, **options))
+    pack = lambda **options: list(picture_sets.pack_folder(album, tmp_path / "set", 16, **options))
     pack()
-    what = data.load_set(tmp_path / "set").what
+    what = picture_sets.load_set(tmp_path / "set").what
     assert what["folder"] == "album" and (what["n"], what["resolution"]) == (3, 16)
     with pytest.raises(StoreError, match="finished"):
         pack()
     image.write(torch.zeros(1, 3, 7, 9), album / "sub/c.bmp")  # as large as before
     pack(force=True)
-    assert data.load_set(tmp_path / "set").what != what
+    assert picture_sets.load_set(tmp_path / "set").what != what
     for folder in (album, tmp_path / "set" / ".." / "album"):
         with pytest.raises(StoreError, match="is the source itself"):
-            list(data.pack_folder(album, folder, 16, force=True))
+            list(picture_sets.pack_folder(album, folder, 16, force=True))
     for resolution in (0, -4, 2.5, float("nan")):
         with pytest.raises(InvalidValue, match="resolution"):
-            list(data.pack_folder(album, tmp_path / "other", resolution))
+            list(picture_sets.pack_folder(album, tmp_path / "other", resolution))
     assert not (tmp_path / "other").exists()

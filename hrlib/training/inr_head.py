@@ -15,40 +15,35 @@ hidden layers exactly. So a head draws the last block's RGB before its first ste
 
 from __future__ import annotations
 
-import csv
-import json
 import platform
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from .. import fid, image, metrics, weights
-from ..errors import SEED, LayoutMismatch, ShapeError, StoreError, number
+from .. import fid, metrics, weights
+from ..errors import SEED, LayoutMismatch, ShapeError, number
 from ..nets import Generator, StyleINR
 from ..nets.style_inr import pixel_grid
 from ..nets.stylegan2 import SQRT2
-from ..store import atomic, destination, fingerprint, write_bytes
-from . import checkpoints, shipping
-from .checkpoints import FILE as CHECKPOINT
-from .checkpoints import LOG, SHEET
-from .data import RenderedSet
-from .measure import pooled_features
-from .recipe import MOST, Checked
+from ..store import destination, fingerprint
+from . import loop, shipping
+from .checkpoints import Parts
+from .gan_measures import pooled_features
+from .picture_sets import PictureSet
+from .recipe import MOST, Recipe
+from .updates import descend
 
 PAIR_GAIN = 1.2  # lrelu(a) - lrelu(-a) = (1 + 0.2) a
 
 
 @dataclass(frozen=True)
-class Recipe(Checked):
+class InrHeadRecipe(Recipe):
     """Everything that decides the training of a head.
 
     steps, batch: each step draws a batch of pictures.
@@ -80,6 +75,9 @@ class Recipe(Checked):
         "hidden": "whole [6, 4096]",  # see `attach`
         "seed": SEED,
     }
+
+
+DEFAULT = InrHeadRecipe()
 
 
 def attach(G: Generator, *, hidden: int = 64) -> StyleINR:
@@ -161,59 +159,27 @@ def drawn(
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
 class State:
-    """A run at a step: the network with its head, the optimiser, and which generator and recipe it belongs to."""
+    """The network with its head, and the optimiser, at a step; on the generator's device."""
 
-    S: StyleINR
-    opt: torch.optim.Adam
-    recipe: Recipe
-    source: str  # fingerprint of the generator
-    step: int = 0
+    def __init__(self, recipe: InrHeadRecipe, G: Generator) -> None:
+        self.S = attach(G, hidden=recipe.hidden)
+        self.opt = torch.optim.Adam(self.S.synthesis.inr.parameters(), lr=recipe.lr, betas=(0.9, 0.99))
+        self.step = 0
 
-    def save(self, file: Path) -> None:
-        """Head, optimiser and step as one safetensors file, atomically."""
-        tensors = {f"inr/{k}": v for k, v in self.S.synthesis.inr.state_dict().items()}
-        for i, moments in self.opt.state_dict()["state"].items():
-            tensors |= {f"opt/{i}/{k}": v for k, v in moments.items()}
-        facts = {"step": str(self.step), "recipe": json.dumps(asdict(self.recipe)), "source": self.source}
-        with atomic(file) as temp:
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temp, facts)
-
-    def load(self, file: Path) -> None:
-        """Continue from what `save` wrote; a `StoreError` if it was another generator's, or another recipe's."""
-        with safe_open(file, framework="pt") as f:
-            facts, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
-        if facts["source"] != self.source or json.loads(facts["recipe"]) != asdict(self.recipe):
-            raise StoreError(
-                f"{file} belongs to another generator or recipe: {facts['recipe']}",
-                expected=json.dumps(asdict(self.recipe)),
-                do="give the same arguments to go on, or another folder to start anew",
-            )
-        part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
-        self.S.synthesis.inr.load_state_dict(part("inr/"))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("opt/").items():
-            i, what = key.split("/")
-            moments.setdefault(int(i), {})[what] = value
-        self.opt.load_state_dict({"state": moments, "param_groups": self.opt.state_dict()["param_groups"]})
-        self.step = int(facts["step"])
+    @property
+    def parts(self) -> Parts:
+        """What a checkpoint holds: the frozen rest is the generator's."""
+        return {"inr": self.S.synthesis.inr, "opt": self.opt}
 
 
-def start(recipe: Recipe, G: Generator) -> State:
-    """A fresh head for the generator, on the generator's device."""
-    S = attach(G, hidden=recipe.hidden)
-    opt = torch.optim.Adam(S.synthesis.inr.parameters(), lr=recipe.lr, betas=(0.9, 0.99))
-    return State(S, opt, recipe, fingerprint(G.state_dict()))
-
-
-def train(G: Generator, state: State) -> Iterator[dict[str, float]]:
-    """Advance `state` in place to the recipe's end; yield {"step", "mse", "lr"} after every step.
+def train(recipe: InrHeadRecipe, G: Generator, state: State) -> Iterator[dict[str, float]]:
+    """Advance `state` in place to the recipe's end; yield {"step", "images", "mse", "lr"} after every step.
 
     mse: mean squared difference to the generator's pictures, on the scale [-1, 1], over the updates of this step. All
     draws depend on (seed, step), so a resumed run is the same run.
     """
-    recipe, inr, R = state.recipe, state.S.synthesis.inr, G.resolution
+    inr, R = state.S.synthesis.inr, G.resolution
     while state.step < recipe.steps:
         rng = torch.Generator().manual_seed(recipe.seed * 10_000_019 + state.step)
         size = (R, R)
@@ -227,12 +193,19 @@ def train(G: Generator, state: State) -> Iterator[dict[str, float]]:
         errors = []
         for points in order.split(recipe.points)[: recipe.updates]:
             error = F.mse_loss(inr(x, w, everywhere[points][None]).flatten(2), wanted[:, :, points])
-            state.opt.zero_grad(set_to_none=True)
-            error.backward()
-            state.opt.step()
+            descend(state.opt, error)
             errors.append(error.detach())
         state.step += 1
-        yield {"step": state.step, "mse": float(torch.stack(errors).mean()), "lr": lr}
+        mse = float(torch.stack(errors).mean())
+        yield {"step": state.step, "images": state.step * recipe.batch, "mse": mse, "lr": lr}
+
+
+@torch.no_grad()
+def sheet(G: Generator, state: State) -> Tensor:
+    """[1, 3, H, W]: eight of G's pictures over the head's."""
+    x, w, picture = drawn(G, 8, torch.Generator().manual_seed(1))
+    both = torch.cat([picture, state.S.synthesis.inr(x, w, None)]).clamp(-1, 1).cpu()
+    return make_grid(both, nrow=8, padding=2)[None].clamp(-1, 1)
 
 
 # --- what was lost ----------------------------------------------------------------------------------------------------
@@ -240,7 +213,7 @@ def train(G: Generator, state: State) -> Iterator[dict[str, float]]:
 
 @torch.no_grad()
 def measure(
-    G: Generator, S: StyleINR, *, n: int = 256, seed: int = 1_000_003, data: RenderedSet | None = None
+    G: Generator, S: StyleINR, *, n: int = 256, seed: int = 1_000_003, data: PictureSet | None = None
 ) -> dict[str, float]:
     """What the head loses against G, on n samples that it never saw (no truncation, no mixing, native canvas).
 
@@ -284,11 +257,11 @@ def run(
     source: str,
     out: Path,
     folder: Path,
-    recipe: Recipe,
+    recipe: InrHeadRecipe = DEFAULT,
     *,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     n: int = 256,
-    data: RenderedSet | None = None,
+    data: PictureSet | None = None,
     every: int = 50,
     force: bool = False,
     tell: Callable[[str], None] = print,
@@ -297,72 +270,59 @@ def run(
 
     Args:
         source: a StyleGAN2.
-        out: the file, to which .safetensors is appended where it is missing. Beside it lies its card, .md; a file in
+        out: the file; .safetensors is appended if it is missing. Its card, .md, is written beside it; a file in
             data/weights enters the catalogue.
-        folder: of this run alone: checkpoint, log.csv (step, mse, lr, seconds) and samples.png (G's pictures over the
-            head's). An interrupted run goes on from its checkpoint, which is written every `every` steps.
+        folder: of this run alone; an interrupted run resumes there (see `loop.follow`).
         recipe: of the training.
         device: "cpu" or "cuda".
         n: pictures that `measure` compares, 2 or more.
         data: see `measure`.
         every: steps between two checkpoints.
         force: replace `out` and its card, and another run in the folder.
-        tell: is given a line for each row of the log.
+        tell: called with a line for each row of the log.
 
     Returns:
         `measure`'s numbers.
 
     Raises:
-        InvalidValue: a number out of range.
-        StoreError: `out` or its card is there, the folder holds something else, or they cannot be written.
+        InvalidValue: a number is out of range.
+        StoreError: `out` or its card exists, the folder holds something else, or they cannot be written.
     """
     n, every = number("n", n, f"whole [2, {MOST}]"), number("every", every, "whole [1, inf)")
-    out, folder = destination(out, ".safetensors"), Path(folder)
-    shipping.free(out, force=force, source=weights.path(source))
+    out = shipping.free(destination(out, ".safetensors"), force=force, source=weights.path(source))
     G = weights.load_generator(source, device=device)
-    state = start(recipe, G)
-    begun_with = dict(data={}, start=state.source[:16], force=force)
-    with checkpoints.training(folder, "head", asdict(recipe), **begun_with):
-        seconds = _finish(G, state, folder, every, tell)
-        found = measure(G, state.S, n=n, data=data)
-        with torch.no_grad():
-            x, w, picture = drawn(G, 8, torch.Generator().manual_seed(1))
-            sheet = torch.cat([picture, state.S.synthesis.inr(x, w, None)]).clamp(-1, 1).cpu()
-        image.write(make_grid(sheet, nrow=8, padding=2)[None].clamp(-1, 1), folder / SHEET)
-    weights.save_network(state.S, out, card=f"INR head trained on the samples of {Path(source).name}", force=True)
-    shipping.enter(out, card(out, source, state, found, n=n, seconds=seconds))
+    state = State(recipe, G)
+    last = loop.follow(
+        folder,
+        "INR head",
+        recipe,
+        state,
+        train(recipe, G, state),
+        data={},
+        start=fingerprint(G.state_dict())[:16],
+        every=every * recipe.batch,
+        sheet=lambda: sheet(G, state),
+        force=force,
+        tell=tell,
+    )
+    found = measure(G, state.S, n=n, data=data)
+    sentence = f"INR head trained on the samples of {Path(source).name}"
+    text = card(out, source, state.S, recipe, found, n=n, seconds=last["seconds"])
+    shipping.ship(state.S, out, card=text, sentence=sentence, half=False)
     return found
 
 
-def _finish(G: Generator, state: State, folder: Path, every: int, tell: Callable[[str], None]) -> float:
-    """Train from the folder's checkpoint, if there is one, to the end; return the seconds it has taken in all."""
-    checkpoint, log, rows, seconds = folder / CHECKPOINT, folder / LOG, [], 0.0
-    if checkpoint.exists():
-        state.load(checkpoint)
-        with open(log, newline="") as f:  # rows that no checkpoint kept will come again
-            rows = [row for row in csv.DictReader(f) if int(row["step"]) <= state.step]
-        seconds = float(rows[-1]["seconds"])
-        tell(f"going on from step {state.step}")
-    begun, sums = time.perf_counter() - seconds, []
-    for row in train(G, state):
-        sums.append(row["mse"])
-        if state.step % every and state.step < state.recipe.steps:
-            continue
-        rows.append(row | {"mse": sum(sums) / len(sums), "seconds": round(time.perf_counter() - begun, 1)})
-        sums.clear()
-        text = "\n".join([",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)])
-        write_bytes(log, f"{text}\n".encode())
-        state.save(checkpoint)
-        tell("  ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()))
-    return float(rows[-1]["seconds"])
-
-
-def card(out: Path, source: str, state: State, found: dict[str, float], *, n: int, seconds: float) -> str:
-    """The model card of the file `out`: Markdown with the recipe and what was lost."""
-    r = state.recipe
-    where = "a CUDA GPU" if next(state.S.parameters()).is_cuda else f"one process on a {platform.machine()} CPU"
-    shared = Path(source).name  # and a name for the result that is nobody's yet: no command replaces a finished file
-    command = f"hrlab train style-inr --from {shared} --out {out.name} --steps {r.steps} --hidden {r.hidden}"
+def card(
+    out: Path, source: str, S: StyleINR, recipe: InrHeadRecipe, found: dict[str, float], *, n: int, seconds: float
+) -> str:
+    """The model card of the file `out`, Markdown: the recipe and what was lost."""
+    r = recipe
+    where = "a CUDA GPU" if next(S.parameters()).is_cuda else f"one process on a {platform.machine()} CPU"
+    shared = Path(source).name
+    is_shipped = out.resolve().parent == shipping.shipped().resolve()
+    to = f"data/weights/{out.name}" if is_shipped else out.name
+    command = f"hrlab train style-inr --from {shared} --out {to} --steps {r.steps} --hidden {r.hidden}"
+    command += " --force" * is_shipped
     to_data = ""
     if "frechet_data" in found:
         ours, theirs = found["frechet_data"], found["frechet_data_generator"]
@@ -374,7 +334,7 @@ def card(out: Path, source: str, state: State, found: dict[str, float], *, n: in
 An INR head (Sec. III-A) on the StyleGAN2 `{shared}`: any canvas, the same codes and noise maps.
 
 - **What is whose:** mapping, constant, convolutions and noise are the StyleGAN2's own numbers, untouched; its toRGB
-  layers are gone; the head ({sum(p.numel() for p in state.S.synthesis.inr.parameters()):,} parameters) was trained.
+  layers are gone; the head ({sum(p.numel() for p in S.synthesis.inr.parameters()):,} parameters) was trained.
 - **Data:** none. The head learnt to draw the StyleGAN2's own samples ({r.steps * r.batch:,} of them, random z, style
   mixing in {r.mixing_prob:.0%} of the batches, truncation {r.psi_min} to 1, random noise, {r.canvas_prob:.0%} on other
   canvases) from its last features. Mean squared error, Adam, lr {r.lr} falling to zero.

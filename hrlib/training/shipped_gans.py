@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..errors import UnknownName, nearest
-from .recipe import Recipe
+from .recipe import GanRecipe
 
 SOURCE = "portraits_inr128"
 PEOPLE = 16_000  # whose latents are made together, in every domain
@@ -18,13 +18,13 @@ Z_DIM = 64
 
 
 @dataclass(frozen=True)
-class Member:
-    """One shipped generator and its discriminator. n, count: see `data.render_set`."""
+class ShippedGan:
+    """One shipped generator and its discriminator. n, count: see `picture_sets.render_set`."""
 
     world: str
     n: int
     count: int
-    recipe: Recipe
+    recipe: GanRecipe
 
     @property
     def set_name(self) -> str:
@@ -34,7 +34,7 @@ class Member:
 
 # Rendered worlds are full of pictures, so neither mirroring nor adaptive augmentation is needed; and both would pull
 # the generator away from the picture that belongs to z.
-BASE = Recipe(
+BASE = GanRecipe(
     z_dim=Z_DIM,
     total_images=256_000,
     warm_images=88_000,
@@ -57,9 +57,9 @@ DOMAIN = replace(
     anchor=3.0,
 )
 
-NETWORKS = {
-    SOURCE: Member("portraits/photo", PEOPLE, PEOPLE, BASE),
-    "portraits_sg128": Member(
+GANS = {
+    SOURCE: ShippedGan("portraits/photo", PEOPLE, PEOPLE, BASE),
+    "portraits_sg128": ShippedGan(
         "portraits/photo",
         PEOPLE,
         PEOPLE,
@@ -74,21 +74,19 @@ NETWORKS = {
             anchor=2.0,
         ),
     ),
-    "cartoon_inr128": Member("portraits/cartoon", PEOPLE, SOME_PEOPLE, DOMAIN),
-    "caricature_inr128": Member("portraits/caricature", PEOPLE, SOME_PEOPLE, DOMAIN),
-    "anime_inr128": Member("portraits/anime", PEOPLE, SOME_PEOPLE, DOMAIN),
+    "cartoon_inr128": ShippedGan("portraits/cartoon", PEOPLE, SOME_PEOPLE, DOMAIN),
+    "caricature_inr128": ShippedGan("portraits/caricature", PEOPLE, SOME_PEOPLE, DOMAIN),
+    "anime_inr128": ShippedGan("portraits/anime", PEOPLE, SOME_PEOPLE, DOMAIN),
     # Nothing of a face is in a landscape: here the mapping has to learn.
-    "scenes_inr128": Member(
+    "scenes_inr128": ShippedGan(
         "scenes", 6_000, 3_000, replace(DOMAIN, train_mapping=True, warm_images=8_000, total_images=18_000)
     ),
 }
 
 
-def member(name: str) -> Member:
+def named(name: str) -> ShippedGan:
     """The shipped network of that name, or `UnknownName`."""
-    if name not in NETWORKS:
-        hint = nearest(name, list(NETWORKS))
-        raise UnknownName(
-            f"network {name!r}", expected=f"one of {', '.join(NETWORKS)}", do=hint or "choose one of them"
-        )
-    return NETWORKS[name]
+    if name not in GANS:
+        hint = nearest(name, list(GANS))
+        raise UnknownName(f"network {name!r}", expected=f"one of {', '.join(GANS)}", do=hint or "choose one of them")
+    return GANS[name]

@@ -1,6 +1,6 @@
 """People seen more than once: the training and test sets of the identity network.
 
-A set on disk is a cache (see sets.py): images.npy, uint8 [views * identities, 3, R, R], whose row i shows person
+A set on disk is a cache (see set_files.py): images.npy, uint8 [views * identities, 3, R, R], whose row i shows person
 i % identities, and status.json.
 """
 
@@ -16,8 +16,8 @@ from torch import Tensor
 from .. import image
 from ..errors import SEED, StoreError, number
 from ..worlds import portraits
-from . import sets
-from .sets import STATUS
+from . import set_files
+from .set_files import STATUS
 
 SHAPE_NAMES = (  # what tells look-alikes apart
     "head_width", "head_height", "jaw_width", "chin", "cheeks", "fullness", "eye_size", "eye_spacing", "eye_tilt",
@@ -61,7 +61,7 @@ def render_views(folder: Path, *, identities: int, views: int, resolution: int, 
     what |= {"resolution": number("resolution", resolution, "whole [8, inf)"), "seed": number("seed", seed, SEED)}
     total, who = views * identities, half_lookalikes(identities, seed=seed)
     arrays = {"images": ((total, 3, resolution, resolution), np.uint8)}
-    with sets.making(folder, what, arrays) as made:
+    with set_files.making(folder, what, arrays) as made:
         while made.done < total:
             v, first = divmod(made.done, identities)
             some = view(who, seed=seed + 3 + v)[first : min(first + CHUNK, identities)]
@@ -77,11 +77,11 @@ def load_views(folder: Path) -> np.ndarray:
     Raises:
         StoreError: it is not there, or not whole.
     """
-    facts = sets.status(folder) if (folder / STATUS).exists() else {"done": 0}
+    facts = set_files.status(folder) if (folder / STATUS).exists() else {"done": 0}
     if not facts["done"] or facts["done"] < facts["what"]["views"] * facts["what"]["identities"]:
         raise StoreError(
             f"{facts['done']} rendered views in {folder}",
             expected="all views of all people",
             do="run `hrlab train identity`, which renders them first",
         )
-    return sets.array(folder / "images.npy")
+    return set_files.array(folder / "images.npy")

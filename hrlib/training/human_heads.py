@@ -2,7 +2,7 @@
 
 No true pose is stored: `poses` is what `hrlib.pose.read` says of the whole portrait.
 
-A set on disk is a cache (see sets.py): images.npy, masks.npy, poses.npy, latents.npy and status.json.
+A set on disk is a cache (see set_files.py): images.npy, masks.npy, poses.npy, latents.npy and status.json.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import pose
+from .. import image, pose
 from ..errors import SEED, StoreError, number
 from ..store import atomic
 from ..worlds import heads, portraits
-from . import sets
-from .data import check_latents, gaussianise
+from . import set_files
+from .picture_sets import check_latents, gaussianise
 from .recipe import MOST, WIDTH
-from .sets import STATUS
+from .set_files import STATUS
 
 EXPLAIN = ("identity", "expression", "light")  # groups of parameters that are a latent; the pose is not among them
 EDGE, CHUNK = 64, 40
@@ -31,7 +31,7 @@ PARTS = {"images": ((3, EDGE, EDGE), np.uint8), "masks": ((1, EDGE, EDGE), np.ui
 
 
 @dataclass(frozen=True)
-class Heads:
+class HumanHeads:
     """images uint8 [n, 3, 64, 64], masks uint8 [n, 1, 64, 64], poses [n, 2] as read, z [n, z_dim] standard normal.
 
     what: the draws that made the set, as JSON.
@@ -48,8 +48,8 @@ class Heads:
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, 64, 64] in [-1, 1] and masks [B, 1, 64, 64] in [0, 1]."""
-        images, masks = (torch.from_numpy(part[index.numpy()]).float() for part in (self.images, self.masks))
-        return images / 127.5 - 1, masks / 255
+        rows = index.numpy()
+        return set_files.from_bytes(self.images[rows]), torch.from_numpy(self.masks[rows]).float() / 255
 
 
 def render(folder: Path, n: int, *, z_dim: int, seed: int) -> Iterator[int]:
@@ -65,28 +65,28 @@ def render(folder: Path, n: int, *, z_dim: int, seed: int) -> Iterator[int]:
     arrays = {name: ((n, *shape), kind) for name, (shape, kind) in PARTS.items()}
     explained = torch.cat([getattr(people, group) for group in EXPLAIN], 1)
     check_latents(z_dim, explained.shape[1])
-    with sets.making(folder, what, arrays) as made:
+    with set_files.making(folder, what, arrays) as made:
         if not made.done:
             with atomic(made.folder / "latents.npy") as temp, open(temp, "wb") as f:
                 np.save(f, gaussianise(explained, z_dim, seed=seed).numpy())
         while made.done < n:
             drawn = heads.draw(people[made.done : min(made.done + CHUNK, n)], EDGE)
             yield made.add(
-                images=((drawn.image + 1) * 127.5).round().clamp(0, 255).byte().numpy(),
+                images=image.to_uint8(drawn.image).transpose(0, 3, 1, 2),
                 masks=(drawn.mask * 255).round().byte().numpy(),
                 poses=pose.read(drawn.portrait).numpy(),
             )
     yield n
 
 
-def load(folder: Path) -> Heads:
+def load(folder: Path) -> HumanHeads:
     """The whole set in `folder`, in memory; `StoreError` where it is not there, or not whole."""
-    facts = sets.status(folder) if (folder / STATUS).exists() else {"done": 0, "what": {"n": 1}}
+    facts = set_files.status(folder) if (folder / STATUS).exists() else {"done": 0, "what": {"n": 1}}
     if facts["done"] < facts["what"]["n"]:
         raise StoreError(
             f"{facts['done']} rendered heads in {folder}",
             expected="all of them",
             do="run `hrlab train gan3d`, which renders them first",
         )
-    images, masks, poses, z = (np.array(sets.array(folder / f"{name}.npy")) for name in (*PARTS, "latents"))
-    return Heads(images, masks, torch.from_numpy(poses), torch.from_numpy(z), facts["what"])
+    images, masks, poses, z = (np.array(set_files.array(folder / f"{name}.npy")) for name in (*PARTS, "latents"))
+    return HumanHeads(images, masks, torch.from_numpy(poses), torch.from_numpy(z), facts["what"])

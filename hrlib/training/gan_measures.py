@@ -23,8 +23,8 @@ from ..errors import ShapeError
 from ..pose import CHUNK, POOL_TAPS, grid_features, vgg
 from ..store import atomic
 from ..worlds import portraits
-from . import sets
-from .data import RenderedSet, load_set, render_set
+from . import set_files
+from .picture_sets import PictureSet, load_set, render_set
 
 CACHE = Path("build/measure")
 BLURS = (0.5, 1.0, 2.0)  # rungs of the ladder: sigma of a Gaussian, in pixels
@@ -60,8 +60,8 @@ def draw(G: nn.Module, n: int, *, seed: int) -> Tensor:
 # --- renders ----------------------------------------------------------------------------------------------------------
 
 
-def renders(world: str, n: int, *, resolution: int, seed: int, cache: Path = CACHE) -> RenderedSet:
-    """n renders of a world (see `data.WORLDS`) that nobody was trained on, from the cache or made now."""
+def renders(world: str, n: int, *, resolution: int, seed: int, cache: Path = CACHE) -> PictureSet:
+    """n renders of a world (see `picture_sets.WORLDS`) that nobody was trained on, from the cache or made now."""
     if seed == 0:
         raise ShapeError("seed 0", expected="another seed", do="training sets are rendered from seed 0")
     folder = cache / f"{world.replace('/', '_')}{resolution}_seed{seed}_{n}"
@@ -70,7 +70,7 @@ def renders(world: str, n: int, *, resolution: int, seed: int, cache: Path = CAC
     return load_set(folder)
 
 
-def render_features(data: RenderedSet, n: int, *, cells: int = 1, sigma: float = 0.0) -> Tensor:
+def render_features(data: PictureSet, n: int, *, cells: int = 1, sigma: float = 0.0) -> Tensor:
     """`grid_features` of a set's first n pictures, blurred by `sigma` pixels; cached in its folder. [n, C cells^2]."""
     if len(data) < n:
         raise ShapeError(
@@ -84,7 +84,7 @@ def render_features(data: RenderedSet, n: int, *, cells: int = 1, sigma: float =
         found = torch.cat([grid_features(blur(x, sigma), cells) for x in chunks])
         with atomic(file) as temp, open(temp, "wb") as f:
             np.save(f, found.numpy())
-    return torch.from_numpy(np.array(sets.array(file)))
+    return torch.from_numpy(np.array(set_files.array(file)))
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
@@ -96,7 +96,7 @@ def blur(x: Tensor, sigma: float) -> Tensor:
 
 
 def ladder(
-    G: nn.Module, world: str, *, n: int = 10_000, other: RenderedSet | None = None, cache: Path = CACHE
+    G: nn.Module, world: str, *, n: int = 10_000, other: PictureSet | None = None, cache: Path = CACHE
 ) -> pd.DataFrame:
     """Compare n unseen renders with other renders, blurred renders, and n samples of G.
 
@@ -154,8 +154,8 @@ class Ridge:
 def pose_correlation(
     G_source: nn.Module,
     G_target: nn.Module,
-    source: RenderedSet,
-    target: RenderedSet,
+    source: PictureSet,
+    target: PictureSet,
     *,
     names: Sequence[str] = POSE + PROPORTIONS,
     fit: int = 2000,

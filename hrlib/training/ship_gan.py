@@ -7,7 +7,6 @@ shipping; and what was measured of the shipped weights, entered by `record` when
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,26 +14,31 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from .. import weights
-from ..errors import StoreError, UnknownName
-from ..store import read_json, write_bytes, write_json
-from . import cards, family, measure, run, shipping
-from .data import RenderedSet
-from .recipe import Recipe
+from ..errors import StoreError, UnknownName, nearest
+from ..store import read_json, write_json
+from . import gan, gan_cards, gan_measures, loop, shipped_gans, shipping
+from .picture_sets import PictureSet
+from .recipe import GanRecipe
 
 HALF_DB = 50.0  # PSNR of pictures by 16-bit weights against 32-bit ones from which the files are stored in 16 bits
 
 
 def free(name: str, *, out: Path | None = None, force: bool = False) -> Path:
     """The folder `out` (None: data/weights), if all files of the pair may be written there; see `shipping.free`."""
-    family.member(name)  # a wrong name is found first
+    shipped_gans.named(name)  # a wrong name is found first
     out = Path(out or shipping.shipped())
-    shipping.free(out / f"{name}.safetensors", ".json", ".log.csv", force=force)
-    shipping.free(out / f"{name}_discriminator.safetensors", force=force)
+    file, critic = _files(name, out)
+    shipping.free(file, ".json", ".log.csv", force=force)
+    shipping.free(critic, force=force)
     return out
+
+
+def _files(name: str, out: Path) -> tuple[Path, Path]:
+    """Of generator and discriminator."""
+    return out / f"{name}.safetensors", out / f"{name}_discriminator.safetensors"
 
 
 def ship(folder: Path, *, name: str, out: Path | None = None, force: bool = False) -> Path:
@@ -51,49 +55,46 @@ def ship(folder: Path, *, name: str, out: Path | None = None, force: bool = Fals
     Raises:
         StoreError: no training is in `folder`; files of the pair are in `out`, or cannot be written there.
     """
-    out, member, folder = free(name, out=out, force=force), family.member(name), Path(folder)
-    recipe, _, step, seconds = run.load(folder)
-    with safe_open(folder / run.CHECKPOINT, framework="pt") as f:
-        hardware = f.metadata()["hardware"]
-    state = run.finished(folder)
+    out, network = free(name, out=out, force=force), shipped_gans.named(name)
+    trained = loop.trained(folder)
+    state, recipe = gan.finished(trained), GanRecipe.read(trained.recipe)
     G, D = state.G_ema.eval(), state.D.eval()
     decibel = _halved(G)
     half = decibel >= HALF_DB
-    with open(folder / run.LOG, newline="") as f:
-        log = list(csv.DictReader(f))
-    history = folder / "history.md"
     facts = {
-        "world": member.world,
-        "people": [member.count, member.n],
+        "world": network.world,
+        "people": [network.count, network.n],
         "recipe": {**recipe.summary(), **_begun(recipe)},
-        "images": step * recipe.batch,
-        "seconds": seconds,
-        "hardware": hardware,
-        "history": history.read_text(encoding="utf-8").strip() if history.exists() else "",
+        "images": trained.images,
+        "seconds": trained.seconds,
+        "hardware": trained.hardware,
+        "history": trained.history,
         "codes": [G.num_ws, G.w_dim],
         "parameters": {"G": _size(G), "D": _size(D)},
         "noise_strengths": {
             k: float(G.synthesis.get_parameter(f"{k}.noise_strength")) for k in G.synthesis.conv_names()
         },
-        "accuracy": float(log[-1]["accuracy"]) if log[-1]["accuracy"] else None,
+        "accuracy": trained.row.get("accuracy"),
         "half": half,
         "half_psnr": decibel if math.isfinite(decibel) else None,
         "measures": {},
     }
-    write_bytes(out / f"{name}.log.csv", (folder / run.LOG).read_bytes())
-    for net, key, what in ((G, name, "generator"), (D, f"{name}_discriminator", "discriminator")):
-        sentence = f"{what} of {member.world}, trained by hrlib: {facts['images']:,} images"
-        weights.save_network(net, out / f"{key}.safetensors", card=sentence, half=half, force=True)
+    file, critic = _files(name, out)
+    for net, to, what, log in ((G, file, "generator", folder), (D, critic, "discriminator", None)):
+        sentence = f"{what} of {network.world}, trained by hrlib: {trained.images:,} images"
+        card = getattr(gan_cards, what)(name, facts)
+        shipping.ship(net, to, card=card, sentence=sentence, half=half, folder=log)
     write_json(out / f"{name}.json", facts)
-    write_cards(name, out=out)
     return out / f"{name}.json"
 
 
 def record(name: str, measured: str, value: Mapping[str, Any], *, out: Path | None = None) -> None:
     """Enter a measure of the shipped weights ("ladder", "layout" or "inversion") in the facts, and renew the cards."""
-    if measured not in cards.SECTIONS:
+    if measured not in gan_cards.SECTIONS:
         raise UnknownName(
-            f"measure {measured!r}", expected=f"one of {', '.join(cards.SECTIONS)}", do="choose one of them"
+            f"measure {measured!r}",
+            expected=f"one of {', '.join(gan_cards.SECTIONS)}",
+            do=nearest(measured, list(gan_cards.SECTIONS)) or "name one of these measures",
         )
     facts = _facts(name, out)
     facts["measures"][measured] = dict(value)
@@ -101,33 +102,35 @@ def record(name: str, measured: str, value: Mapping[str, Any], *, out: Path | No
     write_cards(name, out=out)
 
 
-def ladder(name: str, *, n: int = 10_000, other: RenderedSet | None = None, out: Path | None = None) -> pd.DataFrame:
-    """`measure.ladder` of a shipped generator, recorded."""
+def ladder(name: str, *, n: int = 10_000, other: PictureSet | None = None, out: Path | None = None) -> pd.DataFrame:
+    """`gan_measures.ladder` of a shipped generator, recorded."""
     world = _facts(name, out)["world"]
-    table = measure.ladder(_generator(name, out), world, n=n, other=other)
+    table = gan_measures.ladder(_generator(name, out), world, n=n, other=other)
     record(name, "ladder", {"n": n, "training_set": other is not None, "rows": rows(table)}, out=out)
     return table
 
 
 def layout(
-    name: str, *, n: int = 500, sets: tuple[RenderedSet, RenderedSet] | None = None, out: Path | None = None
+    name: str, *, n: int = 500, sets: tuple[PictureSet, PictureSet] | None = None, out: Path | None = None
 ) -> pd.DataFrame:
-    """`measure.pose_correlation` of a shipped generator with its source, which is the catalogue's, recorded.
+    """`gan_measures.pose_correlation` of a shipped generator with its source, which is the catalogue's, recorded.
 
     sets: renders of the source's and of its own world, on which the readings are fitted; by default they are made now.
     """
     facts = _facts(name, out)
-    if not cards.shares_layout(facts):
+    if not gan_cards.shares_layout(facts):
         raise UnknownName(
-            f"the layout of {name}", expected="a generator of another portrait domain", do="see training/family.py"
+            f"the layout of {name}",
+            expected="a generator of another portrait domain",
+            do="name cartoon_inr128, caricature_inr128 or anime_inr128",
         )
     source = facts["recipe"]["source"]
     generators = weights.load_generator(source), _generator(name, out)
     if sets is None:
-        worlds = (family.member(source).world, facts["world"])
-        size = dict(resolution=facts["recipe"]["resolution"], seed=measure.SEEDS[0])
-        sets = tuple(measure.renders(world, 2500, **size) for world in worlds)
-    table = measure.pose_correlation(*generators, *sets, n=n)
+        worlds = (shipped_gans.named(source).world, facts["world"])
+        size = dict(resolution=facts["recipe"]["resolution"], seed=gan_measures.SEEDS[0])
+        sets = tuple(gan_measures.renders(world, 2500, **size) for world in worlds)
+    table = gan_measures.pose_correlation(*generators, *sets, n=n)
     record(name, "layout", {"n": n, "source": source, "rows": rows(table)}, out=out)
     return table
 
@@ -135,7 +138,7 @@ def layout(
 def measures(name: str, *, n: int, out: Path | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
     """Measure all that concerns this kind of generator; yields (what, table) one after the other."""
     yield "ladder", ladder(name, n=n, out=out)
-    if cards.shares_layout(_facts(name, out)):
+    if gan_cards.shares_layout(_facts(name, out)):
         yield "layout", layout(name, out=out)
 
 
@@ -146,9 +149,9 @@ def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def write_cards(name: str, *, out: Path | None = None) -> None:
     """Write both model cards from the facts and measures in `<name>.json`, and renew the catalogue's entries."""
-    facts, folder = _facts(name, out), Path(out or shipping.shipped())
-    for key, text in ((name, cards.generator), (f"{name}_discriminator", cards.discriminator)):
-        shipping.enter(folder / f"{key}.safetensors", text(name, facts))
+    facts, (file, critic) = _facts(name, out), _files(name, Path(out or shipping.shipped()))
+    shipping.enter(file, gan_cards.generator(name, facts))
+    shipping.enter(critic, gan_cards.discriminator(name, facts))
 
 
 def _generator(name: str, out: Path | None) -> nn.Module:
@@ -169,16 +172,16 @@ def _facts(name: str, out: Path | None) -> dict[str, Any]:
 @torch.inference_mode()
 def _halved(G: nn.Module, n: int = 64) -> float:
     """PSNR in dB of G's pictures with weights rounded to 16 bits, against those with its own, on n equal draws."""
-    own = measure.draw(G, n, seed=0)
+    own = gan_measures.draw(G, n, seed=0)
     state = {k: v.clone() for k, v in G.state_dict().items()}
     rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
     G.load_state_dict(rounded)
-    other: Tensor = measure.draw(G, n, seed=0)
+    other: Tensor = gan_measures.draw(G, n, seed=0)
     G.load_state_dict(state)
     return float(-10 * math.log10(max(float(((own - other) / 2).square().mean()), 1e-30)))
 
 
-def _begun(recipe: Recipe) -> dict[str, str | None]:
+def _begun(recipe: GanRecipe) -> dict[str, str | None]:
     """Where the networks began: catalogue names as they are, of a file on this machine the name without its folder."""
     return {k: v and Path(v).name for k in ("source", "backbone_from") for v in [getattr(recipe, k)]}
 

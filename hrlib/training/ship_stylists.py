@@ -14,12 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .. import fid, weights
+from .. import fid
 from ..nets.dualstylegan import COLOUR, STRUCTURE
-from ..store import write_bytes
 from ..worlds import portraits
-from . import checkpoints, dualstylegan, measure, shipping, starganv2
-from .data import RenderedSet
+from . import checkpoints, dualstylegan, gan_measures, loop, shipping, starganv2
+from .picture_sets import PictureSet
 
 AUTHORS = 800_000  # pictures of the authors' StarGAN v2: 100,000 steps of 8
 N, SEED = 500, 71_000  # pictures measured, and the seed of the people in them, whom no training has seen
@@ -37,16 +36,17 @@ def free(name: str, out: Path | None = None, *, force: bool = False) -> Path:
 
 
 def ship_starganv2(
-    folder: Path, data: Sequence[RenderedSet], out: Path | None = None, *, force: bool = False
+    folder: Path, data: Sequence[PictureSet], out: Path | None = None, *, force: bool = False
 ) -> dict[str, float]:
     """Save the average of a finished training to a folder, measure what the file holds; {domain: distance}.
 
     out: None is data/weights, whose catalogue the network then enters. force: replace files of its name there.
     """
-    recipe, file = starganv2.Recipe(), free(starganv2.NAME, out, force=force)
-    state = starganv2.State(recipe)
-    facts = _restored(folder, state)
-    net, edge = _as_stored(state.ema), recipe.config["img_size"]
+    file, trained = free(starganv2.NAME, out, force=force), loop.trained(folder)
+    state = starganv2.State(starganv2.StarGANv2Recipe.read(trained.recipe))
+    checkpoints.restore(state.parts, trained.tensors)
+    net = shipping.as_stored(state.ema)
+    edge = net.resolution
     content = portraits.sample(N, seed=SEED)
     photo = _drawn(content, "photo", edge)
     found = {}
@@ -57,21 +57,23 @@ def ship_starganv2(
                 [net.stylise(a, b, domain) for a, b in zip(photo.split(50), reference.split(50), strict=True)]
             )
         found[domain] = _distance(x, domain, edge)
-    sentence = f"StarGAN v2 of the shipped portraits: {facts['images']:,} pictures"
-    _ship(net, file, folder, sentence, _starganv2_card(facts, net, found, len(data[0])))
+    sentence = f"StarGAN v2 of the shipped portraits: {trained.images:,} pictures"
+    card = _starganv2_card(trained, net, found, len(data[0]))
+    shipping.ship(net, file, card=card, sentence=sentence, folder=folder)
     return found
 
 
 def ship_dualstylegan(
-    domain: str, folder: Path, data: RenderedSet, out: Path | None = None, *, force: bool = False
+    domain: str, folder: Path, data: PictureSet, out: Path | None = None, *, force: bool = False
 ) -> dict[str, float]:
     """Save the average of a finished training to a folder, measure what the file holds; {weights: distance}.
 
     out: None is data/weights, whose catalogue the network then enters. force: replace files of its name there.
     """
-    state, file = dualstylegan.State(dualstylegan.Recipe()), free(name_of(domain), out, force=force)
-    facts = _restored(folder, state)
-    net = _as_stored(state.ema)
+    file, trained = free(name_of(domain), out, force=force), loop.trained(folder)
+    state = dualstylegan.State(dualstylegan.DualStyleGANRecipe.read(trained.recipe))
+    checkpoints.restore(state.parts, trained.tensors)
+    net = shipping.as_stored(state.ema)
     G, g = net.generator, torch.Generator().manual_seed(SEED)
     row = torch.randint(len(data), (N,), generator=g)
     both = [
@@ -83,35 +85,13 @@ def ship_dualstylegan(
             pairs = zip(*(part.split(50) for part in both), strict=True)
             x = torch.cat([net.stylise(a, b, structure=structure, colour=colour) for a, b in pairs])
         found[f"structure {structure:g}, colours {colour:g}"] = _distance(x, domain, net.resolution)
-    sentence = f"DualStyleGAN of the shipped portraits, {domain}: {facts['images']:,} pictures of stage III"
-    _ship(net, file, folder, sentence, _dualstylegan_card(domain, facts, net, found, len(data)))
+    sentence = f"DualStyleGAN of the shipped portraits, {domain}: {trained.images:,} pictures of stage III"
+    card = _dualstylegan_card(domain, trained, net, found, len(data))
+    shipping.ship(net, file, card=card, sentence=sentence, folder=folder)
     return found
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
-
-
-def _restored(folder: Path, state: starganv2.State | dualstylegan.State) -> dict:
-    tensors, facts = checkpoints.load(folder / checkpoints.FILE, "step", "seconds", "recipe", "hardware")
-    checkpoints.restore(state.parts, tensors)
-    recipe = json.loads(facts["recipe"])
-    images = int(facts["step"]) * recipe["batch"]
-    history = folder / "history.md"  # where somebody intervened by hand and says so
-    told = "\n" + history.read_text(encoding="utf-8").strip() if history.exists() else ""
-    where = f"{facts['hardware']}, {float(facts['seconds']) / 60:.0f} minutes on a shared machine"
-    return {"recipe": recipe, "images": images, "where": where, "history": told}
-
-
-def _as_stored(net: nn.Module) -> nn.Module:
-    """The network as the file will hold it: its numbers rounded to 16 bits."""
-    state = {k: v.half().to(v.dtype) if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
-    return weights.load_strictly(net, state, "the trained network").eval()
-
-
-def _ship(net: nn.Module, file: Path, folder: Path, sentence: str, card: str) -> None:
-    write_bytes(file.with_name(f"{file.stem}.log.csv"), (folder / checkpoints.LOG).read_bytes())
-    weights.save_network(net, file, card=sentence, half=True, force=True)
-    shipping.enter(file, card)
 
 
 @torch.inference_mode()
@@ -123,7 +103,7 @@ def _drawn(people: portraits.Portraits, domain: str, edge: int) -> Tensor:
 
 def _distance(x: Tensor, domain: str, edge: int) -> float:
     """From as many unseen renders of other people, in features of `vgg16_thin`."""
-    real = measure.renders(f"portraits/{domain}", N, resolution=128, seed=measure.SEEDS[0])
+    real = gan_measures.renders(f"portraits/{domain}", N, resolution=128, seed=gan_measures.SEEDS[0])
     real = torch.nn.functional.avg_pool2d(real.batch(torch.arange(N))[0], 128 // edge)
     vectors = [torch.cat([fid.features(p, "vgg16_thin") for p in part.split(50)]) for part in (x, real)]
     return fid.frechet_distance(*vectors)
@@ -134,8 +114,8 @@ def _table(found: dict[str, float], first: str) -> str:
     return textwrap.indent("\n".join(rows), "  ")
 
 
-def _starganv2_card(facts: dict, net: nn.Module, found: dict[str, float], pictures: int) -> str:
-    r = facts["recipe"]
+def _starganv2_card(trained: loop.Trained, net: nn.Module, found: dict[str, float], pictures: int) -> str:
+    r = trained.recipe
     return f"""# {starganv2.NAME}
 
 StarGAN v2 (Choi et al. 2020) of the shipped portraits, {net.resolution} px, all four domains: translator, style encoder
@@ -147,23 +127,25 @@ and mapping network. {sum(p.numel() for p in net.parameters()):,} parameters, `{
 - **Recipe**: the article's losses and weights (style {r["lam_sty"]:g}, diversity {r["lam_ds"]:g} falling to 0, cycle
   {r["lam_cyc"]:g}, R1 {r["lam_reg"]:g} every {r["r1_every"]} steps), Adam, learning rate {r["lr"]:g} falling to a tenth
   over the last {r["lr_fall"]:.0%}, {r["mapping_gain"]:g} times that for the mapping network, weight decay
-  {r["weight_decay"]:g}, batch {r["batch"]}, {facts["images"]:,} pictures (the authors: {AUTHORS:,}), moving average of
+  {r["weight_decay"]:g}, batch {r["batch"]}, {trained.images:,} pictures (the authors: {AUTHORS:,}), moving average of
   {r["ema_images"]:,} pictures, bfloat16 autocast. Latent- and reference-guided steps take turns.
-- **Command**: `hrlab train starganv2`, seed {r["seed"]}; {facts["where"]}.
-  Its log: `{starganv2.NAME}.log.csv`.{facts["history"]}
+- **Command**: `hrlab train starganv2 --force`, seed {r["seed"]}; {trained.where}.
+  Its log: `{starganv2.NAME}.log.csv`.{trained.intervention}
 - **Measured**: {N} unseen photographs in the style of {N} other unseen people's drawings, against {N} unseen renders
   (features of `vgg16_thin` at {net.resolution} px):
 
 {_table(found, "domain")}
 
-- **Limits**: narrow networks, and {facts["images"] / AUTHORS:.0%} of the authors' pictures. Results are softer than the
+- **Limits**: narrow networks, and {trained.images / AUTHORS:.0%} of the authors' pictures. Results are softer than the
   renders, and follow the reference less than theirs. Stored in 16 bits a number.
 - **Licence**: MIT, like the code that made it; the method is its authors'.
 """
 
 
-def _dualstylegan_card(domain: str, facts: dict, net: nn.Module, found: dict[str, float], pictures: int) -> str:
-    r, name = facts["recipe"], name_of(domain)
+def _dualstylegan_card(
+    domain: str, trained: loop.Trained, net: nn.Module, found: dict[str, float], pictures: int
+) -> str:
+    r, name = trained.recipe, name_of(domain)
     extrinsic = sum(p.numel() for part in (net.style, net.res) for p in part.parameters())
     return f"""# {name}
 
@@ -175,13 +157,13 @@ DualStyleGAN (Yang et al. 2022) of the shipped portraits, {net.resolution} px, {
   photographs for stage II.
 - **Recipe**: the article's progressive fine-tuning. Stage I is how the network begins; stage II, structure transfer
   between photographs, {dualstylegan.STRUCTURE_IMAGES:,} pictures, is shared by the three domains; stage III,
-  {facts["images"]:,} pictures (the authors: about 40,000), has adversarial (R1 {r["r1_gamma"]:g}), perceptual
+  {trained.images:,} pictures (the authors: about 40,000), has adversarial (R1 {r["r1_gamma"]:g}), perceptual
   ({r["lam_perc"]:g}), contextual ({r["lam_cx"]:g}), feature ({r["lam_fm"]:g}) and identity ({r["lam_id"]:g}) losses and
   a penalty ({r["lam_reg"]:g}) on the norms of the path; VGG and identity network are the shipped ones. Adam, learning
   rate {r["lr"]:g} falling to a tenth over the last {r["lr_fall"]:.0%}, batch {r["batch"]}, moving average of
   {r["ema_images"]:,} pictures, bfloat16 autocast. Destylisation is not needed: a rendered person's latent is known.
-- **Command**: `hrlab train dualstylegan {domain}`, seed {r["seed"]}; {facts["where"]} for stage III.
-  Its log: `{name}.log.csv`.{facts["history"]}
+- **Command**: `hrlab train dualstylegan {domain} --force`, seed {r["seed"]}; {trained.where} for stage III.
+  Its log: `{name}.log.csv`.{trained.intervention}
 - **Measured**: {N} random faces with the extrinsic codes of {N} training pictures, against {N} unseen renders (features
   of `vgg16_thin`):
 

@@ -2,7 +2,7 @@
 
 A set is a folder of images.npy (uint8 [n, 3, R, R]), status.json (what it is, and how much of it is done) and, for
 rendered sets, latents.npy (float32 [n, z_dim]). Making one is deterministic, so the folder is a cache and can be
-deleted at any time; sets.py says what becomes of one that is there already.
+deleted at any time; set_files.py says what becomes of one that is there already.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .. import image
 from ..errors import SEED, ImageError, StoreError, UnknownName, nearest, number
 from ..store import LOCK, atomic, claimed, sweep_temps, write_json
 from ..worlds import portraits
-from . import sets
+from . import set_files
 from .recipe import MOST, WIDTH
-from .sets import STATUS
+from .set_files import STATUS
 
 CHUNK = 64
 IMAGES, LATENTS = "images.npy", "latents.npy"
@@ -32,7 +32,7 @@ WORLDS = (*(f"portraits/{domain}" for domain in portraits.DOMAINS), "scenes")
 
 
 @dataclass(frozen=True)
-class RenderedSet:
+class PictureSet:
     """Pictures and (for rendered worlds) their latents, possibly still being rendered by another process.
 
     images: uint8 [n, 3, R, R], memory-mapped; z: float32 [n, z_dim], each coordinate standard normal over the set, or
@@ -54,13 +54,13 @@ class RenderedSet:
     @property
     def what(self) -> dict[str, Any]:
         """What is in the set, as JSON: world and draws, or a folder's name and the hash of its pictures as packed."""
-        return sets.status(self.folder)["what"]
+        return set_files.status(self.folder)["what"]
 
     def wait_for(self, count: int) -> None:
         """Return once the first `count` pictures are there; `StoreError` if nobody is rendering them."""
-        while sets.status(self.folder)["done"] < count:
+        while set_files.status(self.folder)["done"] < count:
             busy = _at_work(self.folder)  # asked first: who has just ended has counted his last pictures before
-            if not busy and (done := sets.status(self.folder)["done"]) < count:
+            if not busy and (done := set_files.status(self.folder)["done"]) < count:
                 raise StoreError(
                     f"{done} pictures in {self.folder}, and nobody is rendering",
                     expected=f"{count} pictures",
@@ -70,8 +70,7 @@ class RenderedSet:
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Images [B, 3, R, R] in [-1, 1] and latents [B, z_dim] (or None) of the given items."""
-        x = torch.from_numpy(np.ascontiguousarray(self.images[index.numpy()])).float() / 127.5 - 1
-        return x, None if self.z is None else self.z[index]
+        return set_files.from_bytes(self.images[index.numpy()]), None if self.z is None else self.z[index]
 
 
 def _at_work(folder: Path) -> bool:
@@ -143,7 +142,7 @@ def render_set(
             latent, and is the person, of row i of the photo set of 16,000.
         resolution: side of the pictures in pixels, 8 or more.
         seed: of the draws.
-        force: make the set anew whatever is in the folder (see `sets.making`).
+        force: make the set anew whatever is in the folder (see `set_files.making`).
 
     Raises:
         InvalidValue, UnknownName: a number out of range; no such world.
@@ -170,7 +169,7 @@ def render_set(
         parameters = explained
     check_latents(z_dim, parameters(items[:1]).shape[1])
     arrays = {"images": ((count, 3, resolution, resolution), np.uint8)}
-    with sets.making(folder, what, arrays, force=force) as made:
+    with set_files.making(folder, what, arrays, force=force) as made:
         if not made.done:
             with atomic(made.folder / LATENTS) as temp, open(temp, "wb") as f:
                 np.save(f, gaussianise(parameters(items), z_dim, seed=seed)[:count].numpy())
@@ -192,7 +191,7 @@ def pack_folder(source: Path, folder: Path, resolution: int, *, force: bool = Fa
         source: a folder of pictures, and its subfolders.
         folder: of the set, and of nothing else.
         resolution: side of the packed pictures in pixels.
-        force: pack anew whatever is in the folder (see `sets.making`).
+        force: pack anew whatever is in the folder (see `set_files.making`).
 
     Raises:
         ImageError: damaged pictures.
@@ -210,15 +209,15 @@ def pack_folder(source: Path, folder: Path, resolution: int, *, force: bool = Fa
         )
     origin, damaged, digest = {"pictures of": str(source.resolve()), "resolution": resolution}, [], hashlib.sha256()
     shape = (len(files), 3, resolution, resolution)
-    sets.check_room(folder, {"images": (shape, np.uint8)})
-    with claimed(folder, sets.KIND, origin, files=sets.FILES, force=force):
+    set_files.check_room(folder, {"images": (shape, np.uint8)})
+    with claimed(folder, set_files.KIND, origin, files=set_files.FILES, force=force):
         sweep_temps(folder)  # of a packing that was killed: it begins anew
         with atomic(folder / IMAGES) as temp:
-            sets.create(temp, shape, np.uint8)
+            set_files.create(temp, shape, np.uint8)
             for i, file in enumerate(files):
                 try:
                     packed = image.to_uint8(image.read(file, resolution)).transpose(0, 3, 1, 2)
-                    sets.write(temp, i, packed)
+                    set_files.write(temp, i, packed)
                     digest.update(packed.tobytes())
                 except ImageError as e:
                     damaged.append(f"{file.relative_to(source)} ({e.got})")
@@ -234,7 +233,7 @@ def pack_folder(source: Path, folder: Path, resolution: int, *, force: bool = Fa
         write_json(folder / STATUS, {"what": what, "done": len(files)})
 
 
-def load_set(folder: Path) -> RenderedSet:
+def load_set(folder: Path) -> PictureSet:
     """The set in `folder`, images memory-mapped; `StoreError` where there is none, or a damaged one."""
     folder = Path(folder)
     if not (folder / STATUS).exists():
@@ -243,7 +242,7 @@ def load_set(folder: Path) -> RenderedSet:
             expected=STATUS,
             do="run `hrlab train render` or `hrlab train pack` first",
         )
-    sets.status(folder)
-    images, latents = sets.array(folder / IMAGES), folder / LATENTS
-    z = torch.from_numpy(np.array(sets.array(latents))) if latents.exists() else None
-    return RenderedSet(folder, images, z)
+    set_files.status(folder)
+    images, latents = set_files.array(folder / IMAGES), folder / LATENTS
+    z = torch.from_numpy(np.array(set_files.array(latents))) if latents.exists() else None
+    return PictureSet(folder, images, z)

@@ -10,7 +10,7 @@ import torch
 from hrlib import features
 from hrlib.errors import ShapeError
 from hrlib.nets import StyleINR
-from hrlib.training import measure
+from hrlib.training import gan_measures
 from hrlib.worlds import portraits
 
 SHAPE = dict(z_dim=8, w_dim=8, resolution=32, channels={4: 8, 8: 8, 16: 8, 32: 8}, mapping_layers=2, inr_hidden=8)
@@ -49,66 +49,66 @@ class Drawer:
 
 def test_pooled_features_are_means_of_the_taps():
     x = torch.rand(3, 3, 64, 128) * 2 - 1
-    maps = features.vgg16("shipped", tap="conv")(x, measure.POOL_TAPS)
+    maps = features.vgg16("shipped", tap="conv")(x, gan_measures.POOL_TAPS)
     expected = torch.cat([m.mean((2, 3)) for m in maps.values()], dim=1)
-    torch.testing.assert_close(measure.pooled_features(x), expected, atol=1e-5, rtol=1e-5)
-    grid = measure.grid_features(x).view(3, -1, 16)
+    torch.testing.assert_close(gan_measures.pooled_features(x), expected, atol=1e-5, rtol=1e-5)
+    grid = gan_measures.grid_features(x).view(3, -1, 16)
     torch.testing.assert_close(grid.mean(2), expected, atol=1e-4, rtol=1e-4)  # equal cells
     assert grid.shape[1] == expected.shape[1]
 
 
 def test_samples_have_noise_of_their_own_and_depend_on_the_seed_alone(G, monkeypatch):
-    a = measure.draw(G, 6, seed=3)
+    a = gan_measures.draw(G, 6, seed=3)
     assert a.shape == (6, 3, 32, 32) and a.abs().max() <= 1
-    assert torch.equal(a, measure.draw(G, 6, seed=3)) and not torch.equal(a, measure.draw(G, 6, seed=4))
+    assert torch.equal(a, gan_measures.draw(G, 6, seed=3)) and not torch.equal(a, gan_measures.draw(G, 6, seed=4))
     ws = G.mapping(torch.randn(1, 8)).repeat(6, 1, 1)
-    same = torch.cat(list(measure.drawn(G, 6, seed=3, ws=ws)))
+    same = torch.cat(list(gan_measures.drawn(G, 6, seed=3, ws=ws)))
     assert not torch.equal(same[0], same[1])  # one code, two noises
-    monkeypatch.setattr(measure, "CHUNK", 4)
-    assert [len(x) for x in measure.drawn(G, 6, seed=3)] == [4, 2]
+    monkeypatch.setattr(gan_measures, "CHUNK", 4)
+    assert [len(x) for x in gan_measures.drawn(G, 6, seed=3)] == [4, 2]
 
 
 def test_blur_against_scipy():
     from scipy.ndimage import gaussian_filter
 
     x = torch.rand(1, 3, 24, 24) * 2 - 1
-    assert measure.blur(x, 0.0) is x
-    for sigma in measure.BLURS:
+    assert gan_measures.blur(x, 0.0) is x
+    for sigma in gan_measures.BLURS:
         expected = gaussian_filter(x[0].numpy(), (0, sigma, sigma), mode="mirror", truncate=4)
-        np.testing.assert_allclose(measure.blur(x, sigma)[0], expected, atol=1e-5)
+        np.testing.assert_allclose(gan_measures.blur(x, sigma)[0], expected, atol=1e-5)
 
 
 def test_renders_are_cached_and_never_the_training_set(tmp_path, monkeypatch):
     with pytest.raises(ShapeError, match="seed 0"):
-        measure.renders("portraits/photo", 4, resolution=32, seed=0, cache=tmp_path)
-    got = measure.renders("portraits/photo", 4, resolution=32, seed=1, cache=tmp_path)
+        gan_measures.renders("portraits/photo", 4, resolution=32, seed=0, cache=tmp_path)
+    got = gan_measures.renders("portraits/photo", 4, resolution=32, seed=1, cache=tmp_path)
     torch.testing.assert_close(
         got.batch(torch.arange(4))[0], portraits.render(portraits.sample(4, seed=1), 32), atol=1 / 127, rtol=0
     )
-    found = {s: measure.render_features(got, 4, sigma=s) for s in (0.0, 2.0)}
+    found = {s: gan_measures.render_features(got, 4, sigma=s) for s in (0.0, 2.0)}
     assert not torch.equal(found[0.0], found[2.0])
     with pytest.raises(ShapeError, match="4 pictures"):
-        measure.render_features(got, 5)
+        gan_measures.render_features(got, 5)
     monkeypatch.setattr(portraits, "render", None)  # nothing is rendered again, nothing looked at again
-    monkeypatch.setattr(measure, "grid_features", None)
-    again = measure.renders("portraits/photo", 4, resolution=32, seed=1, cache=tmp_path)
-    assert torch.equal(measure.render_features(again, 4), found[0.0])
+    monkeypatch.setattr(gan_measures, "grid_features", None)
+    again = gan_measures.renders("portraits/photo", 4, resolution=32, seed=1, cache=tmp_path)
+    assert torch.equal(gan_measures.render_features(again, 4), found[0.0])
 
 
 def test_the_ladder_rises_with_the_blur_and_a_perfect_generator_stands_on_its_first_rung(G, tmp_path, monkeypatch):
     n = 40
     draw = lambda G, n, seed: portraits.render(portraits.sample(n, seed=77), 32).split(20)
-    random = measure.ladder(G, "portraits/photo", n=n, cache=tmp_path).set_index("pictures")
-    monkeypatch.setattr(measure, "drawn", draw)
-    perfect = measure.ladder(G, "portraits/photo", n=n, cache=tmp_path).set_index("pictures")
+    random = gan_measures.ladder(G, "portraits/photo", n=n, cache=tmp_path).set_index("pictures")
+    monkeypatch.setattr(gan_measures, "drawn", draw)
+    perfect = gan_measures.ladder(G, "portraits/photo", n=n, cache=tmp_path).set_index("pictures")
     assert perfect.drop("generator").equals(random.drop("generator"))
     floor, half, one, two = perfect.frechet[:4]
     assert floor < half < one < two
     assert perfect.frechet["generator"] < 2 * floor < random.frechet["generator"]
     assert perfect.precision["generator"] > 0.6 and perfect.recall["generator"] > 0.6
     assert random.precision["generator"] < 0.1
-    same = measure.renders("portraits/photo", n, resolution=32, seed=measure.SEEDS[0], cache=tmp_path)
-    itself = measure.ladder(G, "portraits/photo", n=n, other=same, cache=tmp_path).set_index("pictures")
+    same = gan_measures.renders("portraits/photo", n, resolution=32, seed=gan_measures.SEEDS[0], cache=tmp_path)
+    itself = gan_measures.ladder(G, "portraits/photo", n=n, other=same, cache=tmp_path).set_index("pictures")
     assert itself.frechet["other renders"] < 1e-3 and itself.frechet["generator"] == perfect.frechet["generator"]
 
 
@@ -118,17 +118,19 @@ def test_ridge_finds_a_linear_map_and_refuses_to_learn_noise():
     x[:, 7] = 3.0  # no variance
     y = x.double() @ w + 5
     y[:, 1] = torch.randn(300, generator=g)
-    model = measure.Ridge(x[:200], y[:200])
+    model = gan_measures.Ridge(x[:200], y[:200])
     error = model(x[200:]) - y[200:]
     assert error[:, 0].abs().max() < 0.05
     assert error[:, 1].square().mean() < 1.1 * y[200:, 1].square().mean()  # hardly worse than predicting nothing
-    wide = measure.Ridge(torch.randn(50, 400, generator=g), torch.randn(50, 1, generator=g))
+    wide = gan_measures.Ridge(torch.randn(50, 400, generator=g), torch.randn(50, 1, generator=g))
     assert torch.isfinite(wide.weight).all()
 
 
 def test_pose_correlation_of_the_same_and_of_mirrored_generators(tmp_path):
-    people, others = (measure.renders("portraits/photo", 190, resolution=32, seed=s, cache=tmp_path) for s in (1, 2))
-    run = lambda target, data: measure.pose_correlation(
+    people, others = (
+        gan_measures.renders("portraits/photo", 190, resolution=32, seed=s, cache=tmp_path) for s in (1, 2)
+    )
+    run = lambda target, data: gan_measures.pose_correlation(
         Drawer(), target, people, data, names=("yaw", "pitch"), fit=160, held_out=30, n=40
     ).set_index("parameter")
     same, mirrored = run(Drawer(), people), run(Drawer(sign=-1.0), people)
@@ -145,4 +147,4 @@ def test_correlation_against_numpy():
     a = torch.randn(200, 2, generator=g).double()
     b = a * torch.tensor([1.0, -0.5]) + torch.randn(200, 2, generator=g)
     expected = [np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(2)]
-    np.testing.assert_allclose(measure._correlation(a, b), expected, rtol=1e-9)
+    np.testing.assert_allclose(gan_measures._correlation(a, b), expected, rtol=1e-9)
