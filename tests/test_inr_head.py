@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hrlib import store, weights
-from hrlib.errors import InvalidValue, LayoutMismatch, ShapeError, StoreError
+from hrlib.errors import InvalidValue, LayoutMismatch, StoreError
 from hrlib.nets import Generator, StyleINR
 from hrlib.training import inr_head, loop
 from hrlib.training.cli import app
@@ -176,5 +176,5 @@ def test_a_head_goes_where_it_was_told_and_replaces_nothing(tmp_path, monkeypatc
 def test_what_cannot_have_a_head():
     with pytest.raises(LayoutMismatch, match="StyleINR"):
         inr_head.attach(inr_head.attach(tiny(), hidden=8))
-    with pytest.raises(ShapeError, match="at least 6"):
+    with pytest.raises(InvalidValue, match="at least 6"):
         inr_head.attach(tiny(), hidden=4)

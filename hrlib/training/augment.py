@@ -1,12 +1,12 @@
-"""Adaptive discriminator augmentation (Karras et al. 2020, the paper's [4]): what lets 317 pictures be enough.
+"""Adaptive discriminator augmentation (Karras et al. 2020, the paper's [4]), which makes 317 pictures enough.
 
-The discriminator never sees a picture as it is: real and generated ones alike pass through `augment`, whose every
-transformation is switched on with probability p, picture by picture. p follows a sign of overfitting: how often the
-discriminator is sure that a training picture is real (`adjust`).
+The discriminator never sees an original picture: real and generated ones pass through `augment`, which applies each
+transformation to each picture with probability p. p follows a sign of overfitting: how often the discriminator is sure
+that a training picture is real (`adjust`).
 
-As in the reference, geometry comes before colour, and both are linear: one affine map a picture (one resampling, with
-reflected borders) and one affine map of its colours. Unlike it, resampling is bilinear, without wavelet filters, which
-costs a CPU 4 % of a training step instead of half of it; flips, quarter turns and whole-pixel shifts stay exact.
+As in the reference, geometry comes before colour, and both are linear: one affine map of the picture (one resampling,
+with reflected borders) and one of its colours. Unlike in the reference, resampling is bilinear, without wavelet
+filters: 4 % of a training step on a CPU instead of half of it. Flips, quarter turns and whole-pixel shifts are exact.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def augment(x: Tensor, p: float, *, generator: torch.Generator) -> Tensor:
 
 
 def mirror(x: Tensor, *, generator: torch.Generator) -> Tensor:
-    """x [N, 3, H, W], each picture left as it is or mirrored, by a coin from `generator`."""
+    """x [N, 3, H, W], each picture mirrored with probability 1/2."""
     coins = torch.rand(len(x), generator=generator) < 0.5
     return torch.where(coins.to(x.device)[:, None, None, None], x.flip(3), x)
 
@@ -87,7 +87,7 @@ def adjust(state: Tensor, signs: Tensor, *, target: float, images: int, step: in
         state: [3]: p, sum of signs since the last move, number of signs since then.
         signs: [2]: sum of the signs of the step and their number, over all processes.
         target: p rises while the mean sign is above, and falls while it is below.
-        images: within which p may rise from 0 to 1.
+        images: in which p may rise from 0 to 1.
     """
     state[1:] += signs
     if (step + 1) % ADJUST_EVERY == 0:

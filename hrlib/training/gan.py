@@ -4,18 +4,18 @@ The recipe is StyleGAN2-ADA's: non-saturating loss, lazy R1, style mixing, movin
 pictures, adaptive augmentation; without path-length regularisation, as in the paper. Two things are cheaper than in
 the reference: both networks learn from the same generated batch, and R1 is taken at the augmented pictures.
 
-The paper trains for 25 million images on eight GPUs. Some 10^5 images on one core can do with what only a procedural
-world has: the parameters of every picture. Each picture's latent z is its (Gaussianised) parameter vector, so that
+The paper trains for 25 million images on eight GPUs. Some 10^5 images on one core are enough with what only a
+procedural world has: the parameters of every picture. The latent z of a picture is its (Gaussianised) parameter vector:
 
-1. a warm start regresses G(z) on the picture, at reduced resolutions only: what remains unexplained (strands, pores,
-   grain) is random, and regressing it would teach the generator to switch its noise inputs off;
-2. adversarial training follows, with a small share of the regression kept as an anchor.
+1. A warm start regresses G(z) on the picture, at reduced resolutions only. What the parameters do not explain (strands,
+   pores, grain) is random, and regressing it would teach the generator to switch its noise inputs off.
+2. Adversarial training follows, with a small share of the regression kept as an anchor.
 
 From a source model, the warm start regresses the new domain's pictures from the z of the same people in the source's
-domain, which keeps the layout of the latent space.
+domain. This keeps the layout of the latent space.
 
-With only the layers below RGB from another network (`backbone_from`), the new RGB layers first learn to draw that
-network's own pictures (`teach_images`): without them the critic, which knows faces already, has won before they begin.
+With `backbone_from`, only the layers below RGB come from another network. The new RGB layers then first learn to draw
+that network's own pictures (`teach_images`): otherwise the critic, which already knows faces, wins before they begin.
 
 `train` is a generator of steps; `run` follows it in a folder (loop.py). All draws depend on (seed, step, process), so
 that a resumed run is the same run.
@@ -54,7 +54,7 @@ ARCHITECTURE = (
     "mapping_layers",
     "conv_clamp",
 )  # of GanRecipe and Generator
-TEACH_GAIN = 5.0  # times lr for RGB layers while they are taught
+TEACH_GAIN = 5.0  # times lr for the RGB layers during the first `teach_images`
 
 
 @dataclass
@@ -80,7 +80,7 @@ class State:
 
 
 def like(source: str) -> dict[str, Any]:
-    """The fields of a `GanRecipe` that a fine-tuning of the generator `source` (name or file) must share with it."""
+    """The fields of a `GanRecipe` that fine-tunes the generator `source` (name or file): its architecture."""
     G = weights.load_generator(source)
     fields = {k: G.config[k] for k in (*ARCHITECTURE, "inr_hidden") if k in G.config}
     return fields | {"network": _architecture(G), "source": source}
@@ -91,7 +91,7 @@ def _architecture(G: nn.Module) -> str:
 
 
 def pair(name_or_path: str) -> tuple[nn.Module, Discriminator]:
-    """Generator and discriminator that belong together: NAME and NAME_discriminator, or both from a foreign file."""
+    """A generator and its discriminator: NAME and NAME_discriminator, or both from one foreign checkpoint."""
     if name_or_path.endswith((".pkl", *weights.TORCH_SUFFIXES)):
         other = name_or_path
     else:
@@ -101,7 +101,7 @@ def pair(name_or_path: str) -> tuple[nn.Module, Discriminator]:
 
 
 def start(recipe: GanRecipe, *, device: str | torch.device = "cpu") -> State:
-    """The networks a recipe begins with (random, its `source`, or its `backbone_from`), and fresh optimisers."""
+    """The networks that a recipe starts from (random, its `source`, or its `backbone_from`), with new optimisers."""
     if recipe.network not in ("style_inr", "stylegan2"):
         raise UnknownName(
             f"network {recipe.network!r}",
@@ -125,9 +125,9 @@ def start(recipe: GanRecipe, *, device: str | torch.device = "cpu") -> State:
     G.mapping.requires_grad_(recipe.train_mapping)
     for net in (G, G_ema, D):
         net.to(device=device, memory_format=torch.channels_last)
-    # Noise strengths are a group of their own with a small learning rate. At the full rate the first adversarial steps
-    # switched the noise off, before the weights had learnt to make strands and grain of it, and from zero a strength
-    # has no gradient to come back by (on average over the noise).
+    # Noise strengths are a group of their own with a small learning rate. At the full rate, the first adversarial steps
+    # switched the noise off before the weights had learnt to turn it into strands and grain, and a strength of zero has
+    # no gradient, on average over the noise, to recover with.
     strengths = [p for name, p in G.synthesis.named_parameters() if name.endswith("noise_strength")]
     others = [p for name, p in G.synthesis.named_parameters() if not name.endswith("noise_strength")]
     adam = lambda *groups: torch.optim.Adam([{"params": list(g)} for g in groups], lr=recipe.lr, betas=(0.0, 0.99))
@@ -140,12 +140,12 @@ def _is_inr(recipe: GanRecipe) -> bool:
 
 
 def _is_head(name: str) -> bool:
-    """Whether a parameter belongs to what StyleGAN2 and Style-INR-GAN do not share: the layers that make RGB."""
+    """Whether a parameter belongs to the layers that make RGB, which StyleGAN2 and Style-INR-GAN do not share."""
     return ".torgb." in name or "inr." in name
 
 
 def _begin(recipe: GanRecipe, G: nn.Module, D: Discriminator) -> str:
-    """Fill G and D from the recipe's source or backbone; return in words what came from where."""
+    """Fill G and D from the recipe's source or backbone; return, in words, where they came from."""
     name = recipe.source or recipe.backbone_from
     if not name:
         return "random weights"
@@ -167,9 +167,9 @@ def _begin(recipe: GanRecipe, G: nn.Module, D: Discriminator) -> str:
     weights.load_strictly(G, shared | {k: own[k] for k in heads(own)}, f"the backbone of {name}")
     with torch.no_grad():
         for key, tensor in G.synthesis.named_parameters():
-            if key.endswith("torgb.weight"):  # at random, every block would add its colours, and Adam unlearns slowly
+            if key.endswith("torgb.weight"):  # random ones would add their colours, and Adam unlearns slowly
                 tensor.zero_()
-    return f"{len(shared)} tensors and the discriminator from {named}; {len(heads(own))} tensors of the RGB head anew"
+    return f"{len(shared)} tensors and the discriminator from {named}; {len(heads(own))} new tensors of the RGB head"
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
@@ -180,8 +180,8 @@ def train(
 ) -> Iterator[dict[str, float]]:
     """Advance `state` in place until `recipe.total_images`; yield {"step", "images", loss terms} after every step.
 
-    accelerator: of a run in several processes, each of which works on its share of every batch; gradients and the few
-    statistics are averaged over all, so that all hold the same parameters. The terms are those of this process.
+    accelerator: of a run in several processes. Each works on its share of every batch; gradients and the few statistics
+    are averaged over all processes, so they hold the same parameters. The loss terms are those of this process.
     """
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     check(recipe, data, ranks)
@@ -200,7 +200,7 @@ def train(
         data.wait_for(count)
         x, z = data.batch(torch.randint(count, (B,), generator=rng))
         chance = lambda p, rng=rng: p > 0 and float(torch.rand([], generator=rng)) < p
-        # The latents of pictures crowd where there are pictures (beards on men); samples come from all of N(0, I).
+        # The pictures' latents cover only part of N(0, I) (beards on men); samples come from all of it.
         fresh = z is None or (not warm and chance(recipe.fresh_prob))
         z = torch.randn(B, recipe.z_dim, generator=rng) if fresh else z
         x, z = x.to(device), z.to(device)
@@ -233,7 +233,7 @@ def train(
             with amp():
                 loss = terms["adversarial"] = F.softplus(-D(channels_last(seen))).mean()
             D.requires_grad_(True)
-            if recipe.anchor and not (mixed or fresh):  # with the picture as it is, neither mirrored nor augmented
+            if recipe.anchor and not (mixed or fresh):  # against the picture itself, neither mirrored nor augmented
                 terms["anchor"] = pyramid_l1(fake, x, (4, 8))
                 loss = loss + recipe.anchor * terms["anchor"]
         _descend(state.opt_G, loss, accelerator)
@@ -249,10 +249,10 @@ def lr(recipe: GanRecipe, step: int) -> float:
 
 
 def _set_rates(state: State, recipe: GanRecipe, warm: bool, teaching: bool) -> None:
-    """Give each group of parameters its learning rate: mapping, other weights, noise strengths; discriminator."""
-    # With lr_mul 0.01 the mapping would hardly move in a warm start: what z says would stay scrambled.
+    """Set the learning rates of the groups: mapping, other weights, noise strengths; discriminator."""
+    # With lr_mul 0.01 the mapping would hardly move in a warm start, and what z encodes would stay scrambled.
     gains = (recipe.warm_mapping_gain, 1.0, 0.0) if warm else (1.0, 1.0, recipe.noise_strength_gain)
-    if teaching:  # RGB layers that begin at zero have a way to go, and nothing else moves
+    if teaching:  # the RGB layers start from zero, and nothing else moves
         gains = (0.0, TEACH_GAIN, 0.0)
     for group, gain in zip((*state.opt_G.param_groups, *state.opt_D.param_groups), (*gains, 1.0), strict=True):
         group["lr"] = gain * lr(recipe, state.step)
@@ -284,7 +284,7 @@ def check(recipe: GanRecipe, data: PictureSet, ranks: int = 1) -> None:
             expected=f"z_dim {recipe.z_dim}",
             do=f"render the set with --z-dim {recipe.z_dim}",
         )
-    if recipe.batch % ranks or recipe.batch // ranks % 4:  # groups of the discriminator's minibatch statistic
+    if recipe.batch % ranks or recipe.batch // ranks % 4:  # the group size of the minibatch statistic
         raise InvalidValue(
             f"batch = {recipe.batch} in {ranks} processes",
             expected=f"a multiple of {4 * ranks}: 4 for each process",
@@ -293,7 +293,7 @@ def check(recipe: GanRecipe, data: PictureSet, ranks: int = 1) -> None:
 
 
 def pyramid_l1(a: Tensor, b: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """Mean absolute difference after area reduction by each factor in `levels`, averaged over them."""
+    """Mean absolute difference after area reduction by each factor in `levels`, averaged over the levels."""
     return torch.stack([(F.avg_pool2d(a, k) - F.avg_pool2d(b, k)).abs().mean() for k in levels]).mean()
 
 
@@ -345,7 +345,7 @@ def _mean(x: Tensor, accelerator: Accelerator | None) -> Tensor:
 @torch.no_grad()
 def _update_ema(state: State, recipe: GanRecipe) -> None:
     memory = recipe.ema_images
-    if not recipe.source:  # what began at random should be forgotten soon
+    if not recipe.source:  # forget random initial weights soon
         memory = min(memory, 0.05 * (state.step + 1) * recipe.batch)
     average(state.G_ema, state.G, 0.5 ** (recipe.batch / memory))
     state.G_ema.mapping.w_avg.copy_(state.G.mapping.w_avg)

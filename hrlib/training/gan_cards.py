@@ -1,4 +1,4 @@
-"""Texts of the generators' model cards, from the facts that `ship` keeps in `<name>.json` and from nothing else."""
+"""The model cards of GANs, written only from the facts that `ship_gan` keeps in `<name>.json`."""
 
 from __future__ import annotations
 

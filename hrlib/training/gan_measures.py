@@ -1,8 +1,8 @@
-"""How good a generator is: distance from a world on a ladder, precision and recall, and what it shares with another.
+"""How good a generator is: Frechet distance beside a ladder of references, precision and recall, and the layout of w.
 
-All measures look through the shipped thin VGG16, so their numbers compare only with each other. Pictures are drawn or
-read in chunks, and only their features are kept. Renders and their features are cached below `build/measure`; delete
-the folder after a change of the renderer.
+All measures use features of the shipped thin VGG16, so the numbers compare only with each other. Pictures are drawn or
+read in chunks, and only their features are kept. Renders and their features are cached in `build/measure`; delete that
+folder when the renderer changes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from .. import fid, stats
-from ..errors import ShapeError
+from .. import fid
+from ..errors import InvalidValue, ShapeError
 from ..pose import CHUNK, POOL_TAPS, grid_features, vgg
 from ..store import atomic
 from ..worlds import portraits
@@ -27,14 +27,21 @@ from . import set_files
 from .picture_sets import PictureSet, load_set, render_set
 
 CACHE = Path("build/measure")
-BLURS = (0.5, 1.0, 2.0)  # rungs of the ladder: sigma of a Gaussian, in pixels
+BLURS = (0.5, 1.0, 2.0)  # rungs of the ladder: sigma of a Gaussian blur, in pixels
 SEEDS = (1, 2)  # of the two sets of renders; training sets have seed 0
 POSE = ("yaw", "pitch")
-PROPORTIONS = ("head_width", "jaw_width", "chin", "hair_length", "hair_volume", "fringe")  # those that can be read
+PROPORTIONS = (
+    "head_width",
+    "jaw_width",
+    "chin",
+    "hair_length",
+    "hair_volume",
+    "fringe",
+)  # those that can be read off a picture off a picture
 
 
 def pooled_features(images: Tensor) -> Tensor:
-    """The same taps averaged over the whole picture: what the distances here compare. [N, 3, H, W] -> [N, C]."""
+    """Features averaged over the whole picture, which the distances here compare: [N, 3, H, W] -> [N, C]."""
     return grid_features(images, cells=1)
 
 
@@ -61,9 +68,9 @@ def draw(G: nn.Module, n: int, *, seed: int) -> Tensor:
 
 
 def renders(world: str, n: int, *, resolution: int, seed: int, cache: Path = CACHE) -> PictureSet:
-    """n renders of a world (see `picture_sets.WORLDS`) that nobody was trained on, from the cache or made now."""
+    """n renders of a world (see `picture_sets.WORLDS`) that no training used, from the cache or made now."""
     if seed == 0:
-        raise ShapeError("seed 0", expected="another seed", do="training sets are rendered from seed 0")
+        raise InvalidValue("seed = 0, the training sets' own", expected="unseen pictures", do="take another seed")
     folder = cache / f"{world.replace('/', '_')}{resolution}_seed{seed}_{n}"
     for _ in render_set(folder, n, world=world, resolution=resolution, z_dim=64, seed=seed):
         pass
@@ -100,11 +107,11 @@ def ladder(
 ) -> pd.DataFrame:
     """Compare n unseen renders with other renders, blurred renders, and n samples of G.
 
-    other: where the other renders, and the blurred ones, come from; by default they are unseen too. A training set
-    saves half of the rendering.
+    other: source of the other renders and the blurred ones; by default unseen ones. A training set saves half of the
+    rendering.
 
-    Returns one row a rung, columns "pictures", "frechet" (distance), "precision" and "recall" (k = 3; of the pictures
-    as fakes). "other renders" is what a perfect generator would reach, since both sets are finite.
+    Returns one row for each rung, columns "pictures", "frechet" (distance), "precision" and "recall" (k = 3; with the
+    pictures as fakes). Both sets are finite, so a perfect generator reaches "other renders".
     """
     draw_set = lambda seed: renders(world, n, resolution=G.resolution, seed=seed, cache=cache)
     reference, other = render_features(draw_set(SEEDS[0]), n), other or draw_set(SEEDS[1])
@@ -124,7 +131,7 @@ def ladder(
 class Ridge:
     """Ridge regression of several targets on many features; the penalty minimises the generalised cross-validation.
 
-    fit: x [n, D], y [n, T]. Features are standardised (a feature without variance is dropped).
+    fit: x [n, D], y [n, T]. Features are standardised (features without variance are dropped).
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
@@ -165,20 +172,26 @@ def pose_correlation(
     """Does one w give the same pose and proportions in both generators?
 
     Each parameter is read off a picture by ridge regression on `grid_features` (4 x 4), fitted on renders of the
-    generator's own world. Both generators draw the same n codes w (of G_source's mapping, z ~ N(0, I)), with noise of
-    their own, and what is read off the two pictures is correlated over the codes.
+    generator's own world. Both generators draw the same n codes w (from G_source's mapping, z ~ N(0, I)), each with its
+    own noise, and the readings of the two pictures are correlated over the codes.
 
     Args:
-        source, target: fit + held_out renders or more of the two worlds, the same people in both.
+        G_source, G_target: the generators.
+        source, target: at least fit + held_out renders of the two worlds, showing the same people.
         names: portrait parameters.
+        fit: people that the regressions are fitted on.
+        held_out: people that they are tested on.
+        n: codes.
 
-    Returns one row a name, columns: "parameter"; "correlation" with its 95 % bootstrap interval "low", "high";
-    "renders", the same correlation for the held-out people, rendered in both worlds, which bounds what can be read;
-    "r2_source", "r2_target", of the readings on these renders.
+    Returns one row for each name, columns: "parameter"; "correlation" with its 95 % bootstrap interval "low", "high";
+    "renders", the same correlation for the held-out people rendered in both worlds, an upper bound of what can be read;
+    "r2_source", "r2_target", R^2 of the readings of these renders.
     """
     seeds = [data.what["seed"] for data in (source, target)]
     if seeds[0] != seeds[1]:
-        raise ShapeError(f"renders of seeds {seeds}", expected="one seed: the same people", do="render one set anew")
+        raise ShapeError(
+            f"renders of seeds {seeds}", expected="one seed: the same people", do="render both sets from one seed"
+        )
     people = portraits.sample(fit + held_out, seed=seeds[0])
     truth = torch.stack([people.get(name) for name in names], dim=1).double()
     with torch.inference_mode():

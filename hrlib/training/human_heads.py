@@ -1,6 +1,6 @@
-"""Pictures for the 3D-aware GAN: rendered heads (`worlds.heads`), their masks, and poses read off the pictures.
+"""The training set of the 3D-aware GAN: rendered human heads (`worlds.heads`), masks, and poses read off the pictures.
 
-No true pose is stored: `poses` is what `hrlib.pose.read` says of the whole portrait.
+No true pose is stored: `poses` is what `hrlib.pose.read` reads off the whole portrait.
 
 A set on disk is a cache (see set_files.py): images.npy, masks.npy, poses.npy, latents.npy and status.json.
 """
@@ -25,7 +25,7 @@ from .picture_sets import check_latents, gaussianise
 from .recipe import MOST, WIDTH
 from .set_files import STATUS
 
-EXPLAIN = ("identity", "expression", "light")  # groups of parameters that are a latent; the pose is not among them
+EXPLAIN = ("identity", "expression", "light")  # groups of parameters in a latent: not the pose
 EDGE, CHUNK = 64, 40
 PARTS = {"images": ((3, EDGE, EDGE), np.uint8), "masks": ((1, EDGE, EDGE), np.uint8), "poses": ((2,), np.float32)}
 
@@ -34,7 +34,7 @@ PARTS = {"images": ((3, EDGE, EDGE), np.uint8), "masks": ((1, EDGE, EDGE), np.ui
 class HumanHeads:
     """images uint8 [n, 3, 64, 64], masks uint8 [n, 1, 64, 64], poses [n, 2] as read, z [n, z_dim] standard normal.
 
-    what: the draws that made the set, as JSON.
+    what: the draws that made the set, JSON-able.
     """
 
     images: np.ndarray
@@ -53,10 +53,10 @@ class HumanHeads:
 
 
 def render(folder: Path, n: int, *, z_dim: int, seed: int) -> Iterator[int]:
-    """Render the first n people of `seed` into `folder`; yields how many are done after each chunk, at least once.
+    """Render the first n people of `seed` into `folder`; yields the number done after each chunk, at least once.
 
     Raises:
-        InvalidValue: a number out of range.
+        InvalidValue: a number is out of range.
         StoreError: the folder holds something else, or cannot be written.
     """
     n, seed = number("n", n, f"whole [1, {MOST}]"), number("seed", seed, SEED)
@@ -80,7 +80,7 @@ def render(folder: Path, n: int, *, z_dim: int, seed: int) -> Iterator[int]:
 
 
 def load(folder: Path) -> HumanHeads:
-    """The whole set in `folder`, in memory; `StoreError` where it is not there, or not whole."""
+    """The whole set in `folder`, in memory; raises `StoreError` if it is missing or incomplete."""
     facts = set_files.status(folder) if (folder / STATUS).exists() else {"done": 0, "what": {"n": 1}}
     if facts["done"] < facts["what"]["n"]:
         raise StoreError(

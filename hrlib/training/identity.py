@@ -2,9 +2,9 @@
 
     hrlab train identity --force  # renders build/training/identity, trains, measures, replaces data/weights' network
 
-Half of the people come in families of look-alikes, who share skin, hair, beard, glasses and age and differ in their
-proportions alone, and hue and saturation are varied strongly: so that the embedding cannot live on colours. Pictures
-are blurred, shifted, dirtied and partly covered too, because reconstructions by a GAN will be looked up with it.
+Half of the people come in families of look-alikes, who share skin, hair, beard, glasses and age and differ only in
+their proportions, and hue and saturation vary strongly: so colours alone do not identify anybody. Pictures are also
+blurred, shifted, noisy and partly covered, because the network has to recognise reconstructions by a GAN.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class IdentityRecipe(Recipe):
     """AdamW with a one-cycle learning rate, cycle after cycle."""
 
     config: dict = field(default_factory=dict)  # of `nets.identity.Identity`
-    identities: int = 2400  # the second half in families; a multiple of 2 * FAMILY
-    views: int = 5  # the first rendered with 2x2 rays a pixel, the others, twice as fast, with one
+    identities: int = 2400  # a multiple of 2 * FAMILY; the second half is in families
+    views: int = 5  # the first is rendered with 2x2 rays a pixel, the others with one, which is twice as fast
     resolution: int = 96  # of the renders
-    # steps and highest learning rate of each; the second and third were added after looking at what came before
+    # steps and highest learning rate of each; the second and third were added after looking at the results so far
     cycles: tuple[tuple[int, float], ...] = ((4000, 2e-3), (1500, 1e-3), (2500, 2e-3))
     batch: int = 64  # a multiple of 2 * FAMILY
     weight_decay: float = 0.05
@@ -126,7 +126,7 @@ class ArcFace(nn.Module):
 
 
 def draw(recipe: IdentityRecipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows of the training set and people of one batch, int64 [batch] each: half unrelated people, half families."""
+    """Rows of the training set and people of a batch, int64 [batch] each: half unrelated people, half families."""
     half, n = recipe.batch // 2, recipe.identities // 2
     single = torch.randint(n, (half,), generator=rng)
     family = torch.randint(n // FAMILY, (half // FAMILY, 1), generator=rng) * FAMILY + torch.arange(FAMILY)
@@ -135,7 +135,7 @@ def draw(recipe: IdentityRecipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def augment(x: Tensor, edge: int, rng: torch.Generator) -> Tensor:
-    """[N, 3, R, R] in [-1, 1] -> [N, 3, edge, edge]: everything that does not change who is shown.
+    """[N, 3, R, R] in [-1, 1] -> [N, 3, edge, edge]: random changes that leave the person the same.
 
     Zoom, turn, shift and mirror; low resolution on half of the pictures; brightness, contrast and saturation, any
     change of hue on 15 % and grey on 10 %; noise on a third; a covered part on a fifth.
@@ -173,8 +173,8 @@ def augment(x: Tensor, edge: int, rng: torch.Generator) -> Tensor:
 def explanation(recipe: IdentityRecipe) -> Tensor:
     """[identities, 37] parameters of the people in training, each of zero mean and unit variance.
 
-    A regression of them from the embedding (linear, dropped after training) tells the network at once what to look at,
-    where ArcFace has only names to offer. The parting is left out, because mirrored pictures count as the same person.
+    A linear regression of them from the embedding, dropped after training, tells the network what to look at, where
+    ArcFace offers only names. The parting is left out, because mirrored pictures count as the same person.
     """
     keep = [i for i, name in enumerate(portraits.IDENTITY_NAMES) if name != "hair_part"]
     values = half_lookalikes(recipe.identities, seed=recipe.data_seed)[:, keep]
@@ -266,8 +266,8 @@ def measure(
 ) -> dict[str, list[float]]:
     """Top-1 rates of ID retrieval among n unseen people at 128 px, one for each seed (other people, other views).
 
-    Contents are photographs. Looked up are other views of the same people: as photographs, as photographs of a third
-    of the resolution, with the paper's threshold, among look-alikes, and in the other domains (own name each).
+    Contents are photographs. Other views of the same people are looked up among them: photographs, photographs with the
+    paper's threshold, photographs of a third of the resolution, look-alikes, and the other domains (by their names).
     """
     rates: dict[str, list[float]] = {}
     for seed in seeds:

@@ -1,7 +1,7 @@
 """People seen more than once: the training and test sets of the identity network.
 
-A set on disk is a cache (see set_files.py): images.npy, uint8 [views * identities, 3, R, R], whose row i shows person
-i % identities, and status.json.
+A set on disk is a cache (see set_files.py): images.npy, uint8 [views * identities, 3, R, R], whose row i shows
+person i % identities, and status.json.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def lookalikes(n: int, *, seed: int) -> Tensor:
 
 
 def half_lookalikes(n: int, *, seed: int) -> Tensor:
-    """Identities [n, 38]: the first half unrelated, the other in families of `lookalikes`."""
+    """Identities [n, 38]: the first half unrelated, the second half in families of `lookalikes`."""
     return torch.cat([portraits.sample(n // 2, seed=seed).identity, lookalikes(n - n // 2, seed=seed + 1)])
 
 
 def view(identity: Tensor, *, seed: int) -> portraits.Portraits:
-    """Portraits of the people [N, 38], each with a pose, expression, light, background and detail of its own."""
+    """Portraits of the people [N, 38], each with its own pose, expression, light, background and detail."""
     return portraits.sample(len(identity), seed=seed).replace(identity=identity)
 
 
 def render_views(folder: Path, *, identities: int, views: int, resolution: int, seed: int) -> Iterator[int]:
-    """Render `views` pictures of each of `half_lookalikes(identities)`; yields how many are done, at least once.
+    """Render `views` pictures of each of `half_lookalikes(identities)`; yields the number done, at least once.
 
     The first view has 2x2 rays a pixel; the others have one, which is twice as fast.
 
     Raises:
-        InvalidValue: a number out of range.
+        InvalidValue: a number is out of range.
         StoreError: the folder holds something else, or cannot be written.
     """
     what = {"identities": number("identities", identities, "whole [2, inf)")}
@@ -75,7 +75,7 @@ def load_views(folder: Path) -> np.ndarray:
     """The whole set in `folder`, memory-mapped: uint8 [views * identities, 3, R, R].
 
     Raises:
-        StoreError: it is not there, or not whole.
+        StoreError: it is missing or incomplete.
     """
     facts = set_files.status(folder) if (folder / STATUS).exists() else {"done": 0}
     if not facts["done"] or facts["done"] < facts["what"]["views"] * facts["what"]["identities"]:

@@ -1,16 +1,15 @@
-"""The INR head on a StyleGAN2 that somebody has trained already: the paper's generator without the paper's GPUs.
+"""An INR head for a trained StyleGAN2: the paper's generator without the paper's GPUs.
 
-Style-INR-GAN (Sec. III-A) differs from StyleGAN2 in its last step only, so everything else is taken over as it is
-(mapping network, constant, convolutions, noise: the same numbers, frozen) and the head learns to draw the generator's
-own pictures. There is no data set and no discriminator: every batch is drawn from the generator, whose one pass gives
-the features that the head reads and the picture that it should draw from them.
+Style-INR-GAN (Sec. III-A) differs from StyleGAN2 only in its last step. So mapping network, constant, convolutions and
+noise are copied and frozen, and the head learns to draw the generator's own pictures. There is no data set and no
+discriminator: one pass of the generator gives the features that the head reads and the picture that it should draw.
 
-What can be lost. StyleGAN2 adds up one RGB picture a block; the head sees the last features alone. What an earlier
-block told its toRGB and not the next block cannot be drawn any more. `measure` says how much that is.
+What can be lost: StyleGAN2 adds up one RGB picture from each block, and the head sees only the last features. It cannot
+draw what an earlier block gave to its toRGB but not to the next block. `measure` says how much that is.
 
-How the head starts. The last toRGB is a modulated linear map, and so is a part of the head: its affine layer is copied,
+How the head starts: the last toRGB is a modulated linear map, and so is a part of the head. Its affine layer is copied,
 and because lrelu(a) - lrelu(-a) = 1.2 a with slope 0.2, six of the hidden units carry the three colours through both
-hidden layers exactly. So a head draws the last block's RGB before its first step, and learns the rest.
+hidden layers exactly. So the head draws the last block's RGB before its first step, and learns the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from .. import fid, metrics, weights
-from ..errors import SEED, LayoutMismatch, ShapeError, number
+from ..errors import SEED, InvalidValue, LayoutMismatch, number
 from ..nets import Generator, StyleINR
 from ..nets.style_inr import pixel_grid
 from ..nets.stylegan2 import SQRT2
@@ -44,17 +43,17 @@ PAIR_GAIN = 1.2  # lrelu(a) - lrelu(-a) = (1 + 0.2) a
 
 @dataclass(frozen=True)
 class InrHeadRecipe(Recipe):
-    """Everything that decides the training of a head.
+    """How a head is trained.
 
     steps, batch: each step draws a batch of pictures.
     points, updates: the head works point by point and the features are costly, so each step updates the head `updates`
-        times, each time at `points` pixels of every picture that no other update of this step saw.
-    lr: of Adam; falls linearly to zero over the steps.
+        times, at `points` pixels of every picture that no other update of the step used.
+    lr: Adam's learning rate at the start; it falls linearly to zero.
     hidden: width of the MLP.
-    mixing_prob: share of batches whose codes change to another sample's at a random layer: inversion visits W+.
-    psi_min: every picture is truncated by a psi drawn from [psi_min, 1], because inversions start at the mean code.
-    canvas_prob: share of batches on a random other canvas, 1/2 to 3/2 of the native edge each way, where the frozen
-        blocks and their toRGBs give features and picture just as well.
+    mixing_prob: share of batches with style mixing at a random layer, because inversion visits W+.
+    psi_min: every picture is truncated with a psi from [psi_min, 1], because inversions start at the mean code.
+    canvas_prob: share of batches on a random canvas of 1/2 to 3/2 of the native edge in each direction; the frozen
+        blocks and their toRGBs work there just as well.
     """
 
     steps: int = 1000
@@ -81,20 +80,20 @@ DEFAULT = InrHeadRecipe()
 
 
 def attach(G: Generator, *, hidden: int = 64) -> StyleINR:
-    """A Style-INR-GAN with G's own mapping, constant, convolutions and noise maps, all frozen, and a head to train.
+    """A Style-INR-GAN with copies of G's mapping, constant, convolutions and noise maps, frozen, and a head to train.
 
-    The head starts as G's last toRGB, exactly (without its clamp). G is not touched; the copies are bit-identical.
+    The head starts exactly as G's last toRGB (without its clamp). G is not changed.
 
     Raises:
-        LayoutMismatch: G is no StyleGAN2 (a Style-INR-GAN has its head already).
-        ShapeError: fewer hidden units than the colours need.
+        LayoutMismatch: G is not a StyleGAN2 (a Style-INR-GAN already has a head).
+        InvalidValue: there are fewer hidden units than the colours need.
     """
     if type(G) is not Generator:
         raise LayoutMismatch(
-            f"a {type(G).__name__}", expected="a StyleGAN2 generator", do="give a checkpoint whose pictures toRGB draws"
+            f"a {type(G).__name__}", expected="a StyleGAN2 generator", do="name a StyleGAN2, such as portraits_sg128"
         )
     if hidden < 6:
-        raise ShapeError(f"{hidden} hidden units", expected="at least 6, two a colour", do="use 32 or more")
+        raise InvalidValue(f"hidden = {hidden}", expected="at least 6, two for each colour", do="use 32 or more")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         S = StyleINR(inr_hidden=hidden, **G.config)
@@ -109,7 +108,7 @@ def attach(G: Generator, *, hidden: int = 64) -> StyleINR:
 
 @torch.no_grad()
 def _start_as_torgb(inr: nn.Module, torgb: nn.Module) -> None:
-    """Write toRGB into the first six units of both hidden layers; the others start random and unheard."""
+    """Write toRGB into the first six units of both hidden layers; the others start random, with zero weight."""
     inr.affine.load_state_dict(torgb.affine.state_dict())
     sign = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])[:, None]
     rgb = torch.cat([torgb.weight[:, :, 0, 0].cpu() * torgb.gain, torch.zeros(3, 2)], dim=1)  # [3, C + 2]
@@ -136,10 +135,10 @@ def drawn(
     psi_min: float = 1.0,
     size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """n samples of G with their own z and noise maps, from one pass: what the head reads, and what it should draw.
+    """n samples of G, each with its own z and noise maps: what the head reads, and what it should draw.
 
     Returns (features [n, C, H, W], the last codes [n, w_dim], pictures [n, 3, H, W]). All draws come from `rng`, on
-    the CPU. G's last blocks take any canvas `size`, though nobody trained them on it.
+    the CPU. G's last blocks accept any canvas `size`, though they were not trained on it.
     """
     device = G.w_avg.device
     w = G.mapping.w(torch.randn(n, G.z_dim, generator=rng).to(device))
@@ -215,11 +214,11 @@ def sheet(G: Generator, state: State) -> Tensor:
 def measure(
     G: Generator, S: StyleINR, *, n: int = 256, seed: int = 1_000_003, data: PictureSet | None = None
 ) -> dict[str, float]:
-    """What the head loses against G, on n samples that it never saw (no truncation, no mixing, native canvas).
+    """What the head loses against G, on n unseen samples (no truncation, no mixing, native canvas).
 
     Returns "psnr" [dB], "psnr_low" (5th percentile) and "lpips" (thin) of the head's pictures against G's; "frechet",
-    the distance between n pictures of the head and n other ones of G in pooled thin VGG16 features, and
-    "frechet_floor", the same for G's own pictures: what the sample size costs. With `data`, "frechet_data" and
+    the distance between n pictures of the head and n others of G in pooled thin VGG16 features, and
+    "frechet_floor", the same for G's own pictures, which the finite sample explains. With `data`, "frechet_data" and
     "frechet_data_generator" are the distances of the head's and of G's pictures from (at most n of) its pictures.
     """
     rng = torch.Generator().manual_seed(seed)

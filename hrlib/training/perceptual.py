@@ -1,15 +1,15 @@
 """Pre-training of the thin perceptual networks at low resolution, by classifying procedural images.
 
 Each network learns three labels: what is shown, the colour of each quadrant, and the kind of grain over the picture.
-ImageNet's classes depend on colour, brightness and fine texture; procedural ones do not, and a VGG16 that learnt them
-alone was blind to both: a uniform change of brightness cost it 230 times less than white noise of the same energy, and
-inversions came out in the wrong colours.
+ImageNet's classes depend on colour, brightness and fine texture; the procedural ones do not. A VGG16 that learnt only
+these was blind to brightness and colour: a uniform change of brightness cost it 230 times less than white noise of the
+same energy, and inversions came out in the wrong colours.
 
 The paper's networks saw ImageNet at 224x224 and are used at 1024x1024 (Sec. III-B). Ours see `worlds.textures` at 32 to
 48 pixels and are used at 128x128 and more, so their scale inconsistency is as real as the paper's. One CPU thread
 trains each in eight to fifteen minutes::
 
-    python -m hrlib.training.perceptual --which vgg16 --out my_vgg16.safetensors    # the shipped one without --out
+    python -m hrlib.training.perceptual --which vgg16 --out my_vgg16.safetensors    # without --out: the shipped file
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def batch_of(images: Tensor, labels: Tensor, *, n: int, seed: int, step: int) ->
 
 
 def grained(x: Tensor, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """x [N, 3, H, W] with pixel-fine grain of rms 0.03 to 0.3 on a third of the pictures, and its kinds, int64 [N]."""
+    """x [N, 3, H, W] with pixel-fine grain of rms 0.03 to 0.3 on a third of the pictures, and the kinds, int64 [N]."""
     n, _, h, w = x.shape
     rng = torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)
     kind = torch.randint(GRAINS, (n,), generator=rng) * (torch.rand(n, generator=rng) < 1 / 3)
@@ -352,15 +352,13 @@ A thin {TITLES[which]}, `{json.dumps(r.config)}`, without its classifier. Parame
 def main(argv: list[str] | None = None) -> None:
     """The command line: `run` with its arguments; prints the report as JSON."""
     parser = argparse.ArgumentParser(prog="python -m hrlib.training.perceptual", description="Train a thin network.")
-    parser.add_argument("--which", required=True, choices=SHIPPED)
-    parser.add_argument("--out", help="the .safetensors file to write (default: the shipped one)")
-    parser.add_argument("--steps", type=int, help="default: the recipe's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--folder", help="of this training alone: checkpoint and log (default: build/training/WHICH_thin)"
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--force", action="store_true", help="replace the file, and its card, if it is there")
+    parser.add_argument("--which", required=True, choices=SHIPPED, help="the architecture")
+    parser.add_argument("--out", help="the .safetensors file to write (default: data/weights/WHICH_thin.safetensors)")
+    parser.add_argument("--steps", type=int, help="length of the training (default: the shipped network's)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, images and batches")
+    parser.add_argument("--folder", help="folder of this training alone (default: build/training/WHICH_thin)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; they change the last digits")
+    parser.add_argument("--force", action="store_true", help="replace the file and its card")
     try:
         print(json.dumps(run(**vars(parser.parse_args(argv))), indent=2))
     except HRLibError as e:  # a message, not a traceback

@@ -1,8 +1,8 @@
 """Training sets on disk: pictures rendered from a procedural world, with their latents, or packed from a folder.
 
-A set is a folder of images.npy (uint8 [n, 3, R, R]), status.json (what it is, and how much of it is done) and, for
+A set is a folder with images.npy (uint8 [n, 3, R, R]), status.json (what it is, and how much of it is done) and, for
 rendered sets, latents.npy (float32 [n, z_dim]). Making one is deterministic, so the folder is a cache and can be
-deleted at any time; set_files.py says what becomes of one that is there already.
+deleted at any time; set_files.py says what happens to a folder that exists.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import image
-from ..errors import SEED, ImageError, StoreError, UnknownName, nearest, number
+from ..errors import SEED, ImageError, InvalidValue, StoreError, UnknownName, nearest, number
 from ..store import LOCK, atomic, claimed, sweep_temps, write_json
 from ..worlds import portraits
 from . import set_files
@@ -33,10 +33,10 @@ WORLDS = (*(f"portraits/{domain}" for domain in portraits.DOMAINS), "scenes")
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures and (for rendered worlds) their latents, possibly still being rendered by another process.
+    """Pictures and, for rendered worlds, their latents; another process may still be rendering them.
 
     images: uint8 [n, 3, R, R], memory-mapped; z: float32 [n, z_dim], each coordinate standard normal over the set, or
-    None for pictures whose latents nobody knows.
+    None for packed pictures, whose latents are unknown.
     """
 
     folder: Path
@@ -53,18 +53,18 @@ class PictureSet:
 
     @property
     def what(self) -> dict[str, Any]:
-        """What is in the set, as JSON: world and draws, or a folder's name and the hash of its pictures as packed."""
+        """What is in the set, JSON-able: world and draws, or a folder's name and the hash of its packed pictures."""
         return set_files.status(self.folder)["what"]
 
     def wait_for(self, count: int) -> None:
-        """Return once the first `count` pictures are there; `StoreError` if nobody is rendering them."""
+        """Wait until the first `count` pictures are there; raises `StoreError` if no process is rendering them."""
         while set_files.status(self.folder)["done"] < count:
-            busy = _at_work(self.folder)  # asked first: who has just ended has counted his last pictures before
+            busy = _at_work(self.folder)  # checked first: a process counts its last pictures before it ends
             if not busy and (done := set_files.status(self.folder)["done"]) < count:
                 raise StoreError(
-                    f"{done} pictures in {self.folder}, and nobody is rendering",
+                    f"{done} pictures in {self.folder}, and no process is rendering",
                     expected=f"{count} pictures",
-                    do="finish it with `hrlab train render`",
+                    do="finish the set with `hrlab train render`",
                 )
             time.sleep(2 * busy)
 
@@ -74,43 +74,42 @@ class PictureSet:
 
 
 def _at_work(folder: Path) -> bool:
-    """Whether somebody holds the lock of a set."""
+    """Whether some process holds the lock of a set."""
     from filelock import FileLock
 
     try:
         with FileLock(folder / LOCK, timeout=0):
             return False
-    except OSError:  # held (Timeout is one, too), or not ours to try: then another user may hold it
+    except OSError:  # held (Timeout is an OSError), or not ours to try: another user may hold it
         return True
 
 
 def explained(people: portraits.Portraits) -> Tensor:
-    """The parameters that explain a portrait, one row a person: [N, P]. The detail seed explains nothing, by design."""
+    """The parameters that explain a portrait, one row for each person: [N, P]; the detail seed is none of them."""
     return torch.cat([getattr(people, group) for group in portraits.GROUPS], dim=1)
 
 
 def check_latents(z_dim: int, parameters: int) -> None:
-    """`StoreError` unless latents of z_dim numbers have a place for so many parameters."""
+    """Raise `InvalidValue` unless latents of z_dim numbers have room for so many parameters."""
     if z_dim < parameters:
-        raise StoreError(
-            f"z_dim {z_dim}", expected=f"at least {parameters}, one for each parameter", do="give a larger z_dim"
+        raise InvalidValue(
+            f"z_dim {z_dim}", expected=f"at least {parameters}, one for each parameter", do=f"set z_dim to {parameters}"
         )
 
 
 def gaussianise(values: Tensor, z_dim: int, *, seed: int) -> Tensor:
     """Parameters to latents that are distributed like z ~ N(0, I), nearly: [n, P] -> [n, z_dim].
 
-    Each column is rank-transformed to a standard normal; ties (glasses or none) are broken by chance, which spreads
-    them over their share of it. The columns are then decorrelated by the symmetric square root, which keeps each one
-    as close to its parameter as possible (beards come with moustaches, age with grey hair), and unit normal draws fill
-    up to z_dim. So a generator that learnt to draw the person z encodes can be sampled, and trained adversarially,
-    with plain z.
+    Each column is rank-transformed to a standard normal; ties (glasses or none) are broken at random, which spreads
+    them over their share of it. The symmetric square root then decorrelates the columns (beards come with moustaches,
+    age with grey hair) and keeps each as close to its parameter as possible; unit normal draws fill up to z_dim. So a
+    generator that learnt to draw the person that z encodes can be sampled, and trained adversarially, with plain z.
     """
     n, p = values.shape
     check_latents(z_dim, p)
     g = torch.Generator().manual_seed(seed)
     jitter = torch.rand(n, p, generator=g)
-    order = np.lexsort((jitter.numpy(), values.numpy()), axis=0)  # by value, then by chance
+    order = np.lexsort((jitter.numpy(), values.numpy()), axis=0)  # by value, then at random
     ranks = torch.from_numpy(np.argsort(order, axis=0)).double()
     z = torch.special.ndtri((ranks + 0.5) / n)
     variance, axes = torch.linalg.eigh(torch.corrcoef(z.T))
@@ -129,34 +128,36 @@ def render_set(
     count: int | None = None,
     force: bool = False,
 ) -> Iterator[int]:
-    """Render a world into `folder`; yields how many pictures are done after each chunk. Picture i does not depend on n.
+    """Render a world into `folder`; yields the number done after each chunk. Picture i does not depend on n.
 
-    An interrupted rendering of the same set goes on where it stopped; of a finished one nothing is left to do.
+    An interrupted rendering of the same set resumes; a finished set is left as it is.
 
     Args:
         folder: of the set, and of nothing else.
-        n: how many people (or scenes) the latents are made for: ranks are taken among n.
+        n: number of people (or scenes) that get latents: ranks are taken among n.
         world: one of `WORLDS`.
         z_dim: length of a latent, at least the number of parameters of the world.
-        count: render the first `count` of the n only. So row i of a cartoon set of 6,000 of 16,000 people has the
-            latent, and is the person, of row i of the photo set of 16,000.
+        count: render only the first `count` of the n. So row i of a cartoon set of 6,000 of 16,000 people shows the
+            person, and has the latent, of row i of the photo set of 16,000.
         resolution: side of the pictures in pixels, 8 or more.
         seed: of the draws.
-        force: make the set anew whatever is in the folder (see `set_files.making`).
+        force: make the set again whatever is in the folder (see `set_files.making`).
 
     Raises:
-        InvalidValue, UnknownName: a number out of range; no such world.
+        InvalidValue, UnknownName: a number is out of range; there is no such world.
         StoreError: the folder holds something else, or cannot be written.
     """
     resolution, z_dim = number("resolution", resolution, "whole [8, inf)"), number("z_dim", z_dim, WIDTH)
     n, seed = number("n", n, f"whole [1, {MOST}]"), number("seed", seed, SEED)
     if world not in WORLDS:
         raise UnknownName(
-            f"world {world!r}", expected=f"one of {', '.join(WORLDS)}", do=nearest(world, list(WORLDS)) or "pick one"
+            f"world {world!r}",
+            expected=f"one of {', '.join(WORLDS)}",
+            do=nearest(world, list(WORLDS)) or "name one of these worlds",
         )
     count = n if count is None else number("count", count, "whole (-inf, inf)")
     if not 0 < count <= n:
-        raise StoreError(f"count={count} of n={n}", expected="1 to n", do="render fewer pictures, or of more people")
+        raise InvalidValue(f"count={count} of n={n}", expected="1 to n", do=f"set count to {n} at most, or raise n")
     what = {"world": world, "seed": seed, "resolution": resolution, "n": n, "count": count, "z_dim": z_dim}
     if world == "scenes":
         from ..worlds import scenes
@@ -180,28 +181,29 @@ def render_set(
 
 
 def pack_folder(source: Path, folder: Path, resolution: int, *, force: bool = False) -> Iterator[int]:
-    """Pack all pictures below `source` into the set `folder`; yields how many are done, and raises at the end if any
-    was damaged.
+    """Pack all pictures below `source` into the set `folder`; yields the number done.
 
-    Each picture is cropped to its largest centred square and resampled with LANCZOS (antialiased). They are sorted by
-    path. Nothing is trained on a part of what was meant: damaged files are all named in one `ImageError`, and there is
-    no set until they are repaired or removed.
+    Each picture is cropped to its largest centred square and resampled with LANCZOS (antialiased), in the order of the
+    paths. A set is never a part of what was meant: one `ImageError` at the end names all damaged files, and there is no
+    set until they are repaired or removed.
 
     Args:
-        source: a folder of pictures, and its subfolders.
+        source: a folder of pictures, searched with its subfolders.
         folder: of the set, and of nothing else.
         resolution: side of the packed pictures in pixels.
-        force: pack anew whatever is in the folder (see `set_files.making`).
+        force: pack again whatever is in the folder (see `set_files.making`).
 
     Raises:
-        ImageError: damaged pictures.
-        InvalidValue: a resolution out of range.
-        StoreError: no pictures; the folder holds something else or a finished set, or cannot be written.
+        ImageError: pictures are damaged.
+        InvalidValue: the resolution is out of range.
+        StoreError: there are no pictures; the folder holds something else or a finished set, or cannot be written.
     """
     source, folder = Path(source), Path(folder)
     resolution = number("resolution", resolution, "whole [1, inf)")
     if source.resolve() == folder.resolve():
-        raise StoreError(f"{folder} is the source itself", expected="a folder of its own", do="give another folder")
+        raise StoreError(
+            f"{folder} is the source itself", expected="another folder for the set", do="name a new folder"
+        )
     files = sorted(f for f in source.rglob("*") if f.suffix.lower() in image.SUFFIXES and f.is_file())
     if not files:
         raise StoreError(
@@ -211,7 +213,7 @@ def pack_folder(source: Path, folder: Path, resolution: int, *, force: bool = Fa
     shape = (len(files), 3, resolution, resolution)
     set_files.check_room(folder, {"images": (shape, np.uint8)})
     with claimed(folder, set_files.KIND, origin, files=set_files.FILES, force=force):
-        sweep_temps(folder)  # of a packing that was killed: it begins anew
+        sweep_temps(folder)  # of a packing that was killed: it starts again
         with atomic(folder / IMAGES) as temp:
             set_files.create(temp, shape, np.uint8)
             for i, file in enumerate(files):
@@ -234,7 +236,7 @@ def pack_folder(source: Path, folder: Path, resolution: int, *, force: bool = Fa
 
 
 def load_set(folder: Path) -> PictureSet:
-    """The set in `folder`, images memory-mapped; `StoreError` where there is none, or a damaged one."""
+    """The set in `folder`, images memory-mapped; raises `StoreError` if there is none, or it is damaged."""
     folder = Path(folder)
     if not (folder / STATUS).exists():
         raise StoreError(

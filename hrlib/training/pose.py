@@ -1,7 +1,7 @@
 """Fit and ship the pose reader: a ridge regression of yaw and pitch on VGG features of renders of all four domains.
 
-To serve between domains, too, each person is seen clean, blurred, and as the mean of the photograph and of a drawing of
-the same head. Features are cached below `build/training/pose`.
+The pictures of each person are clean, blurred, and means of the photograph and a drawing of the same head, so that the
+reader also works between domains. Features are cached in `build/training/pose`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..worlds import portraits
 from . import shipping
 from .gan_measures import Ridge, blur
 
-SEED = 61_000  # training sets and the identity network's people have others
+SEED = 61_000  # not that of the training sets or of the identity network's people
 FIT, HELD = 1200, 200  # people
 KINDS = (*portraits.DOMAINS, *(f"photo + {d}" for d in portraits.DOMAINS[1:]))  # what is read, clean and blurred
 SIGMA = 1.0  # of the blur, in pixels
@@ -25,7 +25,7 @@ STEP = 100  # people between two saves
 
 
 def feature_sets(folder: Path, people: portraits.Portraits) -> dict[str, Tensor]:
-    """Kind -> features [N, D] of all people, clean; and "kind, blurred". Goes on where an interrupted call stopped."""
+    """{kind: features [N, D] of all people}, each kind clean and blurred; an interrupted call resumes."""
     found: dict[str, list[Tensor]] = {}
     for start in range(0, len(people), STEP):
         file = folder / f"features_{start:05d}.safetensors"
@@ -49,21 +49,23 @@ def run(
     seed: int = SEED,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Render, fit, save, measure on held-out people, and enter in the catalogue what lies in the data folder.
+    """Render, fit, measure on held-out people and ship the reader.
 
     Args:
-        folder: of folders of cached features; delete it after a change of the renderer.
+        folder: for cached features; delete it when the renderer changes.
         out: the .safetensors file to write, with its card beside it; None is the shipped one,
             data/weights/pose_thin.safetensors.
-        fit, held: how many people are fitted on and measured on, 2 or more each. seed: of the people.
+        fit: people to fit on, 2 or more.
+        held: people to measure on, 2 or more.
+        seed: of the people.
         force: replace `out` and its card.
 
     Returns:
-        One row a kind of picture: R^2 and mean absolute error in degrees of yaw and of pitch, on held-out people.
+        One row for each kind of picture: R^2 and mean absolute error in degrees of yaw and pitch, on held-out people.
 
     Raises:
-        InvalidValue: a number out of range.
-        StoreError: `out` is there, the folder holds something else, or they cannot be written.
+        InvalidValue: a number is out of range.
+        StoreError: `out` exists, the folder holds something else, or they cannot be written.
     """
     fit, held = (errors.number(name, n, "whole [2, inf)") for name, n in {"fit": fit, "held": held}.items())
     seed = errors.number("seed", seed, errors.SEED)
@@ -94,7 +96,7 @@ def run(
 
 
 def card(table: pd.DataFrame, *, fit: int, held: int, seed: int) -> str:
-    """The model card, with what `run` measured, in Markdown."""
+    """The model card, Markdown, with what `run` measured."""
     rows = ["| pictures | R^2 yaw | R^2 pitch | error of yaw | error of pitch |", "|---|---|---|---|---|"]
     for kind, yaw, pitch, yaw_error, pitch_error in table.itertuples(index=False):
         rows.append(f"| {kind} | {yaw:.3f} | {pitch:.3f} | {yaw_error:.1f} degrees | {pitch_error:.1f} degrees |")

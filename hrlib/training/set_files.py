@@ -1,10 +1,10 @@
-"""How training sets are made on disk: arrays of one row a picture, filled in order, and status.json, which says what
+"""The files of training sets: arrays with one row for each picture, filled in order, and status.json, which says what
 the set is and how many rows are there.
 
-Each set is deterministic, so that its folder is a cache, but it may be hours of work and it may lie where the user
-wants it: the folder is claimed, a set that is finished is used as it is, one that was interrupted goes on, and anything
-else is left alone (see store.py). Rows are written as plain bytes and not through a memory map, because a full disk
-kills a process that writes to a map, while here it is an error that says so.
+Each set is deterministic, so its folder is a cache; but it may be hours of work, and the user may choose its place. So
+the folder is claimed, a finished set is used as it is, an interrupted one is resumed, and anything else is left alone
+(see store.py). Rows are written as plain bytes, not through a memory map: a full disk kills a process that writes to a
+map, while here it raises an error.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from ..store import claimed, read_json, write_json
 
 STATUS = "status.json"
 KIND = "training set"  # of a claimed folder
-FILES = (STATUS, *(f"{name}.npy" for name in ("images", "latents", "masks", "poses", "features_*")))  # of all our sets
+FILES = (STATUS, *(f"{name}.npy" for name in ("images", "latents", "masks", "poses", "features_*")))  # of every set
 Arrays = Mapping[str, tuple[tuple[int, ...], type]]  # name: (shape, kind of number)
 
 
 @dataclass
 class Making:
-    """A set that is being made: `done` of its rows are there."""
+    """A set in the making: `done` of its rows are there."""
 
     folder: Path
     what: dict[str, Any]
     done: int
 
     def add(self, **rows: np.ndarray) -> int:
-        """Write the next rows of every array, by name, then count them; returns how many are there."""
+        """Write the next rows of every array, by name, then count them; returns the number of rows there are."""
         for name, part in rows.items():
             write(self.folder / f"{name}.npy", self.done, part, sync=True)
         self.done += len(part)
@@ -50,16 +50,16 @@ class Making:
 
 @contextmanager
 def making(folder: Path, what: dict[str, Any], arrays: Arrays, *, force: bool = False) -> Iterator[Making]:
-    """Make a set in `folder`, or go on with it; nothing is written if it is finished.
+    """Make a set in `folder`, or resume it; nothing is written if it is finished.
 
     Args:
-        folder: made if it is missing.
+        folder: created if it is missing.
         what: JSON values that decide the set.
-        arrays: of equal length; `done` is theirs.
-        force: make it anew whatever is in the folder; files of the names of our sets are then replaced.
+        arrays: all of the same length.
+        force: make it again whatever is in the folder; files with the names of a set's are then replaced.
 
     Raises:
-        StoreError: the folder holds something else, somebody works in it, or there is no room for the set.
+        StoreError: the folder holds something else, another process works in it, or there is no room for the set.
     """
     folder = Path(folder)
     (total,) = {shape[0] for shape, _ in arrays.values()}
@@ -77,7 +77,7 @@ def making(folder: Path, what: dict[str, Any], arrays: Arrays, *, force: bool = 
 
 
 def _done(folder: Path, what: dict[str, Any], arrays: Arrays) -> int:
-    """How many rows of exactly this set are in the folder."""
+    """The number of rows of exactly this set in the folder."""
     if not all(file.exists() for file in (folder / STATUS, *(folder / f"{name}.npy" for name in arrays))):
         return 0
     found = status(folder)
@@ -90,7 +90,7 @@ def _done(folder: Path, what: dict[str, Any], arrays: Arrays) -> int:
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """What a set is and how many of its rows are there, {"what": ..., "done": ...}; `StoreError` if that is damaged."""
+    """{"what": the set, "done": the number of rows}; raises `StoreError` if the file is damaged."""
     found = read_json(file := Path(folder) / STATUS)
     if not (isinstance(found, dict) and isinstance(found.get("what"), dict) and isinstance(found.get("done"), int)):
         raise _damaged(file, str(found)[:60], "what the set is, and how much of it is done")
@@ -98,7 +98,7 @@ def status(folder: Path) -> dict[str, Any]:
 
 
 def array(file: Path) -> np.ndarray:
-    """An array of a set, memory-mapped; `StoreError` if it is damaged or missing."""
+    """An array of a set, memory-mapped; raises `StoreError` if it is damaged or missing."""
     try:
         return np.load(file, mmap_mode="r")
     except (ValueError, EOFError, OSError) as e:
@@ -106,12 +106,12 @@ def array(file: Path) -> np.ndarray:
 
 
 def _damaged(file: Path, got: str, expected: str) -> StoreError:
-    do = "delete the folder, or force the set anew (--force, force=True)"
+    do = "delete the folder, or make the set again with --force (force=True)"
     return StoreError(f"{file} is damaged ({got})", expected=expected, do=do)
 
 
 def check_room(folder: Path, arrays: Arrays) -> None:
-    """`StoreError` where there is no room for a set; files of our names that are there already will be replaced."""
+    """Raise `StoreError` if there is no room for a set; files with its names are counted as room."""
     disk = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     held = sum(file.stat().st_size for pattern in FILES for file in folder.glob(pattern))
     need = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in arrays.values())
@@ -120,7 +120,7 @@ def check_room(folder: Path, arrays: Arrays) -> None:
         raise StoreError(
             f"a set in {folder} needs {_size(need)}, and {_size(free)} are free there",
             expected="room for the whole set",
-            do="make room, give a folder on another disk, or ask for fewer or smaller pictures",
+            do="free some space, use a folder on another disk, or make fewer or smaller pictures",
         )
 
 
@@ -135,13 +135,13 @@ def from_bytes(pictures: np.ndarray | Tensor) -> Tensor:
 
 
 def create(file: Path, shape: tuple[int, ...], kind: type) -> None:
-    """A .npy file of zeros, of its full length."""
+    """A .npy file of zeros, in its full length."""
     with _room_for(file):
         np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=shape)
 
 
 def write(file: Path, first: int, rows: np.ndarray, *, sync: bool = False) -> None:
-    """Replace rows of what `create` made, from row `first` on; with `sync` they are on the disk when it returns."""
+    """Replace rows of a file of `create`, from row `first` on; with `sync` they are on the disk when it returns."""
     held = array(file)
     rows = rows.astype(held.dtype).reshape(-1, *held.shape[1:])
     with _room_for(file), open(file, "r+b") as f:
@@ -160,5 +160,5 @@ def _room_for(file: Path) -> Iterator[None]:
         raise StoreError(
             f"{file} cannot be written ({e.strerror or e})",
             expected="room on that disk, and the right to write there",
-            do="make room, then give the same command again",
+            do="free some space or choose another folder, then run the same command again",
         ) from e

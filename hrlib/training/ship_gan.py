@@ -1,8 +1,8 @@
-"""From a training folder to data/weights: generator, discriminator, the log of the run, and model cards.
+"""From a GAN's training folder to data/weights: generator, discriminator, log and model cards.
 
-Everything a card says comes from two places: what the training left in its folder (checkpoint with the recipe, log.csv,
-and history.md where somebody intervened by hand and says so), copied to `<name>.json` and `<name>.log.csv` at
-shipping; and what was measured of the shipped weights, entered by `record` whenever it is measured.
+A card says what the training left in its folder (checkpoint with the recipe, log.csv, and history.md if somebody
+intervened by hand), copied to `<name>.json` and `<name>.log.csv`; and what `record` entered when it was measured on the
+shipped weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import gan, gan_cards, gan_measures, loop, shipped_gans, shipping
 from .picture_sets import PictureSet
 from .recipe import GanRecipe
 
-HALF_DB = 50.0  # PSNR of pictures by 16-bit weights against 32-bit ones from which the files are stored in 16 bits
+HALF_DB = 50.0  # files are stored in 16 bits if that changes the pictures by less: PSNR against those of 32-bit weights
 
 
 def free(name: str, *, out: Path | None = None, force: bool = False) -> Path:
@@ -44,16 +44,16 @@ def _files(name: str, out: Path) -> tuple[Path, Path]:
 def ship(folder: Path, *, name: str, out: Path | None = None, force: bool = False) -> Path:
     """Write G_ema and D of a training folder, with log, facts and cards, to a folder; return the facts' file.
 
-    Earlier measures are forgotten: they belong to other weights.
+    Earlier measures are dropped: they belong to other weights.
 
     Args:
         folder: of the training.
         name: of the shipped pair.
-        out: None is data/weights, whose catalogue the pair then enters.
-        force: replace a pair of that name that is there.
+        out: a folder; None is data/weights, and the pair enters its catalogue.
+        force: replace a pair of that name.
 
     Raises:
-        StoreError: no training is in `folder`; files of the pair are in `out`, or cannot be written there.
+        StoreError: `folder` holds no training; files of the pair exist in `out`, or cannot be written there.
     """
     out, network = free(name, out=out, force=force), shipped_gans.named(name)
     trained = loop.trained(folder)
@@ -136,7 +136,7 @@ def layout(
 
 
 def measures(name: str, *, n: int, out: Path | None = None) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Measure all that concerns this kind of generator; yields (what, table) one after the other."""
+    """Measure everything that applies to this generator; yields (what, table) one after the other."""
     yield "ladder", ladder(name, n=n, out=out)
     if gan_cards.shares_layout(_facts(name, out)):
         yield "layout", layout(name, out=out)
@@ -182,7 +182,7 @@ def _halved(G: nn.Module, n: int = 64) -> float:
 
 
 def _begun(recipe: GanRecipe) -> dict[str, str | None]:
-    """Where the networks began: catalogue names as they are, of a file on this machine the name without its folder."""
+    """Where the networks started: a name of the catalogue, or the name of a file without its folder."""
     return {k: v and Path(v).name for k in ("source", "backbone_from") for v in [getattr(recipe, k)]}
 
 

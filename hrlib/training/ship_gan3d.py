@@ -1,6 +1,6 @@
-"""From a training folder to data/weights: the 3D-aware GAN and its discriminator, measured, with their cards.
+"""From the 3D-aware GAN's training folder to data/weights: generator and discriminator, measured, with their cards.
 
-Only here is anything held against true poses and depths: the training knows neither.
+True poses and depths are used only here: the training knows neither.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..worlds import portraits
 from . import checkpoints, gan3d, human_heads, loop, shipping
 from .recipe import MOST
 
-N, SEED = 200, 71_000  # people measured, and the seed of those whom no training has seen
+N, SEED = 200, 71_000  # people measured, and the seed of the unseen ones
 YAWS = (-0.52, -0.26, 0.0, 0.26, 0.52)  # radians: 0, 15 and 30 degrees
 CHUNK = 20
 
@@ -42,17 +42,17 @@ def _files(out: Path) -> tuple[Path, Path]:
 def ship(
     folder: Path, data: human_heads.HumanHeads, out: Path | None = None, *, n: int = N, force: bool = False
 ) -> dict[str, float]:
-    """Save the average of a training and its critic to a folder, measure what the files hold; {what: number}.
+    """Save the averaged generator and the critic of a training, measured as the files hold them; {what: number}.
 
     Args:
         folder: of the training.
         data: what it was trained on.
-        out: None is data/weights, whose catalogue the pair then enters.
+        out: a folder; None is data/weights, and the pair enters its catalogue.
         n: people measured, 2 or more.
-        force: replace files of the pair that are there.
+        force: replace existing files of the pair.
 
     Raises:
-        StoreError: no training is in `folder`; files of the pair are in `out`, or cannot be written there.
+        StoreError: `folder` holds no training; files of the pair exist in `out`, or cannot be written there.
     """
     out, n = free(out, force=force), number("n", n, f"whole [2, {MOST}]")
     trained = loop.trained(folder)
@@ -72,15 +72,14 @@ def ship(
 
 @torch.inference_mode()
 def measure(G: CIPS3D, data: human_heads.HumanHeads, *, n: int = N) -> dict[str, float]:
-    """Numbers of the card, by their names there: people of the set against their pictures, and against true views.
+    """The numbers of the card: people of the set against their pictures, and against true views.
 
-    "training PSNR": views of the latents from the poses read, against the pictures of training. "PSNR at yaw": views
-    of the same latents at five yaws, against renders of the same people there, which no training has seen; the light
-    stays with the head. "flat PSNR" is what one gets there by showing the frontal view unturned. "depth error" is in
-    half picture sides, over the head, at yaw 0, "depth bias" its mean with the sign (positive: behind the surface),
-    "shape error" what is left when each head may be moved along the axis, "flat shape error" that of a plane.
-    "reprojected" is the mean colour error between views 15 degrees apart where both see a point, "unwarped" the same
-    without reprojecting.
+    "training PSNR": views of the latents from the poses read, against the training pictures. "PSNR at yaw": views of
+    the same latents at five yaws, against unseen renders of the same people there; the light stays with the head. "flat
+    PSNR": the same for the frontal view, not turned. "depth error": in half picture sides, over the head, at yaw 0;
+    "depth bias": its signed mean (positive: behind the surface); "shape error": the error after each head is moved
+    along the axis; "flat shape error": that of a plane. "reprojected": mean colour error between views 15 degrees
+    apart, where both see a point; "unwarped": the same without reprojection.
     """
     row = torch.arange(min(n, len(data)))
     styles = {k: v.clone() for k, v in G.mapping(data.z[row]).items()}

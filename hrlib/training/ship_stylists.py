@@ -1,7 +1,7 @@
-"""From a training folder to data/weights: the two rivals of Table III, measured, with their cards.
+"""From a training folder to data/weights: the two rivals of Table III, StarGAN v2 and DualStyleGAN, with their cards.
 
-A card says what the training left in its folder (checkpoint with recipe and seconds, log.csv, copied beside the
-weights) and what is measured here of the file as it ships.
+A card says what the training left in its folder (loop.py) and what is measured here, on the network as the file holds
+it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from . import checkpoints, dualstylegan, gan_measures, loop, shipping, starganv2
 from .picture_sets import PictureSet
 
 AUTHORS = 800_000  # pictures of the authors' StarGAN v2: 100,000 steps of 8
-N, SEED = 500, 71_000  # pictures measured, and the seed of the people in them, whom no training has seen
+N, SEED = 500, 71_000  # pictures measured, and the seed of the unseen people in them
 DRAWINGS = tuple(d for d in portraits.DOMAINS if d != "photo")
 
 
@@ -38,9 +38,9 @@ def free(name: str, out: Path | None = None, *, force: bool = False) -> Path:
 def ship_starganv2(
     folder: Path, data: Sequence[PictureSet], out: Path | None = None, *, force: bool = False
 ) -> dict[str, float]:
-    """Save the average of a finished training to a folder, measure what the file holds; {domain: distance}.
+    """Save the averaged networks of a finished training, measured as the file holds them; {domain: distance}.
 
-    out: None is data/weights, whose catalogue the network then enters. force: replace files of its name there.
+    out: a folder; None is data/weights, and the network enters its catalogue. force: replace files of its name.
     """
     file, trained = free(starganv2.NAME, out, force=force), loop.trained(folder)
     state = starganv2.State(starganv2.StarGANv2Recipe.read(trained.recipe))
@@ -66,9 +66,9 @@ def ship_starganv2(
 def ship_dualstylegan(
     domain: str, folder: Path, data: PictureSet, out: Path | None = None, *, force: bool = False
 ) -> dict[str, float]:
-    """Save the average of a finished training to a folder, measure what the file holds; {weights: distance}.
+    """Save the averaged network of a finished training, measured as the file holds it; {weights: distance}.
 
-    out: None is data/weights, whose catalogue the network then enters. force: replace files of its name there.
+    out: a folder; None is data/weights, and the network enters its catalogue. force: replace files of its name.
     """
     file, trained = free(name_of(domain), out, force=force), loop.trained(folder)
     state = dualstylegan.State(dualstylegan.DualStyleGANRecipe.read(trained.recipe))
@@ -102,7 +102,7 @@ def _drawn(people: portraits.Portraits, domain: str, edge: int) -> Tensor:
 
 
 def _distance(x: Tensor, domain: str, edge: int) -> float:
-    """From as many unseen renders of other people, in features of `vgg16_thin`."""
+    """Frechet distance from the same number of unseen renders of other people, in features of `vgg16_thin`."""
     real = gan_measures.renders(f"portraits/{domain}", N, resolution=128, seed=gan_measures.SEEDS[0])
     real = torch.nn.functional.avg_pool2d(real.batch(torch.arange(N))[0], 128 // edge)
     vectors = [torch.cat([fid.features(p, "vgg16_thin") for p in part.split(50)]) for part in (x, real)]

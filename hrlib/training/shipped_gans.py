@@ -1,7 +1,7 @@
-"""The GANs that ship in data/weights: of each, the world it draws, the recipe, and where it began.
+"""The GANs that ship in data/weights: the world that each draws, and its recipe.
 
-`hrlab train network NAME` renders, trains and ships any of them. Lengths are what one CPU core can do in hours; with a
-GPU at hand, multiply them.
+`hrlab train network NAME` renders, trains and ships any of them. Their lengths take hours on one CPU core; with a GPU,
+multiply them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from ..errors import UnknownName, nearest
 from .recipe import GanRecipe
 
 SOURCE = "portraits_inr128"
-PEOPLE = 16_000  # whose latents are made together, in every domain
-SOME_PEOPLE = 5_000  # of them that networks of drawings are shown
+PEOPLE = 16_000  # get latents together, in every domain
+SOME_PEOPLE = 5_000  # the first of them, in the sets of drawings
 Z_DIM = 64
 
 
@@ -28,11 +28,11 @@ class ShippedGan:
 
     @property
     def set_name(self) -> str:
-        """Name of the folder of its rendered set."""
+        """Folder name of its rendered set."""
         return f"{self.world.replace('/', '_')}{self.recipe.resolution}"
 
 
-# Rendered worlds are full of pictures, so neither mirroring nor adaptive augmentation is needed; and both would pull
+# A rendered world has pictures enough, so neither mirroring nor adaptive augmentation is needed, and both would pull
 # the generator away from the picture that belongs to z.
 BASE = GanRecipe(
     z_dim=Z_DIM,
@@ -46,7 +46,7 @@ BASE = GanRecipe(
     mirror=False,
     ada_target=0.0,
 )
-# Another domain of the same people: the mapping stays the source's, so that a w means the same person in both.
+# Another domain of the same people: the mapping is the source's, so that a w is the same person in both.
 DOMAIN = replace(
     BASE,
     source=SOURCE,
@@ -77,7 +77,7 @@ GANS = {
     "cartoon_inr128": ShippedGan("portraits/cartoon", PEOPLE, SOME_PEOPLE, DOMAIN),
     "caricature_inr128": ShippedGan("portraits/caricature", PEOPLE, SOME_PEOPLE, DOMAIN),
     "anime_inr128": ShippedGan("portraits/anime", PEOPLE, SOME_PEOPLE, DOMAIN),
-    # Nothing of a face is in a landscape: here the mapping has to learn.
+    # A landscape has nothing in common with a face, so here the mapping has to learn.
     "scenes_inr128": ShippedGan(
         "scenes", 6_000, 3_000, replace(DOMAIN, train_mapping=True, warm_images=8_000, total_images=18_000)
     ),
@@ -85,8 +85,10 @@ GANS = {
 
 
 def named(name: str) -> ShippedGan:
-    """The shipped network of that name, or `UnknownName`."""
+    """The shipped GAN of that name; raises `UnknownName` if there is none."""
     if name not in GANS:
         hint = nearest(name, list(GANS))
-        raise UnknownName(f"network {name!r}", expected=f"one of {', '.join(GANS)}", do=hint or "choose one of them")
+        raise UnknownName(
+            f"network {name!r}", expected=f"one of {', '.join(GANS)}", do=hint or "name one of these generators"
+        )
     return GANS[name]
