@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -295,6 +296,19 @@ def test_a_folder_keeps_log_sheet_snapshots_and_refuses_another_recipe(portraits
         loop.trained(tmp_path / "elsewhere")
 
 
+def test_a_distance_enters_the_log_when_it_is_due(portraits, tmp_path, monkeypatch):
+    monkeypatch.setattr(gan, "frechet", lambda state, data, n: float(state.step * n))
+    quietly(PLAIN, portraits, tmp_path, checkpoint_every=16, frechet_every=12, frechet_n=2)
+    log = pd.read_csv(tmp_path / loop.LOG)
+    assert log["images"].tolist() == [12, 16, 24, 32, 36, 40]
+    assert log["frechet"].fillna(-1).tolist() == [6, -1, 12, -1, 18, -1]
+
+
+def test_no_checkpoint_is_written_before_the_end_if_none_is_wanted(portraits, tmp_path):
+    quietly(replace(PLAIN, total_images=12), portraits, tmp_path, checkpoint_every=0)
+    assert pd.read_csv(tmp_path / loop.LOG)["step"].tolist() == [3] and loop.trained(tmp_path).step == 3
+
+
 def quietly(recipe, pictures, folder, **options):
     return gan.run(recipe, pictures, folder, tell=lambda text: None, **options)
 
@@ -514,7 +528,16 @@ def test_two_processes_hold_the_same_parameters(portraits, tmp_path):
 
 
 COMMANDS = [
-    *("network cartoon_inr128", "ship anime_inr128", "starganv2", "dualstylegan anime", "gan3d", "identity", "pose"),
+    *(
+        "network cartoon_inr128",
+        "ship anime_inr128",
+        "starganv2",
+        "dualstylegan anime",
+        "gan3d",
+        "identity",
+        "pose",
+        "perceptual deit",
+    ),
     "style-inr --from portraits_sg128 --out FILE",
 ]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hrlib import weights
-from hrlib.errors import InvalidValue, LayoutMismatch, NonFiniteLoss, StoreError
+from hrlib.errors import InvalidValue, LayoutMismatch, NonFiniteLoss, StoreError, UnknownName
 from hrlib.training import checkpoints, dualstylegan, loop, starganv2
 from hrlib.training.picture_sets import load_set, render_set
 
@@ -150,6 +150,11 @@ def test_the_stages_of_a_dualstylegan(sets, tmp_path):
     with pytest.raises(StoreError, match="start = "):  # without the stage before, or after another one
         dualstylegan.run(sets["anime"], tmp_path / "parts", recipe, every=8, tell=str)
     assert same(dualstylegan.run(sets["anime"], tmp_path / "parts", recipe, begin=begin, every=8, tell=str), third)
+
+
+def test_a_stage_has_a_name():
+    with pytest.raises(UnknownName, match="did you mean 'structure'"):
+        dualstylegan.DualStyleGANRecipe(stage="structur")
 
 
 def test_contextual_loss_forgets_places():

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from typer.testing import CliRunner
 
 from hrlib import store
 from hrlib.errors import InvalidValue, StoreError, UnknownName
 from hrlib.training import checkpoints, loop, perceptual
+from hrlib.training.cli import app
 from hrlib.worlds import textures
 
 
@@ -121,8 +123,8 @@ def test_a_perceptual_run_replaces_nothing_and_begins_with_what_it_can_finish(tm
     for wrong in ({"steps": 0}, {"steps": -5}, {"seed": -1}, {"threads": 0}):
         with pytest.raises(InvalidValue, match=next(iter(wrong))):
             run(tmp_path / "other", **wrong)
-    with pytest.raises(SystemExit, match=r"^InvalidValue: steps = 0"):
-        perceptual.main(["--which", "vgg16", "--out", str(tmp_path / "other"), "--steps", "0"])
+    done = CliRunner().invoke(app, ["perceptual", "vgg16", "--out", str(tmp_path / "other"), "--steps", "0"])
+    assert isinstance(done.exception, InvalidValue) and "steps = 0" in str(done.exception)
     assert {f.name for f in tmp_path.iterdir()} == names
 
 

@@ -321,6 +321,26 @@ def style_inr_command(
     _show(found)
 
 
+@app.command("perceptual")
+def perceptual_command(
+    which: Annotated[str, typer.Argument(help='"vgg16", "resnet50" or "deit".')],
+    folder: Annotated[
+        Path | None, Option(help="Folder of this training alone; by default build/training/WHICH_thin.")
+    ] = None,
+    out: Annotated[
+        Path | None, Option(help="The file to write; by default data/weights/WHICH_thin.safetensors.")
+    ] = None,
+    steps: Annotated[int | None, Option(help="Steps of the training; by default the shipped network's.")] = None,
+    seed: Seed = 0,
+    threads: Thread = 1,
+    force: Annotated[bool, Option("--force", help="Replace the file and its card.")] = False,
+) -> None:
+    """Train and ship a thin perceptual network on procedural images; an interrupted run resumes."""
+    from . import perceptual
+
+    _show(perceptual.run(which, out, folder=folder, steps=steps, seed=seed, threads=threads, force=force, tell=_tell))
+
+
 @app.command("identity")
 def identity_command(
     folder: Annotated[Path, Option(help="Folder of this training alone: views, checkpoint, log.")] = ROOT / "identity",

@@ -1,15 +1,15 @@
 """Train a small DualStyleGAN (Yang et al. 2022) on the shipped world, by the article's progressive fine-tuning.
 
-    hrlab train dualstylegan cartoon      # stages "structure" and "style", then enters data/weights (with --force)
+    hrlab train dualstylegan cartoon --force      # stages "structure" and "style", replaces the network in data/weights
 
 The face generator is `portraits_sg128`, frozen; the extrinsic path and a discriminator are trained. Stage I of the
-article is how the network begins: residual blocks near zero, colour maps the identity. Stage II ("structure") learns on
-photographs that the extrinsic code of another person means its coarse look, too; stage III ("style") moves to a drawn
+article is the initial state: residual blocks near zero, colour maps the identity. Stage II ("structure") learns on
+photographs to take the coarse look, too, from another person's extrinsic code; stage III ("style") moves to a drawn
 domain with the article's losses. Weights and layer numbers are those of its published code, where they carry over.
 
-Facial destylisation, which finds for every drawing the code of a face (intrinsic) and of the drawing (extrinsic), needs
-no optimisation here: the rendered sets know the latent of the person they show, and the domain's own generator gives
-that latent the same meaning, so both codes are its w. At test time a picture's code has to be found by inversion.
+Facial destylisation finds, for every drawing, the code of a face (intrinsic) and of the drawing (extrinsic). It needs
+no optimisation here: the rendered sets store the latent of the person, and the domain's own generator gives it the same
+meaning, so both codes are its w. At test time, the code of a picture has to be found by inversion.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from .. import features, weights
-from ..errors import SEED
+from ..errors import SEED, UnknownName, nearest
 from ..nets.dualstylegan import DualStyleGAN
 from ..store import fingerprint
 from . import loop
@@ -38,23 +38,23 @@ from .updates import average, descend, fallen, gradient_penalty
 
 SOURCE = "portraits_sg128"
 STRUCTURE_IMAGES = 3_200  # of stage II, which all domains share
-TAPS = {"features_7": 0.5, "features_14": 1.0}  # the VGG layers that losses compare, and their shares
-JITTER_FROM = 8  # paired pictures take intrinsic codes from this one on at random: no colours may come from there
+TAPS = {"features_7": 0.5, "features_14": 1.0}  # the VGG taps that the losses compare, and their weights
+JITTER_FROM = 8  # intrinsic codes of paired pictures are random from this one on, so that no colours come from them
 
 
 @dataclass(frozen=True)
 class DualStyleGANRecipe(Recipe):
-    """What decides a stage beside its pictures; lengths are in generated pictures."""
+    """How one stage is trained; lengths are in generated pictures."""
 
     stage: str = "style"  # or "structure"
     total_images: int = 7_200
     batch: int = 8  # a multiple of 4
     lr: float = 0.005  # the authors' is 0.002, for about six times as many pictures
-    lr_fall: float = 0.3  # last share of the stage over which rates fall linearly to a tenth
+    lr_fall: float = 0.3  # share of the stage, at its end, over which the rates fall linearly to a tenth
     r1_gamma: float = 0.5  # portraits_sg128's own; the authors' 10 belongs to 1024 px
     r1_every: int = 16
-    mixing_prob: float = 0.9  # of intrinsic codes that belong to no picture
-    jitter: float = 0.1  # standard deviation of what is added to extrinsic codes
+    mixing_prob: float = 0.9  # style mixing of intrinsic codes that belong to no picture
+    jitter: float = 0.1  # standard deviation of the noise added to extrinsic codes
     lam_perc: float = 1.0
     lam_cx: float = 0.25
     lam_fm: float = 0.25
@@ -71,12 +71,18 @@ class DualStyleGANRecipe(Recipe):
         "seed": SEED,
     }
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stage not in ("structure", "style"):
+            do = nearest(self.stage, ["structure", "style"]) or "name one of these stages"
+            raise UnknownName(f"stage {self.stage!r}", expected='"structure" or "style"', do=do)
+
 
 SHIPPED = DualStyleGANRecipe()  # of stage III
 
 
 class State:
-    """Network, its moving average, discriminator and optimisers at a step."""
+    """Network, its moving average, discriminator and optimisers, at a step."""
 
     def __init__(
         self, recipe: DualStyleGANRecipe, begin: State | None = None, device: str | torch.device = "cpu"
@@ -87,7 +93,7 @@ class State:
             self.net = DualStyleGAN(generator=source.config)
         weights.load_strictly(self.net.generator, source.state_dict(), SOURCE)
         self.D = critic.requires_grad_(True).train()
-        if begin is not None:  # the stage before, as its average left it
+        if begin is not None:  # the averaged network of the stage before
             self.net.load_state_dict(begin.ema.state_dict())
             self.D.load_state_dict(begin.D.state_dict())
         self.net.requires_grad_(True).generator.requires_grad_(False)
@@ -115,7 +121,7 @@ class State:
 def contextual(a: Tensor, b: Tensor, width: float = 0.2) -> Tensor:
     """Contextual loss (Mechrez et al. 2018, Eqs. 2 to 4, cosine distances) of feature maps [N, C, h, w]: a scalar.
 
-    0 when every feature of b is the clear nearest neighbour of some feature of a, wherever it is.
+    0 when every feature of b is clearly the nearest neighbour of some feature of a, at any position.
     """
     centre = b.mean((0, 2, 3), keepdim=True)
     u, v = (F.normalize((f - centre).flatten(2), dim=1) for f in (a, b))
@@ -126,7 +132,7 @@ def contextual(a: Tensor, b: Tensor, width: float = 0.2) -> Tensor:
 
 
 def compared(fake: dict[str, Tensor], real: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the article's losses say of two sets of VGG maps, in units of the real maps' mean: perc, fm, cx."""
+    """The article's losses between two sets of VGG maps, in units of the real maps' mean: perc, fm, cx."""
     unit = {tap: real[tap].mean() for tap in TAPS}
     mean = lambda maps, tap: maps[tap].mean((2, 3)) / unit[tap]
     return {
@@ -195,7 +201,7 @@ def train(recipe: DualStyleGANRecipe, data: PictureSet, state: State) -> Iterato
 
 
 def _intrinsic(G: nn.Module, w: Tensor, paired: bool, recipe: DualStyleGANRecipe, g: torch.Generator) -> Tensor:
-    """Codes of the face: the picture's own up to `JITTER_FROM` when paired, else of anybody, mixed of two mostly."""
+    """Codes of the face: if paired, the picture's own before `JITTER_FROM`; else random people's, with style mixing."""
     drawn = lambda n: G.mapping.w(torch.randn(n, G.z_dim, generator=g).to(w.device))
     if paired:
         fine = drawn(len(w) * (w.shape[1] - JITTER_FROM)).unflatten(0, (len(w), -1))
@@ -223,7 +229,7 @@ def _discriminator_step(
 
 @torch.inference_mode()
 def sheet(net: DualStyleGAN, data: PictureSet, n: int = 8) -> Tensor:
-    """[1, 3, H, W]: faces, portraits, faces in the portraits' style at the weights for use, and at full weight."""
+    """[1, 3, H, W]: faces, portraits, and faces in the portraits' style with the default and with full weights."""
     G = net.generator
     portrait, z = (part.to(G.w_avg.device) for part in data.batch(torch.arange(n)))
     w = lambda z: G.mapping.w(z)[:, None].repeat(1, net.num_ws, 1)

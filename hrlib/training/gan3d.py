@@ -1,19 +1,19 @@
 """Train a small 3D-aware GAN, CIPS-3D, on the shipped portraits (Sec. IV-F-b); cheap enough for one core.
 
-    hrlab train gan3d             # renders heads, trains, enters data/weights (with --force)
+    hrlab train gan3d --force             # renders heads, trains, replaces the pair in data/weights
 
-Poses are known in distribution only: no step is given a picture's true pose. The authors train adversarially for days
-on eight GPUs. Here most of the way is regression, as for the other shipped generators (gan.py), in three stages:
+No step uses the true pose of a picture. The authors train adversarially for days on eight GPUs. Here most of the
+training is regression, as for the other shipped generators (gan.py), in three stages:
 
-1. rays: the latent z of a head is its (Gaussianised) identity, expression and light. G's view of z from the pose that
-   `hrlib.pose.read` reads off the picture is regressed on the picture, at pixels drawn mostly from the head, and its
-   opacity on the mask. Every person is seen once, but alike parameters from many sides, so a solid head emerges.
-2. whole pictures: the same with the shipped VGG loss.
-3. adversarial: StyleGAN2's discriminator, which is told no camera, sees pictures against views of other latents from
-   other pictures' poses, or of z ~ N(0, I), every few steps; the first stage's regression stays as an anchor.
+1. Rays: the latent z of a head is its (Gaussianised) identity, expression and light. G's view of z, from the pose that
+   `hrlib.pose.read` reads off the picture, is regressed on the picture at pixels drawn mostly from the head, and its
+   opacity on the mask. Each person is seen once, but similar ones from many sides, so a solid head emerges.
+2. Whole pictures: the same, with the shipped VGG loss.
+3. Adversarial: every few steps, StyleGAN2's discriminator, which does not know the camera, compares the pictures with
+   views of other latents, or of z ~ N(0, I), from other pictures' poses; the regression of stage 1 stays as an anchor.
 
 Regression alone leaves a fog, since averages of colours along a ray are the safe answer, and its depths lie behind the
-true surface. So densities are multiplied between the second stage and the third, which then leaves their layer alone.
+true surface. So densities are multiplied between stages 2 and 3, and stage 3 does not train their layer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FOV = 2 * math.degrees(math.atan(1 / 5.65))  # of the portraits' camera, whose p
 
 @dataclass(frozen=True)
 class Gan3dRecipe(Recipe):
-    """What decides a run beside its pictures; lengths are in pictures seen."""
+    """How CIPS-3D is trained; lengths are in pictures seen."""
 
     config: dict = field(
         default_factory=lambda: dict(
@@ -83,14 +83,16 @@ class Gan3dRecipe(Recipe):
     whole_images: int = 2_400  # stage 2
     total_images: int = 56_800
     batch: int = 8
-    rays: int = 512  # of a picture in stage 1
+    rays: int = 512  # pixels of a picture in stage 1
     lr: float = 2e-3
     lr_adversarial: float = 1e-3
-    lr_fall: float = 0.2  # last share of the regression, and of the run, over which rates fall to a tenth
+    lr_fall: float = (
+        0.2  # share of the regression, and of the rest, at their ends, over which the rates fall to a tenth
+    )
     frequency: float = 0.6  # times the first layer's usual weights
     mapping_gain: float = 2.0  # times lr for the mapping networks
     film_gain: float = 0.2  # times lr for the sine layers, whose small weights are multiplied by about 30
-    density_gain: float = 10.0  # times lr for the layer that makes densities, which are large numbers
+    density_gain: float = 10.0  # times lr for the layer of the densities, which are large numbers
     lam_mask: float = 0.2
     lam_vgg: float = 0.1
     lam_adversarial: float = 0.05
@@ -118,7 +120,7 @@ SHIPPED = Gan3dRecipe()
 
 
 class State:
-    """Networks, the moving average and optimisers at a step."""
+    """Networks, the moving average and optimisers, at a step."""
 
     def __init__(self, recipe: Gan3dRecipe, device: str | torch.device = "cpu") -> None:
         with torch.random.fork_rng(devices=[]):
@@ -198,7 +200,7 @@ def train(recipe: Gan3dRecipe, data: HumanHeads, state: State) -> Iterator[dict[
 
 @torch.no_grad()
 def sharpen(G: CIPS3D, factor: float) -> None:
-    """Multiply all densities of a network: surfaces become harder, and expected depths come nearer to them."""
+    """Multiply all densities of a network: surfaces become harder, and expected depths approach them."""
     for parameter in G.siren.final_layer.parameters():
         parameter *= factor
 
@@ -218,7 +220,7 @@ def _set_rates(state: State, recipe: Gan3dRecipe, seen: int) -> None:
 
 
 def _rays(mask: Tensor, count: int, g: torch.Generator) -> Tensor:
-    """[B, count] pixels to look through: four times as likely on the head and its surroundings as elsewhere."""
+    """[B, count] pixels: four times as likely on the head and its surroundings as elsewhere."""
     near = F.max_pool2d(mask, 7, stride=1, padding=3).flatten(1) > 0.05
     return torch.multinomial(torch.where(near, 4.0, 1.0).cpu(), count, generator=g).to(mask.device)
 

@@ -71,11 +71,12 @@ def render(folder: Path, n: int, *, z_dim: int, seed: int) -> Iterator[int]:
                 np.save(f, gaussianise(explained, z_dim, seed=seed).numpy())
         while made.done < n:
             drawn = heads.draw(people[made.done : min(made.done + CHUNK, n)], EDGE)
-            yield made.add(
-                images=image.to_uint8(drawn.image).transpose(0, 3, 1, 2),
-                masks=(drawn.mask * 255).round().byte().numpy(),
-                poses=pose.read(drawn.portrait).numpy(),
-            )
+            rows = {
+                "images": image.to_uint8(drawn.image).transpose(0, 3, 1, 2),
+                "masks": (drawn.mask * 255).round().byte().numpy(),
+                "poses": pose.read(drawn.portrait).numpy(),
+            }
+            yield made.add(rows)
     yield n
 
 

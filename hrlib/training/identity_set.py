@@ -67,7 +67,7 @@ def render_views(folder: Path, *, identities: int, views: int, resolution: int, 
             some = view(who, seed=seed + 3 + v)[first : min(first + CHUNK, identities)]
             with torch.inference_mode():
                 drawn = portraits.render(some, resolution, 2 if v == 0 else 1)
-            yield made.add(images=image.to_uint8(drawn).transpose(0, 3, 1, 2))
+            yield made.add({"images": image.to_uint8(drawn).transpose(0, 3, 1, 2)})
     yield total
 
 

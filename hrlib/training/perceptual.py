@@ -9,15 +9,13 @@ The paper's networks saw ImageNet at 224x224 and are used at 1024x1024 (Sec. III
 48 pixels and are used at 128x128 and more, so their scale inconsistency is as real as the paper's. One CPU thread
 trains each in eight to fifteen minutes::
 
-    python -m hrlib.training.perceptual --which vgg16 --out my_vgg16.safetensors    # without --out: the shipped file
+    hrlab train perceptual vgg16 --out my_vgg16.safetensors    # without --out, and with --force: the shipped file
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import features, weights
-from ..errors import SEED, HRLibError, UnknownName, nearest, number
+from ..errors import SEED, UnknownName, nearest, number
 from ..nets import perceptual as nets
 from ..worlds import textures
 from . import loop, shipping
@@ -332,7 +330,7 @@ A thin {TITLES[which]}, `{json.dumps(r.config)}`, without its classifier. Parame
   at {", ".join(map(str, HOME_SIZES))} px in turn (random crop and mirror), {report["steps"]} steps of {r.batch} images,
   AdamW, learning rate {r.lr} (one cycle), weight decay {r.weight_decay}, label
   smoothing 0.1, {"bfloat16 autocast" if r.bf16 else "float32"}.
-- **Command**: `python -m hrlib.training.perceptual --which {which} --seed {seed} --force` ({threads} thread,
+- **Command**: `hrlab train perceptual {which} --seed {seed} --force` ({threads} thread,
   {report["seconds"] / 60:.0f} minutes on {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}).
 - **Held-out top-1**, {report["heldout_images"]} images (chance {1 / len(textures.CLASSES):.1%}):
 
@@ -347,23 +345,3 @@ A thin {TITLES[which]}, `{json.dumps(r.config)}`, without its classifier. Parame
   its numbers compare only with numbers of the same network.
 - **Licence**: MIT, like the code that made it.
 {NOTES.get(which, "")}"""
-
-
-def main(argv: list[str] | None = None) -> None:
-    """The command line: `run` with its arguments; prints the report as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m hrlib.training.perceptual", description="Train a thin network.")
-    parser.add_argument("--which", required=True, choices=SHIPPED, help="the architecture")
-    parser.add_argument("--out", help="the .safetensors file to write (default: data/weights/WHICH_thin.safetensors)")
-    parser.add_argument("--steps", type=int, help="length of the training (default: the shipped network's)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, images and batches")
-    parser.add_argument("--folder", help="folder of this training alone (default: build/training/WHICH_thin)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; they change the last digits")
-    parser.add_argument("--force", action="store_true", help="replace the file and its card")
-    try:
-        print(json.dumps(run(**vars(parser.parse_args(argv))), indent=2))
-    except HRLibError as e:  # a message, not a traceback
-        sys.exit(f"{type(e).__name__}: {e}")
-
-
-if __name__ == "__main__":
-    main()

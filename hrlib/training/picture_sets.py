@@ -177,7 +177,7 @@ def render_set(
         while made.done < count:
             with torch.inference_mode():  # not across the yield: it would hold for the caller, too
                 drawn = draw(items[made.done : min(made.done + CHUNK, count)], resolution)
-            yield made.add(images=image.to_uint8(drawn).transpose(0, 3, 1, 2))
+            yield made.add({"images": image.to_uint8(drawn).transpose(0, 3, 1, 2)})
 
 
 def pack_folder(source: Path, folder: Path, resolution: int, *, force: bool = False) -> Iterator[int]:

@@ -39,7 +39,7 @@ class Making:
     what: dict[str, Any]
     done: int
 
-    def add(self, **rows: np.ndarray) -> int:
+    def add(self, rows: Mapping[str, np.ndarray]) -> int:
         """Write the next rows of every array, by name, then count them; returns the number of rows there are."""
         for name, part in rows.items():
             write(self.folder / f"{name}.npy", self.done, part, sync=True)

@@ -1,11 +1,11 @@
 """Train a small StarGAN v2 (Choi et al. 2020) on the shipped world: one network for all four domains.
 
-    hrlab train starganv2         # trains on the four rendered sets, enters data/weights (with --force)
+    hrlab train starganv2 --force         # trains on the four rendered sets, replaces the network in data/weights
 
-The article's losses with its weights: adversarial, R1, style reconstruction, style diversification (its weight falls to
-zero), cycle consistency. Three things are cheaper than in the authors' code: styles come from the mapping network and
-from references in turn, step by step, instead of both in each; R1 is lazy; and the networks are narrow. As in the
-article's comparison, it works at a quarter of the area of the other methods' pictures (Sec. IV-E: 256 against 1024 px).
+The losses and their weights are the article's: adversarial, R1, style reconstruction, style diversification (its weight
+falls to zero), cycle consistency. Three things are cheaper than in the authors' code: styles come from the mapping
+network in even steps and from references in odd ones, not from both in each; R1 is lazy; and the networks are narrow.
+As in the paper's comparison, its pictures are smaller than those of the other methods (Sec. IV-E: 256 against 1024 px).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NAME = "starganv2_portraits64"
 
 @dataclass(frozen=True)
 class StarGANv2Recipe(Recipe):
-    """What decides a run beside its pictures; lengths are in content pictures seen."""
+    """How StarGAN v2 is trained; lengths are in content pictures seen."""
 
     config: dict = field(
         default_factory=lambda: dict(
@@ -54,7 +54,7 @@ class StarGANv2Recipe(Recipe):
     total_images: int = 84_000
     batch: int = 8
     lr: float = 3e-4  # the authors' is 1e-4, for ten times as many pictures
-    lr_fall: float = 0.25  # last share of the run over which rates fall linearly to a tenth
+    lr_fall: float = 0.25  # share of the run, at its end, over which the rates fall linearly to a tenth
     mapping_gain: float = 0.01  # times lr for the mapping network, as in the authors' code
     weight_decay: float = 1e-4
     lam_sty: float = 1.0
@@ -78,7 +78,7 @@ SHIPPED = StarGANv2Recipe()
 
 
 class State:
-    """Networks, their moving average and optimisers at a step."""
+    """Networks, their moving average and optimisers, at a step."""
 
     def __init__(self, recipe: StarGANv2Recipe, device: str | torch.device = "cpu") -> None:
         with torch.random.fork_rng(devices=[]):
@@ -114,7 +114,7 @@ def _he(module: nn.Module) -> None:
 
 
 def reduced(data: Sequence[PictureSet], edge: int) -> list[Tensor]:
-    """The sets as uint8 [n, 3, edge, edge] each, by area means (a whole number of pixels each)."""
+    """Each set as uint8 [n, 3, edge, edge], reduced by area means; `edge` divides its resolution."""
     out = []
     for one in data:
         factor = one.resolution // edge
@@ -140,7 +140,7 @@ def train(recipe: StarGANv2Recipe, pictures: Sequence[Tensor], state: State) -> 
             (*state.opt_G.param_groups, *state.opt_D.param_groups), (1, 1, recipe.mapping_gain, 1), strict=True
         ):
             group["lr"] = recipe.lr * gain * fallen(left, recipe.lr_fall)
-        # Two guides of the same domains: latents in even steps, reference pictures in odd ones.
+        # Two style guides for the same domains: latents in even steps, reference pictures in odd ones.
         latent = lambda g=g: torch.randn(B, N.latent_dim, generator=g).to(device)
         guides = [latent() if state.step % 2 == 0 else draw(y) for _ in range(2)]
         style = N.mapping_network if state.step % 2 == 0 else N.style_encoder
@@ -177,7 +177,7 @@ def train(recipe: StarGANv2Recipe, pictures: Sequence[Tensor], state: State) -> 
 
 
 def _draw(pictures: Sequence[Tensor], y: Tensor, g: torch.Generator) -> Tensor:
-    """One picture of each domain in y, mirrored by a coin as in the authors' code: [B, 3, R, R] in [-1, 1]."""
+    """A random picture of each domain in y, half of them mirrored as in the authors' code: [B, 3, R, R] in [-1, 1]."""
     rows = [int(torch.randint(len(pictures[d]), (1,), generator=g)) for d in y]
     x = from_bytes(torch.stack([pictures[d][i] for d, i in zip(y.tolist(), rows, strict=True)]))
     coins = torch.rand(len(y), generator=g) < 0.5
@@ -187,7 +187,7 @@ def _draw(pictures: Sequence[Tensor], y: Tensor, g: torch.Generator) -> Tensor:
 
 @torch.inference_mode()
 def sheet(net: StarGANv2, pictures: Sequence[Tensor], n: int = 8) -> Tensor:
-    """[1, 3, H, W]: a row of contents, and below it, for each other domain, a row of references and one of results."""
+    """[1, 3, H, W]: a row of contents, then for each other domain a row of references and one of results."""
     device = next(net.parameters()).device
     show = lambda d, rows: from_bytes(pictures[d][rows]).to(device)
     rows = [content := show(0, slice(0, n))]

@@ -47,7 +47,7 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @torch.no_grad()
 def average(ema: nn.Module, net: nn.Module, beta: float) -> None:
-    """Move the parameters of `ema` by 1 - beta towards those of `net`."""
+    """Move the parameters of `ema` towards those of `net` by the share 1 - beta."""
     for p, q in zip(ema.parameters(), net.parameters(), strict=True):
         p.lerp_(q, 1 - beta)
 
@@ -55,7 +55,7 @@ def average(ema: nn.Module, net: nn.Module, beta: float) -> None:
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, amp: Callable) -> Tensor:
     """R1 (Mescheder et al. 2018): the mean of ||d critic / d picture||^2 at real pictures [N, 3, R, R], a scalar.
 
-    amp: makes the context in which the critic computes, such as autocast; the gradient is taken outside it.
+    amp: makes the context of the critic's forward pass, such as autocast; the gradient is taken outside it.
     """
     x = real.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     with amp():
