@@ -9,7 +9,7 @@ import torch
 from hrlib import weights
 from hrlib.errors import StoreError, UnknownName
 from hrlib.store import read_json
-from hrlib.training import gan, gan_measures, loop, picture_sets, ship_gan, shipped_gans
+from hrlib.training import gan, gan_cards, gan_measures, loop, picture_sets, ship_gan, shipped_gans, shipping
 from hrlib.training.recipe import GanRecipe
 from hrlib.weights import files
 
@@ -162,3 +162,11 @@ def test_refusals(world):
         ship_gan.record("portraits_inr128", "ladders", {}, out=out)
     with pytest.raises(StoreError, match="hrlab train ship anime_inr128"):
         ship_gan.ladder("anime_inr128", n=4, out=out)
+
+
+@pytest.mark.parametrize("name", list(shipped_gans.GANS))
+def test_the_shipped_cards_are_what_their_facts_say(name):
+    folder = shipping.shipped()
+    facts = read_json(folder / f"{name}.json")
+    for key, text in ((name, gan_cards.generator), (f"{name}_discriminator", gan_cards.discriminator)):
+        assert (folder / f"{key}.md").read_text() == text(name, facts).strip() + "\n"

@@ -50,7 +50,7 @@ def discriminator(name: str, facts: dict[str, Any]) -> str:
     told += told and "pictures told apart (over the last row of the log)."
     return f"""# {name}_discriminator
 
-StyleGAN2's residual discriminator, trained against `{name}`; a perceptual network as well (Sec. IV-G-a).
+StyleGAN2's residual discriminator, trained against `{name}`; also a perceptual network (Sec. IV-G-a).
 
 {facts["parameters"]["D"]:,} parameters.
 
@@ -64,9 +64,9 @@ def _common(name: str, facts: dict[str, Any], recipe: GanRecipe) -> str:
     of_n = "" if count == n else f", the first {count:,} of {n:,}"
     things = "landscapes" if facts["world"] == "scenes" else f"portraits, {_domain(facts)} domain"
     module = "scenes" if facts["world"] == "scenes" else "portraits"
-    stored = "16 bits a number" if facts["half"] else "32 bits a number"
+    stored = "16 bits per number" if facts["half"] else "32 bits per number"
     if facts["half_psnr"] is not None:
-        stored += f" (16 instead of 32 bits change the pictures by {facts['half_psnr']:.0f} dB PSNR)"
+        stored += f" (PSNR {facts['half_psnr']:.0f} dB between pictures with 16-bit and 32-bit weights)"
     warm = f", of which {recipe.warm_images:,} in the warm start" if recipe.warm_images else ""
     lines = [
         f"- **Data:** {count:,} rendered {things} (`hrlib.worlds.{module}`), {recipe.resolution} px, seed 0{of_n}; any "
@@ -91,12 +91,12 @@ def _recipe(facts: dict[str, Any], recipe: GanRecipe) -> Iterable[str]:
         if not recipe.train_mapping:
             yield "only the mapping network is kept as it is, so that a w means the same in both"
     elif recipe.backbone_from:
-        yield f"everything below the RGB layers, and the discriminator, began as those of `{recipe.backbone_from}`"
+        yield f"everything below the RGB layers, and the discriminator, started from those of `{recipe.backbone_from}`"
         if not recipe.train_mapping:
             yield "the mapping network is kept as it is, so that a w means the same in both"
     if recipe.teach_images:
         yield (
-            f"for the first {recipe.teach_images:,} images the RGB layers alone learnt to draw that generator's "
+            f"for the first {recipe.teach_images:,} images only the RGB layers were trained, to draw that generator's "
             "pictures of the same codes and noise"
         )
     if recipe.warm_images:
@@ -114,14 +114,14 @@ def _recipe(facts: dict[str, Any], recipe: GanRecipe) -> Iterable[str]:
         f"learning rate {recipe.lr:g}{fall}, half-life of the moving average {recipe.ema_images:,} images"
     )
     if recipe.fresh_prob:
-        yield f"{recipe.fresh_prob:.0%} of these steps drew z from N(0, I) instead of taking those of the pictures"
+        yield f"{recipe.fresh_prob:.0%} of these steps drew z from N(0, I) instead of using the pictures' own"
     yield "pictures were mirrored" if recipe.mirror else "pictures were not mirrored"
     if recipe.ada_target:
         yield f"adaptive augmentation with target {recipe.ada_target:g}"
     if recipe.anchor:
         yield (
-            f"the regression at 1/4 and 1/8 resolution was kept as an anchor (weight {recipe.anchor:g}) of pictures "
-            "whose z and styles are those of one picture"
+            f"the regression at 1/4 and 1/8 resolution was kept as an anchor (weight {recipe.anchor:g}) in "
+            "steps with neither z from N(0, I) nor style mixing"
         )
     if recipe.warm_images and not recipe.source:
         yield "it is not a GAN trained from scratch, as the paper's was"
@@ -131,7 +131,7 @@ def _canvases(facts: dict[str, Any], recipe: GanRecipe) -> str:
     if recipe.network != "style_inr":
         return "One size."
     if facts["world"] == "scenes":
-        return "Larger canvases go on with the textures, not with the layout."
+        return "Larger canvases continue the textures, not the layout."
     return "Portraits only. Canvases of another shape keep colour and texture, not the layout of a face."
 
 
@@ -163,12 +163,12 @@ def _ladder(value: dict[str, Any]) -> str:
     lines = [
         f"| {r['pictures']} | {r['frechet']:.2f} | {r['precision']:.3f} | {r['recall']:.3f} |" for r in value["rows"]
     ]
-    others = "of the training set" if value["training_set"] else "unseen as well"
+    others = "of the training set" if value["training_set"] else "unseen, too"
     return f"""
 ## Distance from the world
 
-{value["n"]:,} unseen renders against as many other pictures, in pooled features of `vgg16_thin` (comparable only among
-themselves); precision and recall with k = 3. Other renders, and blurred ones, are {others}.
+{value["n"]:,} unseen renders against the same number of other pictures, in pooled features of `vgg16_thin` (comparable
+only with each other); precision and recall with k = 3. Other renders, and blurred ones, are {others}.
 
 | against unseen renders | Frechet distance | precision | recall |
 |---|---|---|---|
@@ -185,8 +185,8 @@ def _layout(value: dict[str, Any]) -> str:
     return f"""
 ## The same w in `{value["source"]}`
 
-What is read off two pictures of one w by a regression fitted on renders of either domain, correlated over {value["n"]}
-codes (95 % bootstrap interval); for comparison, the same of one person rendered in both domains, and R^2 of the
+Readings of two pictures of one w, by regressions fitted on renders of the two domains, correlated over {value["n"]}
+codes (95 % bootstrap interval); for comparison, the same for one person rendered in both domains, and R^2 of the
 readings on held-out renders.
 
 | parameter | correlation | of renders | R^2 in `{value["source"]}`'s domain | R^2 in this domain |

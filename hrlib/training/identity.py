@@ -386,9 +386,9 @@ A thin IR-SE network: pictures of any size, resized whole to {edge}x{edge} (bili
 - **In training**: {last["accuracy"]:.1%} of the augmented pictures in the last {EVERY} steps were nearest to their own
   class out of {r.identities:,}; loss {last["loss"]:.3f}.
 - **Limits**: the aim of {AIM:.0%}, photograph to photograph, {reached}
-  It tells skin, hair, beards and glasses apart better than proportions of the face, see the look-alikes. It knows
-  these heads and nothing else: no photograph of a real person, and none of the other domains, was ever shown to it.
-  A person is the identity vector, hair, beard and glasses included: who changes them is somebody else. Mirrored
-  pictures count as the same person. There is no face detection: the head has to fill the picture as in the renders.
+  It tells skin, hair, beards and glasses apart better than proportions of the face (see the look-alikes). It was
+  trained on these heads alone, never on a photograph of a real person or on another domain. A person is the identity
+  vector, hair, beard and glasses included: with another beard it is another person. Mirrored pictures count as the
+  same person. There is no face detection: the head has to fill the picture as in the renders.
 - **Licence**: MIT, like the code that made it.
 """

@@ -332,8 +332,8 @@ def card(
 
 An INR head (Sec. III-A) on the StyleGAN2 `{shared}`: any canvas, the same codes and noise maps.
 
-- **What is whose:** mapping, constant, convolutions and noise are the StyleGAN2's own numbers, untouched; its toRGB
-  layers are gone; the head ({sum(p.numel() for p in S.synthesis.inr.parameters()):,} parameters) was trained.
+- **Origin:** mapping, constant, convolutions and noise are the StyleGAN2's own, unchanged; its toRGB layers are gone;
+  the head ({sum(p.numel() for p in S.synthesis.inr.parameters()):,} parameters) was trained.
 - **Data:** none. The head learnt to draw the StyleGAN2's own samples ({r.steps * r.batch:,} of them, random z, style
   mixing in {r.mixing_prob:.0%} of the batches, truncation {r.psi_min} to 1, random noise, {r.canvas_prob:.0%} on other
   canvases) from its last features. Mean squared error, Adam, lr {r.lr} falling to zero.

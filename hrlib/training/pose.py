@@ -115,10 +115,9 @@ Reads yaw and pitch of a head off a picture: a linear map from the shipped thin 
 
 {lines}
 
-- **Limits**: heads of this world only. Strong blur draws what it reads towards the frontal pose: blurred by 2 px, a
-  turn of the head reads as about four fifths of itself and a nod as about two thirds (80 people, photo and anime).
-  Of a picture without a head it still reads some degrees. How well it reads pictures of mixed generators is not known:
-  their true pose is not; means of two renders stand in for them above. It belongs to the VGG16 it was fitted on and
-  refuses another.
+- **Limits**: heads of this world only. Strong blur biases the reading towards the frontal pose: at 2 px it reads about
+  four fifths of a turn and two thirds of a nod (80 people, photo and anime). It also reads some angle off a picture
+  without a head. How well it reads pictures of mixed generators is unknown, because their true pose is; means of two
+  renders stand in for them above. It works only with the VGG16 that it was fitted on.
 - **Licence**: MIT, like the code that made it.
 """

@@ -194,7 +194,7 @@ and their mapping networks. {sum(p.numel() for p in net.parameters()):,} paramet
   (features of `vgg16_thin`, {N} a side) of z ~ N(0, I) from unseen renders: {found["Frechet distance"]:.0f}; of the
   training people's views {found["of the training latents"]:.0f}, of other renders {found["of other renders"]:.0f}.
 - **Limits**: soft: strands, freckles and glasses are hinted at, not drawn. Heads without neck, on one ground; views
-  beyond 40 degrees of yaw and 20 of pitch were hardly seen in training. Stored in 16 bits a number.
+  beyond 40 degrees of yaw and 20 of pitch were hardly seen in training. Stored in 16 bits per number.
 - **Licence**: MIT, like the code that made it; the method is its authors'.
 """
 
@@ -211,8 +211,8 @@ StyleGAN2's residual discriminator, {net.resolution} px, trained against `{gan3d
 - **Data**: as the generator's: heads on a plain ground, {net.resolution} px.
 - **Command**: `hrlab train gan3d --force`, seed {r["seed"]}; {trained.where}, the generator's regression included.
   Its log: `{gan3d.NAME}.log.csv`.{trained.intervention}
-- **Pictures seen**: {left // r["adversarial_every"]:,} real and as many generated. That is short: it knows edges and
+- **Pictures seen**: {left // r["adversarial_every"]:,} real, and the same number generated. That is few: it knows edges and
   colours of heads better than it knows faces.
-- **Limits**: a logit depends on its batch (minibatch standard deviation); block features do not. 16 bits a number.
+- **Limits**: a logit depends on its batch (minibatch standard deviation); block features do not. 16 bits per number.
 - **Licence**: MIT, like the code that made it; the method is its authors'.
 """

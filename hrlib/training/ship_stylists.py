@@ -123,7 +123,7 @@ and mapping network. {sum(p.numel() for p in net.parameters()):,} parameters, `{
 
 - **For**: the rival of Table III (Sec. IV-E) at the `laptop` profile, in place of the authors' 256 px networks.
 - **Data**: the first {pictures:,} rendered people of the training set (seed 0) in each of the four domains, reduced
-  from 128 to {net.resolution} px by area means; domains unpaired, pictures mirrored by chance.
+  from 128 to {net.resolution} px by area means; domains unpaired, pictures mirrored at random.
 - **Recipe**: the article's losses and weights (style {r["lam_sty"]:g}, diversity {r["lam_ds"]:g} falling to 0, cycle
   {r["lam_cyc"]:g}, R1 {r["lam_reg"]:g} every {r["r1_every"]} steps), Adam, learning rate {r["lr"]:g} falling to a tenth
   over the last {r["lr_fall"]:.0%}, {r["mapping_gain"]:g} times that for the mapping network, weight decay
@@ -137,7 +137,7 @@ and mapping network. {sum(p.numel() for p in net.parameters()):,} parameters, `{
 {_table(found, "domain")}
 
 - **Limits**: narrow networks, and {trained.images / AUTHORS:.0%} of the authors' pictures. Results are softer than the
-  renders, and follow the reference less than theirs. Stored in 16 bits a number.
+  renders, and follow the reference less than theirs. Stored in 16 bits per number.
 - **Licence**: MIT, like the code that made it; the method is its authors'.
 """
 
@@ -170,6 +170,6 @@ DualStyleGAN (Yang et al. 2022) of the shipped portraits, {net.resolution} px, {
 {_table(found, "weights of the extrinsic path")}
 
 - **Limits**: the convolutions are the face generator's, so strokes that no photograph has stay soft. Codes of pictures
-  have to be found by inversion: there is no encoder. Stored in 16 bits a number.
+  have to be found by inversion: there is no encoder. Stored in 16 bits per number.
 - **Licence**: MIT, like the code that made it; the method is its authors'.
 """
