@@ -29,6 +29,8 @@ Thread = Annotated[int, Option(help="CPU threads; they change the last digits of
 Seed = Annotated[int, Option(help="Seed of the initial weights and of all draws.")]
 Device = Annotated[str, Option(help='"cpu", "cuda", or "auto": a GPU where there is one.')]
 Work = Annotated[Path, Option(help="Folder for rendered sets and training folders; unfinished ones in it are resumed.")]
+Length = Annotated[int, Option(help="Length of the training, in pictures; 0 for the shipped network's.")]
+Ship = Annotated[bool, Option(help="Copy the trained network into data/weights and measure it.")]
 Force = Annotated[bool, Option("--force", help="Replace the network in data/weights and the files that belong to it.")]
 SetForce = Annotated[
     bool, Option("--force", help="Replace another set, or other files with the same names, in the folder.")
@@ -80,40 +82,36 @@ def gan_command(
         str, Option(help='"style_inr" or "stylegan2"; with --source, the source\'s.')
     ] = GanRecipe.network,
     source: Annotated[str, Option(help="Fine-tune this generator and its discriminator: a name or a file.")] = "",
-    backbone_from: Annotated[
-        str, Option(help="Take the layers below the RGB head, and the discriminator, from this generator.")
-    ] = "",
+    backbone_from: Annotated[str, Option(help="Take all but the RGB layers from this pair.")] = "",
     total_images: Annotated[
         int, Option(help="Length of the training, in images seen by the generator.")
     ] = GanRecipe.total_images,
     warm_images: Annotated[
-        int, Option(help="Of these, images of the warm start by regression (rendered sets only).")
+        int, Option(help="Of these, in the warm start (rendered sets only).")
     ] = GanRecipe.warm_images,
     anchor: Annotated[
         float, Option(help="Weight of the regression that is kept beside the GAN loss.")
     ] = GanRecipe.anchor,
     batch: Annotated[int, Option(help="Batch size over all processes.")] = GanRecipe.batch,
     lr: Annotated[float, Option(help="Learning rate.")] = GanRecipe.lr,
-    lr_fall: Annotated[
-        float, Option(help="Share of the run, at its end, over which the rates fall to a tenth.")
-    ] = GanRecipe.lr_fall,
+    lr_fall: Annotated[float, Option(help="Share of the run in which the rates fall to a tenth.")] = GanRecipe.lr_fall,
     train_mapping: Annotated[bool, Option(help="Train the mapping z -> w too, or keep the source's layout.")] = True,
     warm_mapping_gain: Annotated[
-        float, Option(help="Factor on the mapping network's learning rate in the warm start.")
+        float, Option(help="Factor on the mapping's rate in the warm start.")
     ] = GanRecipe.warm_mapping_gain,
     r1_gamma: Annotated[float, Option(help="Weight of R1.")] = GanRecipe.r1_gamma,
     r1_every: Annotated[int, Option(help="Steps between two R1 penalties.")] = GanRecipe.r1_every,
     ema_images: Annotated[int, Option(help="Half-life of the moving average, in images.")] = GanRecipe.ema_images,
     mixing_prob: Annotated[float, Option(help="Probability of style mixing.")] = GanRecipe.mixing_prob,
     fresh_prob: Annotated[
-        float, Option(help="Share of adversarial steps with z ~ N(0, I) instead of the known latents.")
+        float, Option(help="Share of steps with z ~ N(0, I) instead of known latents.")
     ] = GanRecipe.fresh_prob,
     mirror: Annotated[bool, Option(help="Mirror half of the real pictures.")] = GanRecipe.mirror,
     ada_target: Annotated[
-        float, Option(help="Target of E[sign D(real)] for adaptive augmentation; 0 for no augmentation.")
+        float, Option(help="Target of the mean sign of D(real); 0 for no augmentation.")
     ] = GanRecipe.ada_target,
     ada_images: Annotated[
-        int, Option(help="Images in which the probability of augmentation may rise from 0 to 1.")
+        int, Option(help="Images in which augmentation may rise from 0 to 1.")
     ] = GanRecipe.ada_images,
     noise_strength: Annotated[
         float, Option(help="Initial noise strength of a new network.")
@@ -132,11 +130,9 @@ def gan_command(
     bf16: Annotated[bool, Option(help="Compute in bfloat16 where autocast allows it.")] = GanRecipe.bf16,
     seed: Seed = GanRecipe.seed,
     checkpoint_every: Annotated[
-        int, Option(help="Images between two checkpoints, each with a row of the log and a sample sheet.")
+        int, Option(help="Images between two checkpoints, log rows and sample sheets.")
     ] = 4_000,
-    snapshot_every: Annotated[
-        int, Option(help="Images between two snapshots of generator and discriminator; 0 for none.")
-    ] = 40_000,
+    snapshot_every: Annotated[int, Option(help="Images between two snapshots of the pair; 0 for none.")] = 40_000,
     frechet_every: Annotated[int, Option(help="Images between two Frechet distances; 0 for none.")] = 40_000,
     frechet_n: Annotated[int, Option(help="Pictures on each side of a Frechet distance.")] = 1_000,
     threads: Threads = 0,
@@ -145,9 +141,8 @@ def gan_command(
 ) -> None:
     """Train StyleGAN2 or Style-INR-GAN as in Sec. IV-A, or resume from the folder's checkpoint.
 
-    Resuming needs the same options and data; only --total-images may grow.
-
-    With --source, the defaults are the paper's fine-tuning on few pictures.
+    Resuming needs the same options and data; only --total-images may grow. With --source, the defaults are the paper's
+    fine-tuning on few pictures.
     """
     from ..errors import number
     from ..nets.stylegan2 import channel_plan
@@ -209,12 +204,12 @@ def network_command(
         str, typer.Argument(help="A shipped generator, such as cartoon_inr128; training/shipped_gans.py lists them.")
     ],
     work: Work = ROOT,
-    total_images: Annotated[int, Option(help="Length of the training, in images; 0 for the shipped network's.")] = 0,
+    total_images: Length = 0,
     warm_images: Annotated[
         int, Option(help="Of these, images of the warm start; -1 for the shipped network's.", min=-1)
     ] = -1,
     frechet_every: Annotated[int, Option(help="Images between two Frechet distances; 0 for none.")] = 20_000,
-    ship: Annotated[bool, Option(help="Copy the trained pair into data/weights and measure it.")] = True,
+    ship: Ship = True,
     threads: Threads = 0,
     device: Device = "auto",
     force: Force = False,
@@ -378,10 +373,8 @@ def pose_command(
 @app.command("starganv2")
 def starganv2_command(
     work: Work = ROOT,
-    total_images: Annotated[
-        int, Option(help="Length of the training, in content pictures; 0 for the shipped network's.")
-    ] = 0,
-    ship: Annotated[bool, Option(help="Copy the trained network into data/weights and measure it.")] = True,
+    total_images: Length = 0,
+    ship: Ship = True,
     threads: Thread = 1,
     device: Device = "cpu",
     force: Force = False,
@@ -404,15 +397,15 @@ def starganv2_command(
 def dualstylegan_command(
     domain: Annotated[str, typer.Argument(help='"cartoon", "caricature" or "anime".')],
     work: Work = ROOT,
-    total_images: Annotated[int, Option(help="Length of stage III, in pictures; 0 for the shipped network's.")] = 0,
-    ship: Annotated[bool, Option(help="Copy the trained network into data/weights and measure it.")] = True,
+    total_images: Length = 0,
+    ship: Ship = True,
     threads: Thread = 1,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
     """Render, train and ship a small DualStyleGAN of Table III; an interrupted run resumes.
 
-    Stage II is trained once for all domains.
+    Stage II is trained once for all domains; --total-images is the length of stage III.
     """
     from ..errors import UnknownName, nearest
     from . import dualstylegan, ship_stylists
@@ -438,8 +431,8 @@ def gan3d_command(
     people: Annotated[
         int, Option(help="Rendered heads, one for each person; 0 for the shipped network's number.", min=0)
     ] = 0,
-    total_images: Annotated[int, Option(help="Length of the training, in pictures; 0 for the shipped network's.")] = 0,
-    ship: Annotated[bool, Option(help="Copy the trained pair into data/weights and measure it.")] = True,
+    total_images: Length = 0,
+    ship: Ship = True,
     threads: Thread = 1,
     device: Device = "cpu",
     force: Force = False,

@@ -211,8 +211,8 @@ StyleGAN2's residual discriminator, {net.resolution} px, trained against `{gan3d
 - **Data**: as the generator's: heads on a plain ground, {net.resolution} px.
 - **Command**: `hrlab train gan3d --force`, seed {r["seed"]}; {trained.where}, the generator's regression included.
   Its log: `{gan3d.NAME}.log.csv`.{trained.intervention}
-- **Pictures seen**: {left // r["adversarial_every"]:,} real, and the same number generated. That is few: it knows edges and
-  colours of heads better than it knows faces.
+- **Pictures seen**: {left // r["adversarial_every"]:,} real, and the same number generated. That is few:
+  it knows edges and colours of heads better than it knows faces.
 - **Limits**: a logit depends on its batch (minibatch standard deviation); block features do not. 16 bits per number.
 - **Licence**: MIT, like the code that made it; the method is its authors'.
 """
