@@ -131,7 +131,8 @@ def ladder(
 class Ridge:
     """Ridge regression of several targets on many features; the penalty minimises the generalised cross-validation.
 
-    fit: x [n, D], y [n, T]. Features are standardised (features without variance are dropped).
+    fit: x [n, D], y [n, T]. Features are standardised (features without variance are dropped). By hand: it is one
+    SVD, and nothing else here needs scikit-learn.
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:

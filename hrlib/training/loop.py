@@ -8,7 +8,9 @@ The folder belongs to one training, identified by recipe, data and starting poin
     recipe.json               the recipe, to read
     snapshots/                networks that a GAN keeps on the way
 
-pandas reads and writes the log: its columns grow as loss terms appear.
+pandas reads and writes the log, whose columns grow as loss terms appear. No trainer framework (Lightning, Ignite): the
+trainers are plain generators, and a resumed run has to end in the same bits, which their loaders and callbacks do not
+promise.
 """
 
 from __future__ import annotations
