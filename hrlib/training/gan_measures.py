@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from .. import fid
+from .. import fid, stats
 from ..errors import InvalidValue, ShapeError
 from ..pose import CHUNK, POOL_TAPS, grid_features, vgg
 from ..store import atomic
