@@ -231,7 +231,7 @@ class Synthesis(nn.Module):
         return maps
 
     def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
-        """One map per conv layer, {"b4.conv1": [h, w], ...}, for an image of `size`: what is added to the published ones.
+        """One map per conv layer, {"b4.conv1": [h, w], ...}, for an image of `size`, added to the published ones.
 
         Zeros, which add nothing; with a seed, unit normal draws, made on the CPU from (seed, layer).
         """

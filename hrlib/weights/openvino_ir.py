@@ -1,4 +1,4 @@
-"""OpenVINO's intermediate representation (IR), as far as it carries MobileStyleGAN: constants of a graph, nothing executed.
+"""OpenVINO IR files as far as they hold MobileStyleGAN: constants and the edges of a graph. Nothing is executed.
 
 A network is two files: NAME.xml, the graph, and NAME.bin, the raw little-endian numbers that its Const layers point
 into. Everything is checked: sizes, types, bounds, the edges that say which constant serves which layer.
@@ -140,7 +140,9 @@ def _synthesis(layers: dict[str, Layer]) -> dict[str, Tensor]:
         (noise,) = users[key]
         (bias,) = users[noise]
         state[f"{ours}.noise_const"] = layers[layers[noise].inputs[1]].value[0, 0]
-        state[f"{ours}.bias"] = named.pop(layers[layers[bias].inputs[1]].name).flatten()
+        if (found := layers[layers[bias].inputs[1]].name) != f"{theirs}.bias":
+            raise ValueError(f"{found} where {theirs}.bias was expected")
+        state[f"{ours}.bias"] = named.pop(found).flatten()
         state[f"{ours}.noise_strength"] = torch.zeros([])
     last = f"m.layers.{count - 1}.to_img"
     take(f"{last}.conv", f"synthesis.b{4 << count}.torgb")

@@ -1,0 +1,225 @@
+"""MobileStyleGAN: its parts by their definitions, any size, noise; the reader of its files, and parity with OpenVINO."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hrlib.errors import DamagedFile, LayoutMismatch, ShapeError, UnknownName
+from hrlib.nets.mobile_stylegan import MobileGenerator, inverse_haar
+from hrlib.weights import openvino_ir
+
+FIXTURE = Path(__file__).parent / "fixtures" / "11_mobile_stylegan" / "ffhq1024_io.npz"
+TINY = dict(z_dim=8, w_dim=8, resolution=32, channels={4: 16, 8: 16, 16: 8}, mapping_layers=2)
+
+
+@pytest.fixture
+def G() -> MobileGenerator:
+    torch.manual_seed(0)
+    return MobileGenerator(**TINY).eval().requires_grad_(False)
+
+
+def test_the_inverse_haar_transform_is_its_definition():
+    x = torch.randn(2, 8, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    out = inverse_haar(x)
+    assert out.shape == (2, 2, 6, 10)
+    for c in range(2):
+        low, (lh, hl, hh) = x[:, c], (x[:, 2 + 3 * c + k] for k in range(3))
+        torch.testing.assert_close(out[:, c, ::2, ::2], (low + lh + hl + hh) / 2)
+        torch.testing.assert_close(out[:, c, ::2, 1::2], (low + lh - hl - hh) / 2)
+        torch.testing.assert_close(out[:, c, 1::2, ::2], (low - lh + hl - hh) / 2)
+        torch.testing.assert_close(out[:, c, 1::2, 1::2], (low - lh - hl + hh) / 2)
+    assert torch.allclose(out.square().sum(), x.square().sum())  # orthonormal
+
+
+def test_codes_layers_and_sizes(G):
+    assert G.num_ws == 6 and G.synthesis.conv_names() == ["b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0", "b16.conv1"]
+    assert G.synthesis.canvas(None) == {4: (4, 4), 8: (8, 8), 16: (16, 16)}
+    ws = G.mapping(torch.randn(2, 8))
+    assert ws.shape == (2, 6, 8) and G.synthesis(ws).shape == (2, 3, 32, 32)
+    for size in ((33, 70), (40, 32), (64, 17)):
+        assert G.synthesis(ws, size=size).shape == (2, 3, *size)
+        assert [tuple(m.shape) for m in G.noise_maps(size).values()][-1] == (-(-size[0] // 2), -(-size[1] // 2))
+    base = G.synthesis(ws[:1])
+    moved = []
+    for code in range(6):
+        other = ws[:1].clone()
+        other[:, code] += 1
+        moved.append(float((G.synthesis(other) - base).abs().mean()))
+    assert min(moved) > 0, "every code is alive"
+
+
+def test_noise_maps_are_added_to_the_published_noise(G):
+    ws = G.mapping(torch.randn(1, 8))
+    maps = G.noise_maps(seed=3)
+    published = G.synthesis(ws)
+    assert torch.equal(G.synthesis(ws, maps), published), "at strength 0 this is the published network"
+    for name in G.synthesis.conv_names():
+        G.synthesis.get_parameter(f"{name}.noise_strength").fill_(0.1)
+    assert torch.equal(G.synthesis(ws, G.noise_maps()), published), "without a seed, the maps are zeros"
+    assert not torch.equal(G.synthesis(ws, maps), published)
+    both = G.synthesis(ws.expand(2, -1, -1), {k: torch.stack([m, torch.zeros_like(m)]) for k, m in maps.items()})
+    torch.testing.assert_close(both[1:], published)
+    with pytest.raises(UnknownName, match="noise='cons'"):
+        G.synthesis(ws, "cons")
+    with pytest.raises(UnknownName, match=r"b4\.conv1"):
+        G.synthesis(ws, {k: m for k, m in maps.items() if k != "b4.conv1"})
+    with pytest.raises(ShapeError, match=r"b8\.conv0"):
+        G.synthesis(ws, maps | {"b8.conv0": torch.zeros(3, 3)})
+
+
+def test_impossible_configurations_are_refused():
+    with pytest.raises(ShapeError, match="one entry for each"):
+        MobileGenerator(**TINY | {"channels": {4: 16, 8: 16}})
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+class Graph:
+    """Writes a network as OpenVINO does: nodes, edges, and the numbers of the constants one after the other."""
+
+    def __init__(self) -> None:
+        self.nodes, self.edges, self.data, self.count = [], [], b"", 0
+
+    def add(self, kind: str, *inputs: str, name: str = "", value: torch.Tensor | None = None) -> str:
+        key, about = str(self.count), ""
+        self.count += 1
+        if value is not None:
+            raw = value.detach().float().contiguous().numpy().astype("<f4").tobytes()
+            shape = ", ".join(map(str, value.shape))
+            about = f'<data element_type="f32" shape="{shape}" offset="{len(self.data)}" size="{len(raw)}"/>'
+            self.data += raw
+        self.nodes.append(
+            f'<layer id="{key}" name="{name or f"{kind}_{key}"}" type="{kind}" version="opset1">{about}</layer>'
+        )
+        for port, source in enumerate(inputs):
+            self.edges.append(f'<edge from-layer="{source}" from-port="0" to-layer="{key}" to-port="{port}"/>')
+        return key
+
+    def const(self, value: torch.Tensor, name: str = "") -> str:
+        return self.add("Const", name=name, value=value)
+
+    def write(self, path: Path) -> None:
+        body = f"<layers>{''.join(self.nodes)}</layers><edges>{''.join(self.edges)}</edges>"
+        path.write_text(f'<?xml version="1.0" ?>\n<net name="{path.stem}" version="10">{body}</net>')
+        path.with_suffix(".bin").write_bytes(self.data)
+
+
+def converted(G: MobileGenerator, folder: Path) -> Path:
+    """The two networks of a generator as its package holds them."""
+    m, g = G.mapping, Graph()
+    x = g.add("Parameter")
+    for i in range(m.num_layers):
+        layer = getattr(m, f"fc{i}")
+        x = g.add("MatMul", x, g.const(layer.weight))
+        x = g.add("Add", x, g.add("Reshape", g.const(layer.bias)))
+        x = g.add("PReLU", x)
+    g.write(folder / "MappingNetwork.xml")
+    s, g = G.synthesis, Graph()
+    style = g.add("Parameter")
+
+    def modulated(theirs: str, affine: torch.nn.Module) -> str:
+        product = g.add("MatMul", style, g.const(affine.weight, f"{theirs}.modulation.weight"))
+        return g.add("Add", product, g.const(affine.bias[None], f"{theirs}.modulation.bias"))
+
+    def conv(x: str, theirs: str, layer: torch.nn.Module) -> str:
+        x = g.add("Multiply", x, modulated(f"{theirs}.conv", layer.affine))
+        if hasattr(layer, "depthwise"):
+            x = g.add("GroupConvolution", x, g.const(layer.depthwise[:, None], f"{theirs}.conv.weight_dw"))
+        x = g.add("Convolution", x, g.const(layer.weight, f"Mul_{g.count}_copy"))
+        x = g.add("Add", x, g.const(layer.noise_const[None, None]))
+        return g.add("PReLU", g.add("Add", x, g.const(layer.bias[None, :, None, None], f"{theirs}.bias")))
+
+    x = conv(g.const(s.b4.const[None], "m.input.input"), "m.conv1", s.b4.conv1)
+    for i, res in enumerate(s.resolutions[1:]):
+        block = getattr(s, f"b{res}")
+        x = g.add("Multiply", x, modulated(f"m.layers.{i}.up", block.up.affine))
+        x = conv(x, f"m.layers.{i}.conv1", block.conv0)
+        x = conv(x, f"m.layers.{i}.conv2", block.conv1)
+    last = f"m.layers.{i}.to_img"
+    x = g.add("Multiply", x, modulated(f"{last}.conv", block.torgb.affine))
+    x = g.add("Convolution", x, g.const(block.torgb.weight, f"{last}.conv.weight"))
+    g.add("Add", x, g.const(block.torgb.bias[None, :, None, None], f"{last}.bias"))
+    g.write(folder / "SynthesisNetwork.xml")
+    return folder
+
+
+def test_a_network_comes_back_from_its_files(G, tmp_path):
+    for name, buffer in G.synthesis.named_buffers():
+        buffer.normal_(std=0.1)
+    config, state = openvino_ir.mobile_stylegan(converted(G, tmp_path))
+    assert config == TINY
+    own = G.state_dict()
+    assert state.keys() == own.keys() and all(torch.equal(state[k], own[k]) for k in own)
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda t: t.replace('version="10"', 'version="11"'), "not a <net> of version 10"),
+        (lambda t: t[: len(t) // 2], "ParseError"),
+        (lambda t: t.replace("<net", '<!DOCTYPE net [<!ENTITY a "a">]><net', 1), "document type"),
+        (lambda t: t.replace('offset="0"', 'offset="-4"', 1), "ends at byte|constant"),
+        (lambda t: t.replace('offset="0"', 'offset="999999999"', 1), "ends at byte"),
+        (lambda t: t.replace('element_type="f32"', 'element_type="f64"', 1), "KeyError"),
+        (lambda t: t.replace('from-layer="0"', 'from-layer="9999"', 1), "do not exist"),
+        (lambda t: t.replace('shape="8, 8"', 'shape="8, 4611686018427387904"', 1), "bytes for"),
+    ],
+)
+def test_damaged_or_hostile_files_are_refused_by_name(G, tmp_path, damage, match):
+    file = converted(G, tmp_path) / "MappingNetwork.xml"
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(DamagedFile, match=match) as error:
+        openvino_ir.mobile_stylegan(tmp_path)
+    assert "MappingNetwork.xml" in str(error.value)
+
+
+def test_truncated_numbers_and_missing_files_are_refused(G, tmp_path):
+    numbers = converted(G, tmp_path) / "SynthesisNetwork.bin"
+    whole = numbers.read_bytes()
+    numbers.write_bytes(whole[:-3])
+    with pytest.raises(DamagedFile, match="SynthesisNetwork"):
+        openvino_ir.mobile_stylegan(tmp_path)
+    numbers.unlink()
+    with pytest.raises(DamagedFile, match=r"SynthesisNetwork\.bin"):
+        openvino_ir.mobile_stylegan(tmp_path)
+
+
+def test_another_network_is_no_mobile_stylegan(G, tmp_path):
+    converted(G, tmp_path)
+    file = tmp_path / "SynthesisNetwork.xml"
+    file.write_text(file.read_text().replace("m.layers.0.conv1.bias", "m.layers.0.conv1.offset"))
+    with pytest.raises(LayoutMismatch, match=r"m\.layers\.0\.conv1"):
+        openvino_ir.mobile_stylegan(tmp_path)
+
+
+# --- the real network -------------------------------------------------------------------------------------------------
+
+
+def test_parity_with_openvino():
+    try:
+        files = importlib.metadata.files("random-face")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package random-face is not installed")
+    folder = next(f for f in files if f.name == "SynthesisNetwork.xml").locate().parent
+    config, state = openvino_ir.mobile_stylegan(folder)
+    G = MobileGenerator(**config).eval().requires_grad_(False)
+    G.load_state_dict(state)
+    expected = np.load(FIXTURE)
+    w = G.mapping.w(torch.from_numpy(expected["in/z"]))
+    assert np.abs(w.numpy() - expected["out/w"]).max() < 1e-5
+    ws = torch.from_numpy(expected["in/w_for_images"])[:, None].expand(-1, G.num_ws, -1)
+    for i in range(len(ws)):
+        x = G.synthesis(ws[i : i + 1])
+        small = torch.nn.functional.avg_pool2d(x, 16)
+        for ours, key in (
+            (small, "images_area64"),
+            (x[..., 440:536, 330:458], "crop_eyes"),
+            (x[..., 60:124, 480:544], "crop_hair"),
+        ):
+            assert np.abs(ours[0].numpy() - expected[f"out/{key}"][i]).max() < 3e-4, key
