@@ -19,7 +19,10 @@ def layer_names(G: nn.Module) -> list[str]:
 
     The last one is "b<R>.torgb" in a StyleGAN2 and "inr" in a Style-INR-GAN.
     """
-    return [*G.synthesis.conv_names(), "inr" if hasattr(G.synthesis, "inr") else f"b{G.resolution}.torgb"]
+    return [
+        *G.synthesis.conv_names(),
+        "inr" if hasattr(G.synthesis, "inr") else f"b{G.synthesis.resolutions[-1]}.torgb",
+    ]
 
 
 def closed_form(

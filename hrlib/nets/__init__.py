@@ -9,6 +9,7 @@ from .cips3d import CIPS3D
 from .dualstylegan import DualStyleGAN
 from .identity import Identity
 from .ir_se import IRSE
+from .mobile_stylegan import MobileGenerator
 from .starganv2 import StarGANv2
 from .style_inr import StyleINR
 from .stylegan2 import Generator
@@ -18,6 +19,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "stylegan2": Generator,
     "stylegan2_discriminator": Discriminator,
     "style_inr": StyleINR,
+    "mobile_stylegan": MobileGenerator,
     "identity": Identity,
     "ir_se": IRSE,
     "dualstylegan": DualStyleGAN,

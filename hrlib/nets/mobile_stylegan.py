@@ -8,7 +8,7 @@ It shares StyleGAN2's W space and the interface of `stylegan2.Generator`. Three 
 - only the last block makes a picture: its Haar coefficients at half the size.
 
 The published noise is one constant map a layer, nearly zero at most of them. The noise maps of Eq. (1) are added to it,
-with strengths of our own (`noise_strength`): at strength 0 this is the published network.
+with strengths of their own (`noise_strength`). At strength 0, as it is loaded, this is the published network.
 """
 
 from __future__ import annotations
@@ -233,12 +233,12 @@ class Synthesis(nn.Module):
     def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """One map per conv layer, {"b4.conv1": [h, w], ...}, for an image of `size`, added to the published ones.
 
-        Zeros, which add nothing; with a seed, unit normal draws, made on the CPU from (seed, layer).
+        Unit normal draws, made on the CPU from (seed or 0, layer).
         """
         canvas, maps = self.canvas(size), {}
         for i, name in enumerate(self.conv_names()):
             shape, const = canvas[int(name.split(".")[0][1:])], self.get_buffer(f"{name}.noise_const")
-            maps[name] = const.new_zeros(shape) if seed is None else _draw(shape, 1_000_003 * seed + i, like=const)
+            maps[name] = _draw(shape, 1_000_003 * (seed or 0) + i, like=const)
         return maps
 
     def forward(self, ws: Tensor, noise: Noise = "const", size: tuple[int, int] | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from .. import nets, store
 from ..errors import DamagedFile, HRLibError, LayoutMismatch, UnknownName, WeightsError, nearest
-from . import files, foreign, other_networks, pickles
+from . import files, foreign, openvino_ir, other_networks, pickles
 from .files import Entry, catalogue, path
 
 SUFFIX = ".safetensors"  # of our own files
@@ -152,6 +152,8 @@ def load_strictly(net: nn.Module, state: dict[str, Tensor], source: str) -> nn.M
 def _network(name_or_path: str | os.PathLike, which: str) -> foreign.Network:
     """The network in one of our files or in a foreign checkpoint."""
     file = path(name_or_path)
+    if file.suffix.lower() == ".xml":
+        return openvino_ir.mobile_stylegan(file.parent)
     if file.suffix.lower() in (".pkl", *TORCH_SUFFIXES):
         reader = other_networks if which in other_networks.EXPECTED else foreign
         return reader.read(str(file), which)
@@ -215,10 +217,11 @@ def load_generator(name_or_path: str | os.PathLike, device: str = "cpu", *, whic
     """A generator in evaluation mode, without gradients on its parameters.
 
     Args:
-        name_or_path: catalogue name, our .safetensors, an NVlabs .pkl, or a rosinality .pt.
+        name_or_path: catalogue name, our .safetensors, an NVlabs .pkl, a rosinality .pt, or MobileStyleGAN's
+            SynthesisNetwork.xml (with the other three files of its OpenVINO networks beside it).
         which: "G_ema" (the averaged weights, which papers show) or "G", for foreign files that hold both.
     """
-    expected = ("stylegan2", "style_inr")
+    expected = ("stylegan2", "style_inr", "mobile_stylegan")
     return _assemble(_network(name_or_path, which), str(name_or_path), expected).to(device)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DamagedFile, LayoutMismatch
+from . import foreign
 
 TYPES = {"f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32, "u8": np.uint8, "boolean": np.bool_}
 MOST_XML = 16 << 20  # bytes; the largest graph that we read has half a megabyte
@@ -78,8 +79,8 @@ def _constant(node: ElementTree.Element, data: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, kind, math.prod(shape), offset).reshape(shape).copy())
 
 
-def mobile_stylegan(folder: Path) -> tuple[dict, dict[str, Tensor]]:
-    """(configuration, state) for `nets.mobile_stylegan.MobileGenerator` from {Mapping,Synthesis}Network.{xml,bin}.
+def mobile_stylegan(folder: Path) -> foreign.Network:
+    """MobileStyleGAN's generator from {Mapping,Synthesis}Network.{xml,bin} in a folder; see `nets.mobile_stylegan`.
 
     Raises:
         DamagedFile: see `read`. LayoutMismatch: a network, but not a MobileStyleGAN.
@@ -96,7 +97,8 @@ def mobile_stylegan(folder: Path) -> tuple[dict, dict[str, Tensor]]:
             expected="the layers that MobileStyleGAN's converted networks have",
             do="use the package that the catalogue names",
         ) from e
-    return {**dims, "resolution": 2 * max(channels), "channels": channels, "mapping_layers": depth}, state
+    config = {**dims, "resolution": 2 * max(channels), "channels": channels, "mapping_layers": depth}
+    return foreign.Network("mobile_stylegan", config, state, "MobileStyleGAN", measure_w_avg=True)
 
 
 def _mapping(layers: dict[str, Layer]) -> dict[str, Tensor]:
