@@ -47,7 +47,7 @@ class MissingWeights(WeightsError):
 
 
 class DamagedFile(WeightsError):
-    """A file whose bytes are not what the catalogue, its own header or its format promises."""
+    """A file (weights, codes, a state, a result) whose bytes are not what its catalogue entry or format promises."""
 
 
 class LayoutMismatch(WeightsError):
@@ -83,7 +83,7 @@ class StoreError(HRLibError):
 
 
 class BatchError(HRLibError):
-    """A notebook, its settings or its results failed a check."""
+    """A notebook, or a batch of runs, that cannot go on: its file, its results, or its workers."""
 
 
 def nearest(name: str, valid: list[str]) -> str:

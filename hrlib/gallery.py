@@ -3,8 +3,8 @@
     styles = gallery.load("anime.safetensors", G_t)
     w_t = styles["anime:60"]                                    # [1, num_ws, w_dim]
 
-`hrlab gallery build FOLDER` makes one from a folder of pictures. The contents' codes, too, are a gallery: that of the
-source generator.
+`hrlab gallery build FOLDER --generator NAME` makes one from a folder of pictures. The contents' codes, too, are a
+gallery: that of the source generator.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def load(path: str | Path, G: nn.Module | None = None) -> Gallery:
         StoreError: no such file. DamagedFile: it is not a gallery. LayoutMismatch: it belongs to another generator.
     """
     if not Path(path).is_file():
-        raise StoreError(f"no file {path}", expected="a gallery", do="make it with `hrlab gallery build FOLDER`")
+        raise StoreError(
+            f"no file {path}", expected="a gallery", do="make it with `hrlab gallery build FOLDER --generator NAME`"
+        )
     try:
         with safe_open(path, "pt") as f:
             about, ws = json.loads((f.metadata() or {})["gallery"]), f.get_tensor("ws")

@@ -120,9 +120,11 @@ def invert(
         moments: where Adam's moments are kept; see `optim.descend`.
 
     Raises:
-        InvalidValue, ShapeError, UnknownName: before the first step. NonFiniteLoss: carries `.best`.
+        InvalidValue, ShapeError, UnknownName: before the first step. StoreError: at the first step, if `resume` belongs
+        to another run. NonFiniteLoss: carries `.best`.
     """
     given = dict(locals())  # the arguments, by name
+    optim.check_moments(moments)
     config = plain({name: given[name] for name in RANGES}, RANGES) | {name: given[name] for name in CHOICES}
     s = SimpleNamespace(**config)
     _check_choices(s)

@@ -365,8 +365,8 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
             "resnet50", "deit" (our taps and lambdas), "discriminator" (all blocks, mean squares; Sec. IV-G), "lpips",
             "mse" (ignores resize). A colon and taps joined by "+" select taps of a perceptual loss, with their
             lambdas: "vgg_conv:features_21+features_28" is Eq. (4), "discriminator:b64" is one block.
-        weights: "imagenet", or "shipped" for the thin networks (a thin random VGG, and LPIPS (thin), too); for
-            "discriminator" what `weights.load_discriminator` takes.
+        weights: "imagenet", "shipped" (the thin networks), or a file; for "discriminator" what
+            `weights.load_discriminator` takes. "lpips" and "vgg_random" have the first two only.
         resize: as in `Perceptual`.
         seed: of the random VGG.
 
@@ -379,12 +379,18 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
     if kind not in NAMES:
         hint = nearest(kind, list(NAMES)) or 'use "vgg_conv", the paper\'s loss'
         raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}", do=hint)
+    if kind in ("lpips", "vgg_random") and weights not in ("imagenet", "shipped"):
+        raise InvalidValue(
+            f"loss {kind!r} with weights={weights!r}",
+            expected='"imagenet" or "shipped"',
+            do="build LPIPS or Perceptual with your own network",
+        )
     if kind not in PERCEPTUAL:
         if colon:
             raise UnknownName(
                 f"loss {name!r}", expected=f"{kind!r}, which has no taps to select", do="remove the colon and the taps"
             )
-        return MSE() if kind == "mse" else LPIPS("thin" if weights == "shipped" else "vgg", resize)
+        return MSE() if kind == "mse" else LPIPS({"shipped": "thin", "imagenet": "vgg"}[weights], resize)
     f, lambdas = _plan(kind, weights, resize, seed)
     if colon:
         taps = f.check_taps(chosen.split("+"))

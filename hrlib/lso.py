@@ -67,7 +67,7 @@ def optimise(
     Args:
         G_m, ws_m: the mixed generator and the mixed codes [N, num_ws, w_dim], from `hrlib.mixing`; neither changes.
         x_s: the content pictures [N, 3, H, W] in [-1, 1].
-        loss: d_h of Eq. (4), `losses.named("vgg_high")`, or another.
+        loss: d_h of Eq. (4), `losses.named("vgg_high", weights="shipped")`, or another.
         lam_reg: weight of ||w_opt||^2, which is summed over codes and dimensions and averaged over the batch, as d_h
             is. The paper does not state it, and d_h grows with the picture: see `scaled_lam_reg`.
         layers: indices of the codes that change; None: `early_layers`.
@@ -80,7 +80,8 @@ def optimise(
         resume: `Iterate.state()` of the same run; on a CPU the result is bitwise the same.
 
     Raises:
-        InvalidValue, ShapeError: before the first step. NonFiniteLoss: carries `.best`.
+        InvalidValue, ShapeError: before the first step. StoreError: at the first step, if `resume` belongs to another
+        run. NonFiniteLoss: carries `.best`.
     """
     given = dict(locals())  # the arguments, by name
     config = plain({name: given[name] for name in RANGES}, RANGES) | {name: given[name] for name in CHOICES}

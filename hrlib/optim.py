@@ -201,10 +201,7 @@ def descend(
     """
     num_steps, lr = number("num_steps", num_steps, RANGES["num_steps"]), number("lr", lr, RANGES["lr"])
     betas = tuple(number(f"beta{i}", beta, "[0, 1)") for i, beta in enumerate(betas, 1))
-    if moments not in ("memory", "file"):
-        raise UnknownName(
-            f"moments={moments!r}", expected='"memory" or "file"', do='use "file" if the moments do not fit into memory'
-        )
+    check_moments(moments)
     config = config or {}
     if resume is not None:
         check_same(resume.config, config)
@@ -263,6 +260,14 @@ def descend(
         history.append(row | {"seconds": time.perf_counter() - start})
         current = step
         yield Iterate(step, value, values, detached(leaves), image.detach(), best, history, snapshot)
+
+
+def check_moments(moments: str) -> None:
+    """Raise `UnknownName` unless it says where Adam's moments can be kept: "memory" or "file"."""
+    if moments not in ("memory", "file"):
+        raise UnknownName(
+            f"moments={moments!r}", expected='"memory" or "file"', do='use "file" if the moments do not fit into memory'
+        )
 
 
 def check_same(saved: dict[str, Any], config: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ def stage(repo, prepared):
 
 
 @pytest.fixture
-def rivals(stage, tmp_path):
+def baselines(stage, tmp_path):
     torch.manual_seed(0)
     G = weights.load_generator(stage.source)
     config = {k: v for k, v in G.config.items() if k != "inr_hidden"}
@@ -47,17 +47,17 @@ def common(stage):
     return table3.Settings(**stage.fixed("cartoon"), references=STYLES, edges=(32,), device="cpu")
 
 
-def test_every_method_is_what_it_says(stage, rivals):
+def test_every_method_is_what_it_says(stage, baselines):
     fixed = common(stage)
     codes = stage.styles["cartoon"].gallery.ws
     w_s = stage.contents.gallery["portrait:2"]
     make = lambda **changes: table3.stylise(replace(fixed, content="portrait:2").changed(changes))
-    dual, star = (weights.load_stylist(rivals[name]["stylist"]) for name in ("dualstylegan", "starganv2"))
+    dual, star = (weights.load_stylist(baselines[name]["stylist"]) for name in ("dualstylegan", "starganv2"))
     x, references = picture("portrait:2", 32), torch.cat([picture(s, 32) for s in STYLES])
     expected = star.stylise(x.expand_as(references), references, "cartoon").clamp(-1, 1)
-    assert torch.equal(make(**rivals["starganv2"]), expected)
+    assert torch.equal(make(**baselines["starganv2"]), expected)
     expected = dual.stylise(w_s.expand_as(codes), codes, structure=0.5, colour=1.0).clamp(-1, 1)
-    assert torch.equal(make(**rivals["dualstylegan"], structure=0.5), expected)
+    assert torch.equal(make(**baselines["dualstylegan"], structure=0.5), expected)
     mixed = make(num_steps=0)
     for i, style in enumerate(STYLES):
         one = stylisation.Mix(**stage.fixed("cartoon"), content="portrait:2", device="cpu")
@@ -88,8 +88,8 @@ def test_what_ignores_the_content(stage):
     assert torch.equal(shown, torch.cat([picture(s, 32) for s in STYLES]))
 
 
-def test_a_comparison_is_measured_as_its_pictures_show(stage, rivals):
-    variants = {"cartoon": {**rivals, "mixed": {"num_steps": 0}}}
+def test_a_comparison_is_measured_as_its_pictures_show(stage, baselines):
+    variants = {"cartoon": {**baselines, "mixed": {"num_steps": 0}}}
     made = table3.compare(CONTENTS, variants, settings=common(stage))
     net = weights.load_identity()
     for name in variants["cartoon"]:
@@ -115,8 +115,8 @@ def test_a_comparison_is_measured_as_its_pictures_show(stage, rivals):
     assert np.array_equal(again.seconds("cartoon", "mixed"), made.seconds("cartoon", "mixed"))  # nothing was made anew
 
 
-def test_a_failure_is_named_and_left_out(stage, rivals, capsys):
-    variants = {"cartoon": {"starganv2": {**rivals["starganv2"], "domain": "cat"}, "mixed": {"num_steps": 0}}}
+def test_a_failure_is_named_and_left_out(stage, baselines, capsys):
+    variants = {"cartoon": {"starganv2": {**baselines["starganv2"], "domain": "cat"}, "mixed": {"num_steps": 0}}}
     made = table3.compare(CONTENTS, variants, settings=common(stage))
     assert made.people("cartoon", "starganv2") == [] and made.people("cartoon", "mixed") == CONTENTS
     assert capsys.readouterr().out.count("failed: cartoon, starganv2, portrait:") == 2
@@ -141,7 +141,7 @@ def test_numbers_out_of_range_are_refused_before_anything_runs(stage):
             table3.grid(CONTENTS, [{name: bad}], common(stage))
 
 
-def test_a_rival_that_is_not_here_is_an_error(stage):
+def test_a_baseline_that_is_not_here_is_an_error(stage):
     with pytest.raises(MissingWeights, match="dualstylegan_anime_generator"):
         table3.grid(CONTENTS, [{"method": "dualstylegan", "stylist": "dualstylegan_anime_generator"}], common(stage))
 

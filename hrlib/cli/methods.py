@@ -56,7 +56,9 @@ def invert(
     from ..lab.place import root
     from ..worlds.pictures import picture as read
 
-    settings = panoramas.Settings(generator, perceptual, num_steps=num_steps, lr=lr, mse=mse, seed=seed)
+    settings = panoramas.Settings(
+        generator=generator, perceptual=perceptual, num_steps=num_steps, lr=lr, mse=mse, seed=seed
+    )
     wanted = image.sides(_size(size)) if size else None
     if dry_run and wanted:  # the plan depends on the size alone
         print(panoramas.plan(settings, wanted, memory=memory or None))

@@ -1,0 +1,8 @@
+"""The runs behind tables and figures, all through `sweep`.
+
+sweep        many runs of one task, on any number of workers; results are kept in build/sweeps
+inversions   pictures x losses x inputs x seeds (Table II)        galleries    the codes of many pictures
+stylisation  one content, one reference, mixed and optimised      syntheses    variants over pairs of them
+table3       methods compared by ID retrieval and FID             table1       what training and inversion cost
+panoramas    large pictures within a given memory
+"""

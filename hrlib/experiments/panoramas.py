@@ -36,7 +36,7 @@ STATE, CODES, FACTS, REGIONS = "state.safetensors", "codes.safetensors", "facts.
 FILES = (STATE, CODES, FACTS, REGIONS, *(f"reconstruction{suffix}" for suffix in image.SUFFIXES))  # of a run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """How a large picture is inverted; other settings are the defaults of `inversion.invert`.
 

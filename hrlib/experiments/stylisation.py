@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import devices, directions, gallery, inversion, lso, metrics, mixing, optim, pose, weights
-from ..errors import UnknownName, nearest, number
+from ..errors import InvalidValue, UnknownName, nearest, number
 from ..worlds import portraits
 from ..worlds.pictures import DRAWN, drawn, picture
 from .inversions import CACHED, generator_of, loss_of, png
@@ -54,7 +54,8 @@ class Mix:
     method: of `METHODS`. low, high: lambda of the coarse blocks and of the fine ones, Eq. (6) and (7), in [0, 1].
     from_block: where swapping begins, or the middle of a smooth blend.
     num_steps: of LSO; 0 leaves the mixed image as it is. layers: the codes that LSO moves: "early", "all" or indices.
-    directions: K of Eq. (9); 0 is Eq. (8). shared, lam_reg, optimise_noise, lr, seed: as in `lso.optimise`.
+    directions: K of Eq. (9); 0 is Eq. (8). shared, lr, seed: as in `lso.optimise`. lam_reg: of Eq. (8), by default 0,
+    without regularisation (see `lso.scaled_lam_reg`). optimise_noise: by default False, unlike in `lso.optimise`.
     loss, perceptual: d_h, for `losses.named`, and its weights: "shipped", "imagenet" or a file.
     device: "auto" takes the CUDA device of the worker when it has one.
 
@@ -142,6 +143,7 @@ def _check(s: Settings, pairs: Sequence[tuple[str, str]]) -> None:
                 do=nearest(column, known) or 'write for instance "content:lpips_thin"',
             )
         metrics.check_columns([metric])
+    check_given(s, "target")
     G_m = _mixed(s, "cpu")
     number("directions", s.directions, f"whole [0, {G_m.w_dim}]")
     loss_of(s.loss, s.perceptual, None, 0, "cpu")
@@ -149,8 +151,19 @@ def _check(s: Settings, pairs: Sequence[tuple[str, str]]) -> None:
     check_codes(s, {content for content, _ in pairs}, {style for _, style in pairs})
 
 
+def check_given(s: Mix, *names: str) -> None:
+    """Raise `InvalidValue` for settings of these names that are still empty."""
+    if empty := [name for name in names if not getattr(s, name)]:
+        raise InvalidValue(
+            f"settings without a value: {', '.join(empty)}",
+            expected="a gallery file or a generator for each",
+            do="set them in `settings` or in the variant",
+        )
+
+
 def check_codes(s: Mix, contents: Iterable[str], styles: Iterable[str]) -> None:
     """Raise unless the galleries are those of the generators, and hold these contents and references."""
+    check_given(s, "contents", "styles")
     for file, generator, names in ((s.contents, s.source, contents), (s.styles, s.target, styles)):
         found = codes(file, generator)
         for name in names:

@@ -2,8 +2,8 @@
 
 A run keeps what the table is made of: the pictures (a strip of 8 bits), their identity vectors, and the features of
 their Frechet distances; vectors and features are taken from the pictures as an 8-bit file would hold them. Methods are
-the paper's rivals, "starganv2" and "dualstylegan"; those of `stylisation.METHODS`, with LSO or without; and `OTHERS`,
-which ignore the content. `compare` performs a whole table, `observe` shows the same judges pictures to compare with.
+the paper's baselines, "starganv2" and "dualstylegan"; those of `stylisation.METHODS`, with LSO or without; and
+`OTHERS`, which ignore the content. `compare` performs a whole table, `observe` shows the same judges other pictures.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from . import stylisation
 from .inversions import CACHED, EDGE, generator_of, png
 from .sweep import Measured, Results, check_numbers, keyed, sweep
 
-RIVALS = ("starganv2", "dualstylegan")
+BASELINES = ("starganv2", "dualstylegan")
 OTHERS = ("samples", "pictures")  # what a target generator draws without a content; pictures as they are
-METHODS = (*RIVALS, *stylisation.METHODS, *OTHERS)
+METHODS = (*BASELINES, *stylisation.METHODS, *OTHERS)
 RANGES = {"structure": "[0, 1]", "colour": "[0, 1]", "batch": "whole [1, inf)"}
 Changes = Mapping[str, Any] | Callable[[str], Mapping[str, Any]]
 VECTORS, STRIP, SECONDS = "vectors.safetensors", "image.png", "seconds.json"
@@ -43,7 +43,7 @@ class Settings(stylisation.Mix):
     """One content in the styles of all references, by one method: the settings of `stylisation.Mix`, and
 
     method: of `METHODS`. references: names of pictures, in the gallery `styles`.
-    stylist: the rival's network, for `weights.load_stylist`. domain: what StarGAN v2 calls the references' domain.
+    stylist: the baseline's network, for `weights.load_stylist`. domain: what StarGAN v2 calls the references' domain.
     structure, colour: DualStyleGAN's weight of the coarse layers and of the colours, in [0, 1].
     bf16: LSO finds the codes under bfloat16 autocast; the pictures are drawn in full precision all the same.
     batch: references at a time; LSO at 1024 px fills a GPU with a few.
@@ -94,7 +94,8 @@ def _check(s: Settings, people: Sequence[str]) -> None:
         hint = nearest(s.method, list(METHODS)) or 'use "interpolate" for Eq. (6) and (7)'
         raise UnknownName(f"method {s.method!r}", expected=f"one of {', '.join(METHODS)}", do=hint)
     _judge(s.judge, "cpu")
-    if s.method in RIVALS:
+    if s.method in BASELINES:
+        stylisation.check_given(s, "stylist")
         stylist(s.stylist, "cpu")
     if s.method in ("dualstylegan", *stylisation.METHODS):
         stylisation.check_codes(s, people, s.references)
@@ -165,7 +166,7 @@ def _ours(s: Settings, where: str) -> Tensor:
 
 @weights.cached(CACHED)
 def stylist(name: str, device: str) -> nn.Module:
-    """A rival's network, kept by the process that uses it."""
+    """A baseline's network, kept by the process that uses it."""
     return weights.load_stylist(name, device)
 
 

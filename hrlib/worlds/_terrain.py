@@ -17,7 +17,6 @@ RANGES = 3  # ranges of mountains, farthest first
 ROWS = 7  # rows of trees on the wooded hills
 _SCALE = (3.0, 4.2, 5.5)  # cells per picture height along the skylines
 _ROUGH = (0.50, 0.47, 0.44)
-_AIR = (0.80, 0.55, 0.32)
 
 
 def ranges(field: Field, u: Tensor, pixel: float) -> Tensor:
