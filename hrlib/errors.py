@@ -129,6 +129,13 @@ def plain(values: Mapping[str, Any], intervals: Mapping[str, str]) -> dict[str, 
     return {name: number(name, value, intervals[name]) for name, value in values.items()}
 
 
+def truth(name: str, value: Any) -> bool:
+    """`value` as a plain bool; `InvalidValue` unless it is one (of Python or NumPy): "no" would count as true."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise InvalidValue(f"{name} = {value!r}", expected="True or False", do=f"choose {name}=True or {name}=False")
+    return bool(value)
+
+
 def sides(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) in whole pixels of a size given as (height, width) or as the edge of a square.
 

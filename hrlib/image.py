@@ -286,7 +286,7 @@ def write(x: Tensor, path: str | os.PathLike) -> Path:
     The file is written completely or not at all.
     """
     path = Path(path)
-    kind = writable(path, tuple(x.shape[2:]))
+    kind = writable(path, tuple(check(x).shape[2:]))
     options = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"lossless": True}}
     picture = to_pil(x)
     with atomic(path) as temp:

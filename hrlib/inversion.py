@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from . import losses, optim, store
-from .errors import DamagedFile, InvalidValue, ShapeError, StoreError, UnknownName, number, plain
+from .errors import DamagedFile, InvalidValue, ShapeError, StoreError, UnknownName, number, plain, truth
 from .image import check
 from .optim import Iterate, Run, State, Variables
 
@@ -36,7 +36,7 @@ RANGES = optim.RANGES | {
     "beta1": "[0, 1)",
     "beta2": "[0, 1)",
 }
-CHOICES = ("space", "optimise_ws", "optimise_noise", "normalise_noise")  # the settings that are not numbers
+FLAGS = ("optimise_ws", "optimise_noise", "normalise_noise")
 MAX_ABS = 1.001  # of a target: 1, and what rounding adds
 
 
@@ -125,10 +125,16 @@ def invert(
     """
     given = dict(locals())  # the arguments, by name
     optim.check_moments(moments)
-    config = plain({name: given[name] for name in RANGES}, RANGES) | {name: given[name] for name in CHOICES}
+    config = plain({name: given[name] for name in RANGES}, RANGES)
+    config |= {"space": space} | {name: truth(name, given[name]) for name in FLAGS}
     s = SimpleNamespace(**config)
     _check_choices(s)
+    check_loss(loss)
     size, n = canvas_size(G, x), len(x)
+    if ws_init is not None:
+        check_codes(ws_init, G, n, rows=1 if s.space == "w" else G.num_ws, what="ws_init")
+    if noise_init is not None:
+        _check_maps(noise_init, G.noise_maps(size), n)
     if not s.optimise_ws and (ws_init is None or not s.optimise_noise):
         raise InvalidValue(
             f"optimise_ws=False {'without ws_init' if ws_init is None else 'and optimise_noise=False'}",
@@ -197,8 +203,10 @@ def invert(
         "generator": store.fingerprint(G.state_dict()),
         "image": store.fingerprint({"x": x}),
     }
-    if not s.optimise_ws:
+    if ws_init is not None:
         config["codes"] = store.fingerprint({"ws": ws})
+    if noise_init is not None:
+        config["noise"] = store.fingerprint(noise_init)
 
     def start() -> Variables:
         """Initial values; made when the loop begins, which copies them, so that large maps are not held twice."""
@@ -241,6 +249,46 @@ def _check_choices(s: SimpleNamespace) -> None:
         )
 
 
+def check_loss(loss: Any) -> None:
+    """Raise `InvalidValue` unless it is a loss, whose target can be prepared."""
+    if not (callable(loss) and hasattr(loss, "prepare")):
+        raise InvalidValue(
+            f"loss = {loss!r}", expected="a loss of hrlib.losses", do='build it, for instance losses.named("vgg_conv")'
+        )
+
+
+def check_codes(ws: Tensor, G: nn.Module, n: int, *, rows: int, what: str) -> None:
+    """Raise unless ws is [1 or n, rows, w_dim], finite, and of the generator's type.
+
+    Raises:
+        ShapeError: another shape or type. InvalidValue: NaN or infinite numbers.
+    """
+    good = isinstance(ws, Tensor) and ws.dtype == G.w_avg.dtype
+    if not good or ws.ndim != 3 or len(ws) not in (1, n) or tuple(ws.shape[1:]) != (rows, G.w_dim):
+        kind = f"shape {tuple(ws.shape)} and type {ws.dtype}" if isinstance(ws, Tensor) else f"type {type(ws).__name__}"
+        raise ShapeError(
+            f"{what} of {kind}",
+            expected=f"[{n}, {rows}, {G.w_dim}] of type {G.w_avg.dtype}",
+            do="take the codes of this generator, in the space that is optimised",
+        )
+    if not bool(torch.isfinite(ws).all()):
+        raise InvalidValue(
+            f"{what} with NaN or infinite numbers", expected="finite codes", do="invert the picture again"
+        )
+
+
+def _check_maps(maps: dict[str, Tensor], own: dict[str, Tensor], n: int) -> None:
+    """Raise `ShapeError` unless the maps have the layers and sizes of the generator's own."""
+    shapes = {k: tuple(m.shape) for k, m in maps.items()} if isinstance(maps, dict) else type(maps).__name__
+    fits = isinstance(maps, dict) and maps.keys() == own.keys()
+    if not fits or any(shapes[k] not in (s, (1, *s), (n, *s)) for k, m in own.items() for s in [tuple(m.shape)]):
+        raise ShapeError(
+            f"noise_init of {shapes}",
+            expected=f"{ {k: tuple(m.shape) for k, m in own.items()} }, or {n} maps a layer",
+            do="start from G.noise_maps(size), for the size of the picture",
+        )
+
+
 def noise_of(variables: Variables) -> dict[str, Tensor]:
     """The noise maps among the variables, by layer name."""
     return {k.removeprefix(NOISE): v for k, v in variables.items() if k.startswith(NOISE)}
@@ -277,9 +325,18 @@ def _initial_noise(G: nn.Module, n: int, size: tuple[int, int] | None, start: fl
     return {k: torch.stack([drawn[k] for drawn in sets]).mul_(start) for k in sets[0]}
 
 
+def check_type(x: Tensor, like: Tensor) -> None:
+    """Raise `ShapeError` unless a target has the type of the generator's numbers."""
+    if x.dtype != like.dtype:
+        raise ShapeError(
+            f"a target of type {x.dtype}", expected=f"{like.dtype}, the generator's type", do="convert it: x.float()"
+        )
+
+
 def canvas_size(G: nn.Module, x: Tensor) -> tuple[int, int] | None:
     """The `size` argument for G.synthesis: None at the native size."""
     check(x, "a target", limit=MAX_ABS)
+    check_type(x, G.w_avg)
     size = tuple(x.shape[2:])
     if size == (G.resolution, G.resolution):
         return None

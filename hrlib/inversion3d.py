@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from . import optim, store
 from .errors import InvalidValue, ShapeError, UnknownName, number, plain
 from .image import check
-from .inversion import MAX_ABS
+from .inversion import MAX_ABS, check_loss, check_type
 from .nets import cameras
 from .nets.cips3d import CIPS3D, Styles, View
 from .optim import Iterate, Run, State, Variables
@@ -90,12 +90,16 @@ def invert(
             such space. InvalidValue: a setting, or values of x, out of range. NonFiniteLoss: carries `.best`.
     """
     given = dict(locals())  # the arguments, by name
+    if not isinstance(starts, (tuple, list)):
+        raise InvalidValue(f"starts = {starts!r}", expected="a tuple of yaws in radians", do="write (0.0,) for one yaw")
+    check_loss(loss)
     config = plain({name: given[name] for name in RANGES}, RANGES) | {
         "space": space,
         "starts": [number("starts", yaw, "(-inf, inf)") for yaw in starts],
     }
     s = SimpleNamespace(**config)
     check(x, "a target", limit=MAX_ABS)
+    check_type(x, G.siren.final_layer.weight)
     if s.space not in SPACES or (s.space == "z" and not G.shares_z):
         raise UnknownName(
             f"space={s.space!r}",
@@ -184,15 +188,16 @@ def _stages(
     if resume is not None:
         optim.check_same({k: v for k, v in resume.config.items() if k != "stage"}, config)
         variables, rows, start = resume.variables, list(resume.history), resume.step
+    held, resume = resume, None  # until its stage begins: it takes memory
     done = 0  # steps of the earlier stages
     for name, steps in zip(STAGES, (s.pose_steps, s.num_steps, s.decoder_steps), strict=True):
         if steps and start < done + steps:
-            within = None
             if start > done:
-                within = replace(resume, step=start - done, history=resume.history[done:])
+                held = replace(held, step=start - done, history=held.history[done:])
             else:
-                variables = first(name, variables)
-            for it in stage(name, variables, steps, within):
+                held, variables = None, first(name, variables)
+            iterates, held = stage(name, variables, steps, held), None
+            for it in iterates:
                 rows.append(it.history[-1] | {"step": done + it.step, "stage": name})
                 yield _counted(it, done, rows, name)
             variables = it.variables

@@ -9,7 +9,7 @@ pairs of a batch are independent: each gives the same result as on its own, up t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,12 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from . import optim, store
-from .errors import InvalidValue, ShapeError, number, plain
-from .inversion import NOISE, Result, canvas_size, check_spread, noise_of, normalise_, w_statistics
+from .errors import InvalidValue, ShapeError, number, plain, truth
+from .inversion import (
+    NOISE,
+    Result,
+    canvas_size,
+    check_codes,
+    check_loss,
+    check_spread,
+    noise_of,
+    normalise_,
+    w_statistics,
+)
 from .optim import Iterate, Run, State, Variables
 
 RANGES = optim.RANGES | {"lam_reg": "[0, inf)", "init_scale": "[0, inf)"}
-CHOICES = ("optimise_noise", "shared")  # the settings that are not numbers
+FLAGS = ("optimise_noise", "shared")
 
 
 def early_layers(num_ws: int) -> list[int]:
@@ -84,8 +94,10 @@ def optimise(
         run. NonFiniteLoss: carries `.best`.
     """
     given = dict(locals())  # the arguments, by name
-    config = plain({name: given[name] for name in RANGES}, RANGES) | {name: given[name] for name in CHOICES}
+    config = plain({name: given[name] for name in RANGES}, RANGES)
+    config |= {name: truth(name, given[name]) for name in FLAGS}
     s = SimpleNamespace(**config)
+    check_loss(loss)
     size = canvas_size(G_m, x_s)
     layers = checked_layers(early_layers(G_m.num_ws) if layers is None else layers, G_m.num_ws)
     _check(G_m, ws_m, x_s, directions)
@@ -181,10 +193,10 @@ def codes(ws_m: Tensor, variables: Variables, layers: Sequence[int], directions:
 
 def checked_layers(layers: Sequence[int], num_ws: int) -> list[int]:
     """The layers as ascending indices; `InvalidValue` for no layer, a repeated one, or one outside the codes."""
-    indices = [number("layer", i, "whole (-inf, inf)") for i in layers]
+    indices = [number("layer", i, "whole (-inf, inf)") for i in layers] if isinstance(layers, Iterable) else []
     if not indices or len(set(indices)) < len(indices) or min(indices) < 0 or max(indices) >= num_ws:
         raise InvalidValue(
-            f"layers {list(layers)}",
+            f"layers {layers!r}",
             expected=f"one or more different codes from 0 to {num_ws - 1}",
             do="use lso.early_layers, which hold pose and semantics",
         )
@@ -192,7 +204,8 @@ def checked_layers(layers: Sequence[int], num_ws: int) -> list[int]:
 
 
 def _check(G_m: nn.Module, ws_m: Tensor, x_s: Tensor, directions: Tensor | None) -> None:
-    if ws_m.shape != (len(x_s), G_m.num_ws, G_m.w_dim):
+    check_codes(ws_m, G_m, len(x_s), rows=G_m.num_ws, what="mixed codes")
+    if len(ws_m) != len(x_s):
         raise ShapeError(
             f"mixed codes {tuple(ws_m.shape)} for {len(x_s)} content pictures",
             expected=f"[{len(x_s)}, {G_m.num_ws}, {G_m.w_dim}]",

@@ -112,6 +112,11 @@ class State:
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
             if meta["format"] != "hrlib.optim/1":
                 raise KeyError(meta["format"])
+            part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+            m, v = part("exp_avg/"), part("exp_avg_sq/")
+            best = None if meta["best"] is None else Best(*meta["best"], part("best/"))
+            moments = {k: (m[k], v[k]) for k in m}
+            return cls(meta["step"], part("variables/"), moments, best, meta["history"], meta["config"])
         except OSError as e:
             raise StoreError(f"{path} cannot be read ({e})", expected="a saved state", do="check the path") from e
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as e:
@@ -120,11 +125,6 @@ class State:
                 expected="a file written by State.save",
                 do="check the path, or delete the file and start the run again",
             ) from e
-        part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
-        m, v = part("exp_avg/"), part("exp_avg_sq/")
-        best = None if meta["best"] is None else Best(*meta["best"], part("best/"))
-        moments = {k: (m[k], v[k]) for k in m}
-        return cls(meta["step"], part("variables/"), moments, best, meta["history"], meta["config"])
 
 
 @dataclass(frozen=True)
@@ -335,8 +335,8 @@ class Run(Iterator[Iterate], Generic[Result]):
 
     def _started(self) -> Iterator[Iterate]:
         if self._iterates is None:
-            state, self._resume = self._resume, None  # not kept: for a large picture it takes gigabytes
-            self._iterates = self._steps(state)
+            self._iterates = self._steps(self._resume)
+            self._resume = None  # not kept: for a large picture it takes gigabytes
         return self._iterates
 
     def resume(self, state: State) -> None:
@@ -349,7 +349,10 @@ class Run(Iterator[Iterate], Generic[Result]):
 
     def close(self) -> None:
         """End the run and free its memory; there are no further iterates."""
-        self._started().close()
+        if self._iterates is None:
+            self._iterates, self._resume = iter(()), None
+        elif hasattr(self._iterates, "close"):
+            self._iterates.close()
 
 
 def solve(
@@ -386,7 +389,7 @@ def solve(
                 it.state().save(path, force=True)
         if it is None:
             raise StoreError(
-                f"no step was run: {run.done} of {run.num_steps} were done already",
+                f"no step was run, with {run.done} of {run.num_steps} steps done",
                 expected="a run with steps to do, and a `watch` that passes its iterates on",
                 do="set up a new run: one can be solved once",
             )

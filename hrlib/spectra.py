@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 from .errors import InvalidValue, ShapeError, number
-from .image import comparable
+from .image import check, comparable
 
 INSIDE = 0.99  # mask values from here on count as inside the region
 
@@ -86,7 +86,7 @@ def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarr
         frequencies is the windowed variance; NaN for a ring without a frequency, in small images).
     """
     bins = number("bins", bins, "whole [1, inf)")
-    x = image.detach().double() / 2
+    x = check(image, "an image").detach().double() / 2
     power, fy, fx = _power(x - x.mean(dim=(2, 3), keepdim=True))
     radius = torch.hypot(fy[:, None], fx[None, :]).flatten()
     ring = (radius / 0.5 * bins).long()
@@ -107,6 +107,7 @@ def share_lost(recon: Tensor, target: Tensor, cutoff: float = 1 / 8) -> tuple[np
     cutoff: in cycles per pixel.
     """
     cutoff = number("cutoff", cutoff, "(0, 0.5)")
+    comparable(recon, target)
     own = target - target.mean(dim=(2, 3), keepdim=True)
     frequency, error = radial_spectrum(recon - target)
     theirs = radial_spectrum(own)[1]

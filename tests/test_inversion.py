@@ -351,12 +351,12 @@ def test_bad_targets(small, x, error, message):
     [
         (
             inversion.invert,
-            {*inversion.RANGES, *inversion.CHOICES},
+            {*inversion.RANGES, *inversion.FLAGS, "space"},
             {"G", "x", "loss", "ws_init", "noise_init", "resume", "draw", "moments"},
         ),
         (
             lso.optimise,
-            {*lso.RANGES, *lso.CHOICES},
+            {*lso.RANGES, *lso.FLAGS},
             {"G_m", "ws_m", "x_s", "loss", "layers", "directions", "resume"},
         ),
         (inversion3d.invert, {*inversion3d.RANGES, "space", "starts"}, {"G", "x", "loss", "resume"}),
@@ -365,6 +365,53 @@ def test_bad_targets(small, x, error, message):
 def test_every_setting_is_checked_and_kept(run, settings, data):
     """A keyword that was forgotten would not count when a run is resumed."""
     assert set(inspect.signature(run).parameters) == settings | data
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "match"),
+    [
+        ({"loss": "vgg_conv"}, InvalidValue, "loss = 'vgg_conv'"),
+        ({"x": torch.zeros(1, 3, 16, 16, dtype=torch.float64)}, ShapeError, "type torch.float64"),
+        ({"optimise_noise": "no"}, InvalidValue, "optimise_noise = 'no'"),
+        ({"moments": "disk"}, UnknownName, "moments='disk'"),
+        ({"ws_init": torch.zeros(1, 1, 8)}, ShapeError, "ws_init of shape"),
+        ({"ws_init": torch.zeros(1, 6, 8), "space": "w"}, ShapeError, "ws_init of shape"),
+        ({"ws_init": np.zeros((1, 6, 8))}, ShapeError, "ws_init of type ndarray"),
+        ({"ws_init": torch.full((1, 6, 8), math.nan)}, InvalidValue, "ws_init with NaN or infinite"),
+        ({"noise_init": {"b4.conv1": torch.zeros(4, 4)}}, ShapeError, "noise_init of"),
+        ({"noise_init": []}, ShapeError, "noise_init of list"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_the_first_step(small, wrong, error, match):
+    given = {"x": target_for((16, 16)), "loss": losses.MSE()} | wrong
+    with pytest.raises(error, match=match):
+        inversion.invert(small, **given)
+
+
+def test_initial_codes_and_maps_belong_to_the_run(small, tmp_path):
+    """A checkpoint of other initial values is of another run."""
+    x, maps = target_for((16, 16)), small.noise_maps((16, 16), seed=1)
+    run = lambda **more: inversion.invert(small, x, losses.MSE(), num_steps=4, w_samples=100, **more)
+    ws = small.mapping(torch.ones(1, 8))
+    path = next(run(ws_init=ws, noise_init=maps)).state().save(tmp_path / "state.safetensors")
+    for more, odd in (({"ws_init": ws + 1, "noise_init": maps}, "codes"), ({"ws_init": ws}, "noise")):
+        with pytest.raises(StoreError, match=rf"differs in \['{odd}'\]"):
+            optim.solve(run(**more), checkpoint=path)
+    assert optim.solve(run(ws_init=ws, noise_init=maps), checkpoint=path).ended == "all steps done"
+
+
+def test_a_run_that_cannot_begin_keeps_its_state(small, monkeypatch):
+    x = target_for((16, 16))
+    run = lambda **more: inversion.invert(small, x, losses.MSE(), num_steps=4, w_samples=100, **more)
+    resumed = run(resume=next(run()).state())
+    with monkeypatch.context() as patch:
+        patch.setattr(optim, "descend", lambda *_, **__: exec("raise MemoryError"))
+        with pytest.raises(MemoryError):
+            next(resumed)
+    assert next(resumed).step == 1
+    closed = run()
+    closed.close()
+    assert list(closed) == []
 
 
 def test_bad_settings(small, G64):

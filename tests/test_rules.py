@@ -132,8 +132,11 @@ for name in modules:
 """
 
 
-def test_the_core_needs_six_packages_alone():
-    """torch, timm, NumPy, Pillow, safetensors and scikit-image, with what they bring; `training` may need more."""
+def test_the_core_is_importable_with_six_packages_alone():
+    """torch, timm, NumPy, Pillow, safetensors and scikit-image, with what they bring; `training` may need more.
+
+    Functions import more where they need it: lpips, pandas, scipy, torch-fidelity, tifffile, psutil, filelock, PyYAML.
+    """
     names = [f"hrlib.{name}" for name in CORE]
     done = subprocess.run([sys.executable, "-c", OUTSIDE, *names], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -67,6 +67,8 @@ def listed(names: list[str], limit: int = 0) -> list[str]:
         UnknownName: a folder that is missing or has no pictures, or no names at all. InvalidValue: a range of seeds
             that ends before it begins, or a number out of range.
     """
+    if isinstance(names, str):
+        raise InvalidValue(f"names = {names!r}", expected="a list of names", do=f"write [{names!r}]")
     limit = number("limit", limit, "whole [0, inf)")
     expanded: list[str] = []
     for name in names:
