@@ -303,7 +303,7 @@ def test_wrong_records_change_every_page(small, repo):
     for good, bad in zip(pages["good"], pages["bad"], strict=True):
         assert "not reproduced" in bad and good != bad
     good, bad = pages["good"][0], pages["bad"][0]
-    assert good.startswith("# Title\n\n<!-- claims -->\n1 claims: 1 reproduced, 0 partly") and "old" not in good
+    assert good.startswith("# Title\n\n<!-- claims -->\n1 claim: 1 reproduced, 0 partly") and "old" not in good
     assert good.endswith("<!-- /claims -->\n\nThe end.\n")
     row = "| IV-B | It is so. | {} | {} ± 2 dB | 16 |\n"
     assert row.format("reproduced", "+5") in good and row.format("not reproduced", "-5") in bad
@@ -311,10 +311,18 @@ def test_wrong_records_change_every_page(small, repo):
         ledger.with_block("# Title\n", [])
 
 
+def test_numbers_and_verbs_agree():
+    need, good = judge(claim("> 0", scale="paper", note="Why."), {}), judge(claim("> 0"), recorded({"value": 2.0}))
+    assert need.verdict == PAPER_ONLY
+    assert ledger.summary([need]).startswith("1 claim: ") and ", 1 needs the paper profile," in ledger.summary([need])
+    assert ledger.summary([need] * 2).startswith("2 claims: ") and ", 2 need the" in ledger.summary([need] * 2)
+    assert ", 0 need the paper profile," in ledger.summary([good])
+
+
 def test_the_command(small, repo):
     small(**GOOD)
     done = CliRunner().invoke(app, ["claims", "--section", "IV"])
-    assert done.exit_code == 0 and "a-claim" in done.stdout and "1 claims: 1 reproduced" in done.stdout
+    assert done.exit_code == 0 and "a-claim" in done.stdout and "1 claim: 1 reproduced" in done.stdout
     with pytest.raises(UnknownName, match="did you mean 'IV-B'"):
         CliRunner().invoke(app, ["claims", "--section", "IV-C"], catch_exceptions=False)
     assert CliRunner().invoke(app, ["claims", "--readme", "--profile", "smoke"]).exit_code == 2
@@ -327,7 +335,7 @@ def test_a_batch_run_writes_the_ledger_beside_the_index(small, repo, write_noteb
     write_notebook("02_loss_diagnostics", "seed = 0", [])
     small(**GOOD)
     report.write("laptop", batch.plan().known)
-    assert "[The ledger of claims](claims.md): 1 claims: 1 reproduced" in (repo / "figures/index.md").read_text()
+    assert "[The ledger of claims](claims.md): 1 claim: 1 reproduced" in (repo / "figures/index.md").read_text()
     (entry,) = json.loads((repo / "figures/claims.json").read_text())
     assert (entry["verdict"], entry["effect"], entry["n"]) == ("reproduced", 5.0, 16)
 

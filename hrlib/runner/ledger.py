@@ -22,7 +22,9 @@ RULE = " ".join(claims.__doc__.split("The rule. ")[1].split())
 def summary(verdicts: Sequence[Verdict]) -> str:
     """How many claims have which verdict, in one line."""
     count = Counter(v.verdict for v in verdicts)
-    return f"{len(verdicts)} claims: " + ", ".join(f"{count[kind]} {kind}" for kind in VERDICTS)
+    said = lambda kind: kind if count[kind] == 1 else kind.replace("needs", "need")
+    total = "1 claim" if len(verdicts) == 1 else f"{len(verdicts)} claims"
+    return f"{total}: " + ", ".join(f"{count[kind]} {said(kind)}" for kind in VERDICTS)
 
 
 def evidence(finding: Finding) -> str:
