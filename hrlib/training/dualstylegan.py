@@ -249,9 +249,20 @@ def run(
     force: bool = False,
     tell: Callable[[str], None] = print,
 ) -> State:
-    """Train one stage in a folder, or resume there, and return the final state; see `loop.follow`.
+    """Train one stage in a folder to its end, or resume; return the final state. See `loop.follow`.
 
-    begin: the final state of the stage before.
+    Args:
+        data: pictures with their latents: photographs for stage "structure", drawings for "style".
+        folder: see `loop.follow`.
+        recipe: of the training.
+        begin: the final state of the stage before; None begins at the face generator, with a random style path.
+        every: images between two checkpoints, each with a row of the log and a sample sheet; 0 for one at the end only.
+        device: of the networks.
+        force: see `loop.follow`.
+        tell: called with a line for each row of the log.
+
+    Raises:
+        InvalidValue, StoreError, NonFiniteLoss: see `loop.follow`.
     """
     state = State(recipe, begin, device)
     begun = state.net if begin else state.net.generator  # the rest starts at random, as the seed says

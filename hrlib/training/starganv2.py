@@ -206,9 +206,19 @@ def run(
     force: bool = False,
     tell: Callable[[str], None] = print,
 ) -> State:
-    """Train in a folder, or resume there, and return the final state; see `loop.follow`.
+    """Train in a folder to the end of the recipe, or resume; return the final state. See `loop.follow`.
 
-    data: rendered sets, one a domain, in the order of the recipe's domains.
+    Args:
+        data: rendered sets, one for each of the recipe's domains, in their order.
+        folder: see `loop.follow`.
+        recipe: of the training.
+        every: images between two checkpoints, each with a row of the log and a sample sheet; 0 for one at the end only.
+        device: of the networks.
+        force: see `loop.follow`.
+        tell: called with a line for each row of the log.
+
+    Raises:
+        InvalidValue, StoreError, NonFiniteLoss: see `loop.follow`.
     """
     pictures, state = reduced(data, recipe.config["img_size"]), State(recipe, device)
     named = zip(recipe.config["domains"], data, strict=True)
