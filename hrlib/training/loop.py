@@ -56,7 +56,7 @@ def follow(
     every: int,
     sheet: Callable[[], Tensor] | None = None,
     hooks: Sequence[tuple[int, Callable[[int], Row]]] = (),
-    prepare: Callable[[], None] = lambda: None,
+    prepare: Callable[[], None] | None = None,
     accelerator: Accelerator | None = None,
     force: bool = False,
     tell: Callable[[str], None] = print,
@@ -66,7 +66,7 @@ def follow(
     With several processes, only the first claims the folder, writes and tells; all read the same checkpoint.
 
     Args:
-        folder: new, empty, or holding this very training.
+        folder: new, empty, or holding this same training.
         what: the network, in words.
         recipe: must be the same when resuming, except that `total_images` may grow.
         state: is advanced by `steps`.
@@ -92,7 +92,7 @@ def follow(
     main = accelerator is None or accelerator.is_main_process
     wait = accelerator.wait_for_everyone if accelerator else lambda: None
     with _claim(folder, what, recipe, data=data, start=start, force=force) if main else nullcontext():
-        if main:
+        if main and prepare:
             prepare()
         wait()  # the folder is ours, and emptied if that was forced
         last = _resume(folder, recipe, state)
