@@ -1,4 +1,4 @@
-"""Training of the rivals: it learns, it resumes to the same, it says what is wrong, and what ships is measured."""
+"""Training of the baselines: it learns, it resumes to the same, it says what is wrong, and what ships is measured."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ SHIPPED = ["starganv2_portraits64", *(f"dualstylegan_{d}128" for d in ("cartoon"
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_rivals_have_cards_and_logs(name):
+def test_shipped_baselines_have_cards_and_logs(name):
     net = weights.load_stylist(name)
     folder = Path(weights.path(name)).parent
     card = (folder / f"{name}.md").read_text()

@@ -1,4 +1,4 @@
-"""From a training folder to data/weights: the two rivals of Table III, StarGAN v2 and DualStyleGAN, with their cards.
+"""From a training folder to data/weights: Table III's two baselines, StarGAN v2 and DualStyleGAN, with their cards.
 
 A card says what the training left in its folder (loop.py) and what is measured here, on the network as the file holds
 it.
@@ -121,7 +121,7 @@ def _starganv2_card(trained: loop.Trained, net: nn.Module, found: dict[str, floa
 StarGAN v2 (Choi et al. 2020) of the shipped portraits, {net.resolution} px, all four domains: translator, style encoder
 and mapping network. {sum(p.numel() for p in net.parameters()):,} parameters, `{json.dumps(net.config)}`.
 
-- **For**: the rival of Table III (Sec. IV-E) at the `laptop` profile, in place of the authors' 256 px networks.
+- **For**: a baseline of Table III (Sec. IV-E) at the `laptop` profile, in place of the authors' 256 px networks.
 - **Data**: the first {pictures:,} rendered people of the training set (seed 0) in each of the four domains, reduced
   from 128 to {net.resolution} px by area means; domains unpaired, pictures mirrored at random.
 - **Recipe**: the article's losses and weights (style {r["lam_sty"]:g}, diversity {r["lam_ds"]:g} falling to 0, cycle
@@ -152,7 +152,7 @@ def _dualstylegan_card(
 DualStyleGAN (Yang et al. 2022) of the shipped portraits, {net.resolution} px, {domain}: the frozen face generator
 `{dualstylegan.SOURCE}` and an extrinsic style path of {extrinsic:,} parameters.
 
-- **For**: the rival of Table III (Sec. IV-E) at the `laptop` profile, in place of the authors' 1024 px networks.
+- **For**: a baseline of Table III (Sec. IV-E) at the `laptop` profile, in place of the authors' 1024 px networks.
 - **Data**: the first {pictures:,} rendered people of the training set (seed 0) in the {domain} domain, and as many
   photographs for stage II.
 - **Recipe**: the article's progressive fine-tuning. Stage I is how the network begins; stage II, structure transfer
