@@ -44,7 +44,6 @@ PARSED = {
     "hrlab fetch": "a download",
     "hrlab convert": "needs what was downloaded",
     "hrlab train": "hours",
-    "python -m": "hours",
 }
 ABSENT = {"dask_jobqueue"}  # the reader installs it
 
