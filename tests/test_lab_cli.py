@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -9,14 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from hrlib import store, weights
-from hrlib.cli import app, main
+from hrlib import retrieval, store, weights
+from hrlib.cli import app, main, methods
 from hrlib.errors import BatchError, InvalidValue, MissingWeights, UnknownName
-from hrlib.experiments import sweep
+from hrlib.experiments import galleries, panoramas, sweep
 from hrlib.lab import notebook
 from hrlib.runner import batch, doctor
+from hrlib.training.cli import app as training
 from hrlib.weights import download, files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +64,37 @@ def test_numbers_of_run_are_checked_before_work(write_notebook, options):
     write_notebook("00_a", "steps = 7", ["raise ValueError"])
     with pytest.raises(InvalidValue, match=options[0]):
         hrlab("run", "00", *options)
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "library", "same"),
+    [
+        (methods.invert, panoramas.Settings, {"generator", "perceptual", "num_steps", "lr", "mse", "seed"}),
+        (methods.invert, panoramas.reconstruct_into, {"every", "force"}),
+        (methods.build_gallery, galleries.build, {"perceptual", "num_steps", "lr", "lam_mse", "fit", "workers"}),
+        (methods.id_retrieval, retrieval.evaluate, {"face", "batch", "threshold"}),
+    ],
+)
+def test_defaults_are_the_librarys(command, library, same):
+    """The commands repeat them: to read them from the library, help would have to import torch."""
+    here, there = (inspect.signature(f).parameters for f in (command, library))
+    assert {name: here[name].default for name in same} == {name: there[name].default for name in same}
+
+
+@pytest.mark.parametrize("top", [app, training])
+def test_arguments_are_named_in_capitals_without_brackets(top):
+    """Typer adds the brackets and the dots."""
+    commands = list(typer.main.get_command(top).commands.values())
+    commands += [inner for c in commands for inner in getattr(c, "commands", {}).values()]
+    named = {(c.name, p.name): p.metavar or "" for c in commands for p in c.params if p.param_type_name == "argument"}
+    assert named and all(metavar.isalpha() and metavar.isupper() for metavar in named.values()), named
+
+
+def test_train_has_no_options_of_typers():
+    assert "completion" not in hrlab("train", "--help").stdout
 
 
 # --- notebooks that are none ------------------------------------------------------------------------------------------

@@ -21,7 +21,9 @@ app.add_typer(galleries, name="gallery")
 
 @app.command()
 def invert(
-    picture: Annotated[str, typer.Argument(help='A picture file, or a name such as "scene:17" or "photo:coffee".')],
+    picture: Annotated[
+        str, typer.Argument(help='A picture file, or a name such as "scene:17" or "photo:coffee".', metavar="PICTURE")
+    ],
     out: Annotated[
         Path, typer.Option(help="Output folder: new, empty, or that of an interrupted run, which continues.")
     ],
@@ -85,7 +87,7 @@ def _size(text: str) -> tuple[int, int]:
 
 @galleries.command("build")
 def build_gallery(
-    folder: Annotated[Path, typer.Argument(help="A folder of pictures in the generator's domain.")],
+    folder: Annotated[Path, typer.Argument(help="A folder of pictures in the generator's domain.", metavar="FOLDER")],
     generator: Annotated[str, typer.Option(help="The generator of that domain: a catalogue name or a weight file.")],
     out: Annotated[
         Path | None, typer.Option(help="Output file; default: FOLDER/GENERATOR.gallery.safetensors.")
@@ -103,14 +105,14 @@ def build_gallery(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing gallery.")] = False,
 ) -> None:
     """Invert every picture in a folder and store the codes; an interrupted build continues where it stopped."""
-    from ..experiments import galleries as rooms
+    from ..experiments.galleries import build
     from ..worlds.pictures import listed
 
     name = Path(generator).stem if Path(generator).is_file() else Path(generator).name  # a name may have dots
     path = out or folder / f"{name}.gallery.safetensors"
     images = listed([f"folder:{folder.resolve()}"])
     how = dict(num_steps=num_steps, lr=lr, lam_mse=lam_mse, perceptual=perceptual, fit=fit, workers=workers)
-    built = rooms.build(images, generator=generator, path=path, label=folder.name, force=force, **how)
+    built = build(images, generator=generator, path=path, label=folder.name, force=force, **how)
     failed = built.table[built.table["error"] != ""]
     done = f"{len(built.gallery)} of {len(images)} pictures"
     print(f"{built.path}: {done}, mean PSNR {built.table['psnr'].mean():.1f} dB")
@@ -121,8 +123,12 @@ def build_gallery(
 
 @app.command("id-retrieval")
 def id_retrieval(
-    content: Annotated[Path, typer.Argument(help="Folder of content pictures named ID.png (or another format).")],
-    stylised: Annotated[Path, typer.Argument(help="Folder with one subfolder of stylised pictures per ID.")],
+    content: Annotated[
+        Path, typer.Argument(help="Folder of content pictures named ID.png (or another format).", metavar="CONTENT")
+    ],
+    stylised: Annotated[
+        Path, typer.Argument(help="Folder with one subfolder of stylised pictures per ID.", metavar="STYLISED")
+    ],
     network: Annotated[
         str,
         typer.Option(
@@ -185,8 +191,12 @@ def id_retrieval(
 
 @app.command()
 def fid(
-    stylised: Annotated[Path, typer.Argument(help="Folder of pictures, searched with its subfolders.")],
-    reference: Annotated[Path, typer.Argument(help="Folder of reference pictures, searched with its subfolders.")],
+    stylised: Annotated[
+        Path, typer.Argument(help="Folder of pictures, searched with its subfolders.", metavar="STYLISED")
+    ],
+    reference: Annotated[
+        Path, typer.Argument(help="Folder of reference pictures, searched with its subfolders.", metavar="REFERENCE")
+    ],
     network: Annotated[
         str, typer.Option(help='Feature network: "inception" (the paper\'s) or "vgg16_thin".')
     ] = "inception",
@@ -195,7 +205,7 @@ def fid(
     ] = 0,
     batch: Annotated[int, typer.Option(help="Batch size.", min=1)] = 32,
 ) -> None:
-    """Compute the Fréchet distance between two folders of pictures, each of a single size."""
+    """Compute the Frechet distance between two folders of pictures, each of a single size."""
     import torch
 
     from .. import fid as distances
@@ -233,7 +243,7 @@ def _of_one_size(pictures: dict[Path, Tensor]) -> Tensor:
 def convert(
     source: Annotated[Path, typer.Argument(help="An NVlabs .pkl or a PyTorch checkpoint.", metavar="FILE")],
     destination: Annotated[
-        Path | None, typer.Argument(help="Output file; default: FILE.safetensors, next to FILE.", metavar="[DST]")
+        Path | None, typer.Argument(help="Output file; default: FILE.safetensors, next to FILE.", metavar="DST")
     ] = None,
     which: Annotated[
         str,
@@ -256,7 +266,7 @@ def convert(
 @app.command()
 def fetch(
     names: Annotated[
-        list[str], typer.Argument(help="Names in the catalogue; data/README.md lists them.", metavar="NAME...")
+        list[str], typer.Argument(help="Names in the catalogue; data/README.md lists them.", metavar="NAME")
     ],
 ) -> None:
     """Download and verify weight files from the catalogue. By downloading you accept their licences."""

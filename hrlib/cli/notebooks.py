@@ -18,7 +18,7 @@ app = typer.Typer()
 Profile = StrEnum("Profile", [(name, name) for name in PROFILES])
 Names = Annotated[
     list[str] | None,
-    typer.Argument(help='Notebooks, by name or number, such as "02"; default: all.', metavar="[NB]..."),
+    typer.Argument(help='Notebooks, by name or number, such as "02"; default: all.', metavar="NB"),
 ]
 Scale = Annotated[Profile, typer.Option("--profile", "-p", help="The profile whose parameter values are used.")]
 
