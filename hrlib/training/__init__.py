@@ -6,4 +6,5 @@ perceptual, identity, pose                       VGG16, ResNet50, DeiT; the iden
 starganv2, dualstylegan                          the baselines of Table III
 picture_sets, set_files, identity_set, human_heads    training data on disk
 shipped_gans, gan_measures, gan_cards, shipping, ship_gan, ship_gan3d, ship_stylists    from a run to data/weights
+cli, cli_networks, cli_options                   the commands `hrlab train ...`
 """
