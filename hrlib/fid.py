@@ -26,6 +26,13 @@ NETWORKS = {
 }
 
 
+def check_network(network: str) -> None:
+    """Raise `UnknownName`, with the nearest valid name, for a network that is not in `NETWORKS`."""
+    if network not in NETWORKS:
+        hint = nearest(network, list(NETWORKS)) or 'use "inception", as the paper does'
+        raise UnknownName(f"features {network!r}", expected=f"one of {', '.join(NETWORKS)}", do=hint)
+
+
 @torch.inference_mode()
 def features(x: Tensor, network: str = "inception", size: int | None = None) -> Tensor:
     """Feature vectors [N, D] for the distance, on the CPU.
@@ -36,9 +43,7 @@ def features(x: Tensor, network: str = "inception", size: int | None = None) -> 
         size: edge to which the pictures are resized first, bilinear with antialiasing; None keeps their size. (The
             paper reports both 1024 and 256.)
     """
-    if network not in NETWORKS:
-        hint = nearest(network, list(NETWORKS)) or 'use "inception", as the paper does'
-        raise UnknownName(f"features {network!r}", expected=f"one of {', '.join(NETWORKS)}", do=hint)
+    check_network(network)
     if size is not None and x.shape[2:] != (size := number("size", size, "whole [1, inf)"),) * 2:
         x = torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
     if network == "vgg16_thin":

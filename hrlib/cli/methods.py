@@ -212,6 +212,7 @@ def fid(
     from .. import image
     from ..lab.progress_bar import progress
 
+    distances.check_network(network)
     vectors = []
     for folder in (stylised, reference):
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in image.SUFFIXES)

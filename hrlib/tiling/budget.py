@@ -1,6 +1,6 @@
 """Plan the memory of a tiled inversion: which tiles fit a budget, and what is kept where.
 
-The plan is measured rather than looked up: small tiles of this very loss and generator are run, the tensors alive at
+The plan is measured rather than looked up: small tiles of this loss and generator are run, the tensors alive at
 the worst moment are counted, and the count is extrapolated by the tile's area. What stays at full size is a short list.
 """
 

@@ -308,7 +308,7 @@ def run(
     """Render, train, measure and ship the network; an interrupted run resumes.
 
     Args:
-        folder: of this training alone (see `loop.follow`); views/ in it holds the rendered set.
+        folder: for this training only (see `loop.follow`); views/ in it holds the rendered set.
         out: the .safetensors file to write, with its card beside it; None is the shipped one,
             data/weights/identity_thin.safetensors.
         recipe: of the training.

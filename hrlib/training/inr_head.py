@@ -271,7 +271,7 @@ def run(
         source: a StyleGAN2.
         out: the file; .safetensors is appended if it is missing. Its card, .md, is written beside it; a file in
             data/weights enters the catalogue.
-        folder: of this run alone; an interrupted run resumes there (see `loop.follow`).
+        folder: for this run only; an interrupted run resumes there (see `loop.follow`).
         recipe: of the training.
         device: "cpu" or "cuda".
         n: pictures that `measure` compares, 2 or more.

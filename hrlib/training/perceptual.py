@@ -276,7 +276,7 @@ def run(
         which: "vgg16", "resnet50" or "deit".
         out: the .safetensors file to write, with its card beside it; None is the shipped one,
             data/weights/<which>_thin.safetensors.
-        folder: of this training alone (see `loop.follow`); None is build/training/<which>_thin.
+        folder: for this training only (see `loop.follow`); None is build/training/<which>_thin.
         steps: None takes the shipped network's.
         seed: see `PerceptualRecipe`.
         threads: of PyTorch. The numbers depend on it in the last digits.
