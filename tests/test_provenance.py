@@ -196,3 +196,17 @@ def test_kept_hashes_of_code_are_not_those_of_another_rule(repo, monkeypatch):
     assert Hashes().of_code(path) == code("x = 1"), "kept"
     monkeypatch.setattr(provenance, "_rule", lambda: "another rule, or another Python")
     assert Hashes().of_code(path) == "by another rule"
+
+
+def test_pictures_behind_a_link_count(repo, tmp_path_factory, monkeypatch):
+    monkeypatch.delenv("HRLIB_DATA", raising=False)
+    photographs = tmp_path_factory.mktemp("photographs")
+    (photographs / "sub").mkdir()
+    (photographs / "sub/a.png").write_bytes(b"one")
+    for link, to in (("data/mylink", photographs), ("data/again", repo / "data"), ("data/none", repo / "nowhere")):
+        (repo / link).symlink_to(to)
+    (photographs / "sub/loop").symlink_to(photographs)
+    before = cache._data(Hashes(), shipped_alone=False)
+    assert list(before) == ["mylink/sub/a.png"]
+    (photographs / "sub/a.png").write_bytes(b"another")
+    assert cache._data(Hashes(), shipped_alone=False) != before

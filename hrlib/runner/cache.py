@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def _data(hashes: Hashes, *, shipped_alone: bool) -> dict[str, Any]:
     names = set(shipped.split("\0")) if shipped else None  # without git, everything here came with the archive
     facts: dict[str, Any] = {}
     for folder in dict.fromkeys([own, Path(os.environ.get("HRLIB_DATA", own))]):
-        for path in sorted(folder.rglob("*")):
+        for path in _files(folder, linked=not shipped_alone):
             if path.is_file() and not path.name.startswith("."):
                 mine = folder == own and (names is None or path.relative_to(root()).as_posix() in names)
                 stat = path.stat()
@@ -76,6 +76,19 @@ def _data(hashes: Hashes, *, shipped_alone: bool) -> dict[str, Any]:
                     key = path.relative_to(folder).as_posix()
                     facts[key] = hashes.of(path) if mine else [stat.st_size, stat.st_mtime_ns]
     return facts
+
+
+def _files(folder: Path, *, linked: bool) -> Iterator[Path]:
+    """The files below a folder, sorted by folder.
+
+    linked: enter linked folders, too, as pathlib does only since Python 3.13, but none that contains its own link.
+    """
+    above = {str(folder): [os.path.realpath(folder)]}  # folder -> the real paths of it and of those it was reached by
+    for place, folders, names in os.walk(folder, followlinks=linked):
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in sorted(folders)}
+        folders[:] = [name for name, path in real.items() if path not in above[place]]
+        above |= {os.path.join(place, name): [*above[place], real[name]] for name in folders}
+        yield from (Path(place, name) for name in sorted(names))
 
 
 def inputs(notebook: Notebook, values: Mapping[str, Any], around: Mapping[str, str], profile: str) -> dict[str, str]:
