@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,15 @@ import torch
 
 from hrlib import image, inversion, lab, losses, metrics, optim, store, weights
 from hrlib.errors import BatchError, InvalidValue, StoreError, UnknownName
-from hrlib.experiments import galleries, inversions, sweep
+from hrlib.experiments import galleries, inversions, sweep, sweep_keys
 from hrlib.lab.provenance import LIBRARY, closure
 
 TASK = """
-import os, time
-from dataclasses import dataclass
+import functools, os, time
+from dataclasses import dataclass, field
 from pathlib import Path
+import numpy as np
+import torch
 from hrlib.experiments.sweep import Measured
 
 def work(*, n, journal, seconds=0.0, fails="", image="a", seed=0):
@@ -57,6 +59,67 @@ def work_on(s):
 
 def guess_of(s):
     return guess(n=s.n, journal=s.journal)
+
+@torch.no_grad()
+def decorated(*, n, journal):
+    return work(n=n, journal=journal)
+
+@dataclass(frozen=True)
+class Inner:
+    path: str
+
+@dataclass(frozen=True)
+class Rich:
+    n: int
+    pair: tuple[int, int] = (1, 2)
+    inner: Inner = Inner("p.txt")
+    twice: int = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "twice", 2 * self.n)
+
+@dataclass(frozen=True)
+class Alike(Settings):
+    pass
+
+def of_rich(s):
+    return Measured({"hash": hash(s) and 1, "absolute": Path(s.inner.path).is_absolute(), "four": 2 * s.twice})
+
+def any_of(s):
+    return Measured({"kind": type(s).__name__})
+
+RETURNS = {
+    "inf": Measured({"psnr": float("inf"), "down": -np.inf, "none": np.nan, "one": np.float32(1.5), "void": None}),
+    "tensor": Measured({"psnr": torch.ones(2)}),
+    "list": Measured({"psnr": [1.0]}),
+    "dict": {"psnr": 1.0},
+    "nothing": None,
+    "text": Measured({}, {"a.txt": "text"}),
+    "outside": Measured({}, {"../a.txt": b""}),
+    "name": Measured({1: 1.0}),
+    "bytes": Measured({"psnr": "\\udc80"}),
+    "fine": Measured({"psnr": torch.tensor(2.5)}),
+}
+
+def returning(*, what):
+    if what == "raises":
+        raise ValueError("\\udc80")
+    return RETURNS[what]
+
+def maker(factor):
+    def closure(*, n, journal):
+        return Measured({"square": factor * n})
+    return closure
+
+class Group:
+    def method(self, *, n, journal):
+        return Measured({})
+    def __call__(self, *, n, journal):
+        return Measured({})
+
+nameless = lambda *, n, journal: Measured({})
+partial = functools.partial(work, seconds=0.0)
+renamed = maker(2)
 """
 
 
@@ -235,6 +298,137 @@ def test_mistakes(task, journal):
     assert started(journal) == []
 
 
+@pytest.mark.parametrize(
+    "find",
+    [
+        lambda m: m.maker(2),
+        lambda m: m.renamed,
+        lambda m: m.nameless,
+        lambda m: m.Group().method,
+        lambda m: m.Group(),
+        lambda m: m.Group,
+        lambda m: m.partial,
+        lambda m: len,
+    ],
+)
+def test_tasks_that_share_a_name_are_refused(task, journal, find):
+    with pytest.raises(BatchError, match="cannot be imported by its name"):
+        sweep.sweep(find(task), runs_of(journal, 1), name="s")
+
+
+def test_a_decorated_task_is_known_by_its_own_file(task, journal, tmp_path):
+    assert sweep_keys.sources(task.decorated, []) == (tmp_path / "sweep_task.py",)
+    assert [sweep.sweep(task.decorated, runs_of(journal, 2), name="s").performed for _ in range(2)] == [2, 0]
+    with open(tmp_path / "sweep_task.py", "a") as f:
+        f.write("CHANGED = True\n")
+    sweep._loaded.cache_clear()
+    assert sweep.sweep(task.decorated, runs_of(journal, 2), name="s").performed == 2
+
+
+def test_versions_of_what_tasks_compute_with_count(task, journal, monkeypatch):
+    files = sweep_keys.sources(task.work, [])
+    before, read = sweep_keys.version(files), sweep_keys.importlib.metadata.version
+    for package in ("scikit-image", "pillow", "imagecodecs", "lpips", "torchvision", "scipy", "torch-fidelity"):
+        monkeypatch.setattr(
+            sweep_keys.importlib.metadata, "version", lambda p, other=package: "0" if p == other else read(p)
+        )
+        assert sweep_keys.version(files) != before, package
+    monkeypatch.setattr(sweep_keys.importlib.metadata, "version", lambda p: read(p).split("+")[0] + "+other")
+    assert sweep_keys.version(files) == before, "a local tag does not count"
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0))
+    assert sweep_keys.version(files) != before
+
+
+def test_the_class_of_the_settings_counts(task, journal, tmp_path):
+    own, alike = task.Settings(1, str(journal)), task.Alike(1, str(journal))
+    assert sweep.sweep(task.any_of, [own], name="s").table["kind"].tolist() == ["Settings"]
+    assert sweep.sweep(task.any_of, [alike], name="s").table["kind"].tolist() == ["Alike"]
+    for runs in ([own, task.Alike(2, str(journal))], [own, asdict(task.Settings(2, str(journal)))]):
+        with pytest.raises(BatchError, match="several types"):
+            sweep.sweep(task.any_of, runs, name="s")
+    (run,) = inversions.grid(**GRID)
+    assert Path(inversions.__file__) in sweep_keys.sources(task.any_of, [run])
+
+    @dataclass
+    class Local:
+        n: int = 0
+
+    with pytest.raises(BatchError, match=r"class .*Local"):
+        sweep.sweep(task.any_of, [Local()], name="s")
+    with pytest.raises(BatchError, match="a dict or a dataclass"):
+        sweep.sweep(task.any_of, ["portrait:1"], name="s")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_task_gets_the_dataclass_itself(task, repo, workers):
+    (repo / "p.txt").write_text("one")
+    runs = [task.Rich(1), task.Rich(2)]
+    for performed in (2, 0):
+        swept = sweep.sweep(task.of_rich, runs, name="s", workers=workers)
+        assert swept.table["error"].tolist() == ["", ""] and swept.performed == performed
+        assert swept.table["absolute"].all() and swept.table["four"].tolist() == [4, 8]
+    (repo / "p.txt").write_text("two")
+    assert sweep.sweep(task.of_rich, runs, name="s").performed == 2
+
+
+def test_a_folder_is_no_setting(task, journal):
+    for setting in ("folder:faces", ["folder:faces"], {"folder:faces": 1}):
+        with pytest.raises(BatchError, match=r"pictures\.listed"):
+            sweep.sweep(task.work, runs_of(journal, 1, image=setting), name="s")
+    assert started(journal) == []
+
+
+def test_files_that_are_keys_count(task, journal, tmp_path):
+    (tmp_path / "p.txt").write_text("one")
+    runs = runs_of(journal, 1, image={"p.txt": 1})
+    assert [sweep.sweep(task.work, runs, name="s").performed for _ in range(2)] == [1, 0]
+    (tmp_path / "p.txt").write_text("two")
+    assert sweep.sweep(task.work, runs, name="s").performed == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\udc80"])
+def test_settings_are_what_json_can_hold(task, journal, value):
+    for settings in ({"seed": value}, {"image": [{"a": value}]}):
+        with pytest.raises(BatchError, match="JSON"):
+            sweep.sweep(task.work, runs_of(journal, 1, **settings), name="s")
+    assert started(journal) == []
+
+
+def test_results_need_not_be_finite_and_a_wrong_result_costs_its_run(task):
+    runs = [{"what": what} for what in [*task.RETURNS, "raises"]]
+    swept = sweep.sweep(task.returning, runs, name="s")
+    table = swept.table.set_index("what")
+    wrong = {"tensor", "list", "dict", "nothing", "text", "name", "bytes"}
+    bad = wrong | {"outside", "raises"}
+    assert set(table.index[table["error"] != ""]) == bad
+    assert all("BatchError: a task that returned" in e for e in table["error"][[*wrong]])
+    assert table["error"]["raises"] == r"ValueError: \udc80"
+    assert "leaves the folder" in table["error"]["outside"]
+    assert table["psnr"]["inf"] == np.inf and table["down"]["inf"] == -np.inf and table["psnr"]["fine"] == 2.5
+    assert np.isnan(table["none"]["inf"]) and table["one"]["inf"] == 1.5
+    again = sweep.sweep(task.returning, runs, name="s")
+    assert again.performed == len(bad) and again.table.equals(swept.table)
+    assert again.table.dtypes.equals(swept.table.dtypes)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "null", "{}", "files", "values", "error", "seconds", "number", "name"])
+def test_a_damaged_description_is_no_result(task, journal, damage):
+    swept = sweep.sweep(task.work, runs_of(journal, 1), name="s")
+    place = swept.file(0, "n.txt").parent.with_suffix(".json")
+    found = json.loads(place.read_text())
+    found |= {"number": {"values": {"a": {"float": []}}}, "name": {"files": {"\0": ""}}}.get(damage, {damage: None})
+    place.write_text(damage if damage in ("", "[]", "null", "{}") else json.dumps(found))
+    again = sweep.sweep(task.work, runs_of(journal, 1), name="s")
+    assert again.performed == 1 and again.table.equals(swept.table)
+
+
+@pytest.mark.parametrize("name", ["", ".", "../../../x", "/x", "a/../../x"])
+def test_a_sweep_stays_in_its_folder(task, journal, repo, name):
+    with pytest.raises(StoreError, match="leaves the folder"):
+        sweep.sweep(task.work, runs_of(journal, 1), name=name)
+    assert started(journal) == []
+
+
 def test_killed_at_any_moment(task, journal, repo, tmp_path):
     """SIGKILL, several times: the same table in the end, and no run but those in flight is repeated."""
     count, workers = 24, 2
@@ -350,7 +544,7 @@ def test_a_relative_path_is_the_same_file_in_keys_and_on_workers(task, journal, 
     store.write_bytes(here / "p.txt", b"one")
     monkeypatch.chdir(here)  # neither the repository nor the workers' own folder
     runs = runs_of(journal, 1, image="file:p.txt", fails=["p.txt", "none.txt", "0.5"])
-    named = sweep._absolute(runs[0])
+    named = sweep_keys.absolute(runs[0])
     assert named["image"] == f"file:{here}/p.txt" and named["fails"] == [f"{here}/p.txt", "none.txt", "0.5"]
     runs = runs_of(journal, 1, image="file:p.txt")
     swept = sweep.sweep(task.work, runs, name="s")

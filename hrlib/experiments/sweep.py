@@ -12,9 +12,10 @@ finished. A sweep that is killed and started again therefore repeats at most the
 with the same table. A failed run stays in the table with its error, and the next sweep tries it again.
 
 A run is recognised by its settings, by the content of the files they name ("file:PATH", or a path with a suffix; in
-lists, too; relative to the current directory), and by whatever else decides its numbers: the code of the task and of
-everything it imports from this library, the catalogue of weights, and the versions of torch, timm and NumPy. Old
-results stay in build/sweeps; delete the folder to free the disk.
+lists and dicts, too; relative to the current directory), and by whatever else decides its numbers: the code of the
+task, of its dataclass and of everything they import from this library, the catalogue of weights, and the versions of
+Python, torch and the other packages of `sweep_keys.PACKAGES`. Old results stay in build/sweeps; delete the folder to
+free the disk.
 
 Where runs are performed::
 
@@ -35,23 +36,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
-import inspect
 import logging
+import math
 import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import image, store
 from ..errors import BatchError, StoreError, number, plain
-from ..gallery import absolute
 from ..lab.place import cpus, root
 from ..lab.progress_bar import progress
-from ..lab.provenance import LIBRARY, Hashes, closure
+from ..lab.provenance import Hashes
+from . import sweep_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,10 @@ ATTEMPTS = 3  # a run whose worker has died this often counts as failed
 
 @dataclass(frozen=True)
 class Measured:
-    """What a task returns: numbers or words by column, and the bytes of files by name."""
+    """What a task returns: numbers or words by column, and the bytes of files by name.
+
+    A number may be NaN or infinite, such as the PSNR of equal pictures.
+    """
 
     values: Mapping[str, float | str | None]
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -122,8 +125,8 @@ def sweep(
     """Perform those of `runs` that are not finished yet, and return them all.
 
     Args:
-        task: an importable function that takes the settings of a run as keywords, or the dataclass.
-        runs: dicts or dataclasses of JSON values, all different.
+        task: a function of a module that takes the settings of a run as keywords, or the dataclass.
+        runs: dicts, or objects of one dataclass, of JSON values, all different.
         name: of the folder below build/sweeps.
         workers: processes on this machine, 0 for none (see above); ignored when a scheduler is given.
         scheduler: address of a Dask scheduler; None takes $HRLAB_SCHEDULER, "" insists on this machine.
@@ -134,38 +137,34 @@ def sweep(
         within: see `estimate`.
 
     Raises:
-        BatchError: a task that cannot be imported; runs that are equal, that JSON cannot hold, or that have different
-            settings; a scheduler that does not answer. Errors of the task itself go into the table.
-        StoreError: another sweep of that name is at work.
+        BatchError: a task that cannot be imported; runs that are equal, that JSON cannot hold, that name a folder, or
+            that have different settings; a scheduler that does not answer. Errors of the task itself go into the table.
+        StoreError: another sweep of that name is at work, or the name is no folder below build/sweeps.
         InvalidValue: `workers`.
     """
-    if task.__module__ == "__main__":
-        raise BatchError(
-            f"task {task.__qualname__}, which is defined in a notebook or a script",
-            expected="a function of a module, which workers can import and whose source can be hashed",
-            do="move it to a module, such as hrlib.experiments.inversions",
-        )
-    kind = type(runs[0]) if runs and is_dataclass(runs[0]) else dict
-    asked = [asdict(run) if is_dataclass(run) else dict(run) for run in runs]
-    runs = [_absolute(run) for run in asked]
+    sweep_keys.check_task(task)
+    asked = sweep_keys.dicts(runs)
+    runs = [sweep_keys.absolute(run) for run in runs]
     hashes = Hashes()
-    files = [_named_files(run, hashes) for run in runs]
+    files = [sweep_keys.named_files(run, hashes) for run in runs]
     hashes.save()
-    version = _version(task)
-    places = _places(task, runs, files, version, root() / "build" / "sweeps" / name)
+    sources = sweep_keys.sources(task, runs)
+    version = sweep_keys.version(sources)
+    folder = store.inside(root() / "build" / "sweeps", name)
+    places = [folder / f"{key}.json" for key in sweep_keys.keys(task, runs, files, version)]
     todo = [i for i, place in enumerate(places) if (_finished(place) or {"error": True})["error"]]
     if todo:
-        folder, address = places[0].parent, os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler
+        address = os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler
         with store.alone(folder / "sweep.lock", f"sweep named {name}"), _client(workers, address) as client:
             store.sweep_temps(folder)
             if estimate is not None:
-                _predict(client, estimate, kind, [runs[i] for i in todo], within)
+                _predict(client, estimate, runs, todo, within)
             for i, done in progress(
-                _performed(client, task, version, kind, runs, todo), len(todo), label or name, unit="run"
+                _performed(client, task, sources, version, runs, todo), len(todo), label or name, unit="run"
             ):
-                if _named_files(runs[i], hashes) != files[i]:
+                if sweep_keys.named_files(runs[i], hashes) != files[i]:
                     done = (None, f"BatchError: {', '.join(files[i])} changed during this run", "", done[-1])
-                _write(places[i], runs[i], *done)
+                _write(places[i], sweep_keys.dicts([runs[i]])[0], *done)
     return _collect(asked, places, len(todo))
 
 
@@ -194,80 +193,26 @@ def keyed(results: Results, keys: pd.DataFrame, columns: Mapping[str, str]) -> p
 # --- what is finished -------------------------------------------------------------------------------------------------
 
 
-def _places(
-    task: Callable, runs: Sequence[dict[str, Any]], files: Sequence[dict[str, str]], version: str, folder: Path
-) -> list[Path]:
-    """Where the description of each run is, or will be."""
-    if not runs or any(list(run) != list(runs[0]) for run in runs):
-        raise BatchError(
-            f"{len(runs)} runs with the settings {sorted({name for run in runs for name in run})}",
-            expected="at least one run, and the same settings in the same order for all of them",
-            do="give every run a value for every setting",
-        )
-    shared = {"task": f"{task.__module__}.{task.__qualname__}", "version": version}
-    try:
-        keys = [store.digest({**shared, "run": r, "files": f}) for r, f in zip(runs, files, strict=True)]
-    except TypeError as e:
-        raise BatchError(
-            f"settings that JSON cannot hold: {e}", expected="JSON values", do="pass names instead of objects"
-        ) from e
-    if len(set(keys)) < len(keys):
-        twice = next(run for run, key in zip(runs, keys, strict=True) if keys.count(key) > 1)
-        raise BatchError(f"the run {twice} twice", expected="every run once", do="remove one, or change its seed")
-    return [folder / f"{key[:32]}.json" for key in keys]
-
-
-def _version(task: Callable) -> str:
-    """Hash of everything that decides a run's numbers except its settings and the files they name."""
-    hashes = Hashes()
-    sources = closure([Path(inspect.getfile(task))], without=Path(__file__))
-    catalogue = LIBRARY.parent / "data" / "weights" / "catalogue.json"
-    # without the local tag: torch for a CPU and torch for CUDA may share a sweep
-    versions = {p: importlib.metadata.version(p).split("+")[0] for p in ("torch", "timm", "numpy")}
-    known = sorted([path.name, hashes.of_code(path)] for path in sources)
-    found = store.digest([known, hashes.of(catalogue) if catalogue.exists() else None, versions])
-    hashes.save()
-    return found
-
-
-def _absolute(value: Any) -> Any:
-    """A setting with absolute paths for the files it names: a worker may have another current directory."""
-    if isinstance(value, dict):
-        return {k: _absolute(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_absolute(v) for v in value]
-    if isinstance(value, str) and value.startswith("file:"):
-        return absolute(value)
-    path = _file(value)
-    return value if path is None else str(path.absolute())
-
-
-def _named_files(value: Any, hashes: Hashes) -> dict[str, str]:
-    """Path -> hash, of the files that settings name."""
-    if isinstance(value, (dict, list, tuple)):
-        parts = value.values() if isinstance(value, dict) else value
-        return {k: v for part in parts for k, v in _named_files(part, hashes).items()}
-    path = _file(value)
-    return {} if path is None else {str(path): hashes.of(path)}
-
-
-def _file(value: Any) -> Path | None:
-    """The readable file that a setting names, as "file:PATH" or as a path with a suffix; else None."""
-    if not isinstance(value, str):
-        return None
-    path = Path(value.removeprefix("file:"))
-    named = path.suffix or value.startswith("file:")
-    return path if named and os.path.isfile(path) and os.access(path, os.R_OK) else None
-
-
 def _finished(place: Path) -> dict[str, Any] | None:
-    """The description of a run; None when it is missing or does not match its files."""
+    """The description of a run; None when it is missing, damaged, or does not match its files."""
     try:
-        found = store.read_json(place)
-        whole = all(store.sha256(place.with_suffix("") / name) == sha for name, sha in found["files"].items())
-    except (FileNotFoundError, StoreError, KeyError):
-        return None
-    return found if whole else None
+        match found := store.read_json(place):
+            case {"values": dict(), "files": dict(files), "error": str(), "seconds": float() | int()}:
+                whole = all(store.sha256(place.with_suffix("") / name) == sha for name, sha in files.items())
+                return {**found, "values": {k: _read(v) for k, v in found["values"].items()}} if whole else None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, StoreError, KeyError, TypeError, ValueError):
+        pass  # the last three: numbers or file names that `_write` would not have written
+    return None
+
+
+def _written(value: float | str | None) -> Any:
+    """A value as JSON, which has no word for NaN and infinity: {"float": "nan"}."""
+    return {"float": str(value)} if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read(value: Any) -> float | str | None:
+    """The value that `_written` was given."""
+    return float(value["float"]) if isinstance(value, dict) else value
 
 
 def _write(
@@ -279,13 +224,13 @@ def _write(
         store.write_bytes(store.inside(place.with_suffix(""), name), data)
     found = {
         "run": run,
-        "values": dict(measured.values) if measured else {},
+        "values": {k: _written(v) for k, v in measured.values.items()} if measured else {},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         "error": error,
         "trace": trace,
         "seconds": round(seconds, 3),
     }
-    store.write_json(place, found, default=float)
+    store.write_json(place, found)
 
 
 def _collect(runs: Sequence[dict[str, Any]], places: Sequence[Path], performed: int) -> Results:
@@ -304,38 +249,57 @@ def _collect(runs: Sequence[dict[str, Any]], places: Sequence[Path], performed: 
 
 
 @functools.cache
-def _loaded(task: Callable) -> str:
-    """The version that this process has in memory: that of its first run."""
-    return _version(task)
+def _loaded(sources: tuple[Path, ...]) -> str:
+    """The version of a task that this process has in memory: that of its first run."""
+    return sweep_keys.version(sources)
 
 
-def _call(function: Callable[..., T], kind: type, run: dict[str, Any]) -> T:
-    return function(**run) if kind is dict else function(kind(**run))
+def _call(function: Callable[..., T], run: Any) -> T:
+    return function(**run) if isinstance(run, dict) else function(run)
 
 
 def _perform(
-    task: Callable[..., Measured], version: str, kind: type, run: dict[str, Any]
+    task: Callable[..., Measured], sources: tuple[Path, ...], version: str, run: Any
 ) -> tuple[Measured | None, str, str, float]:
     """(what was measured, error, traceback, seconds). A task's error is a result: Dask need not pickle it."""
     begun = time.perf_counter()
     try:
-        if _loaded(task) != version:
+        if _loaded(sources) != version:
             raise BatchError(
                 f"a worker that loaded other sources, networks or libraries for {task.__qualname__} than there are now",
                 expected="the same on all workers",
                 do="restart the workers, or this kernel if it performs the runs itself",
             )
-        return _call(task, kind, run), "", "", time.perf_counter() - begun
+        return _checked(_call(task, run)), "", "", time.perf_counter() - begun
     except Exception as e:
-        return None, f"{type(e).__name__}: {e}", traceback.format_exc(), time.perf_counter() - begun
+        # the name of a file may hold bytes that are no Unicode
+        words = [
+            t.encode(errors="backslashreplace").decode() for t in (f"{type(e).__name__}: {e}", traceback.format_exc())
+        ]
+        return None, *words, time.perf_counter() - begun
+
+
+def _checked(measured: Any) -> Measured:
+    """What a task returned, its values plain (a NumPy number, or a tensor of one element, is a float)."""
+    try:
+        values = {k: v if v is None or isinstance(v, (str, int)) else float(v) for k, v in measured.values.items()}
+        files = {store.inside("files", name) and name: bytes(memoryview(d)) for name, d in measured.files.items()}
+        "".join([*values, *(v for v in values.values() if isinstance(v, str)), *files]).encode()  # all Unicode
+    except (AttributeError, TypeError, ValueError, RuntimeError) as e:  # RuntimeError: a tensor of several elements
+        raise BatchError(
+            f"a task that returned {type(measured).__name__} ({e})",
+            expected="Measured: a number, a word or None for each column, and bytes for each file",
+            do="return Measured(values, files)",
+        ) from e
+    return Measured(values, files)
 
 
 def _performed(
     client: Client,
     task: Callable[..., Measured],
+    sources: tuple[Path, ...],
     version: str,
-    kind: type,
-    runs: Sequence[dict[str, Any]],
+    runs: Sequence[Any],
     todo: Sequence[int],
 ) -> Iterator[tuple[int, tuple[Measured | None, str, str, float]]]:
     """(number of the run, what `_perform` returned), in the order in which runs end.
@@ -351,7 +315,7 @@ def _performed(
         hands = max(1, sum(client.nthreads().values()))
         while waiting and len(flying) < hands:
             i = waiting.pop()
-            flying[client.submit(_perform, task, version, kind, runs[i], pure=False)] = i
+            flying[client.submit(_perform, task, sources, version, runs[i], pure=False)] = i
         try:
             with client.as_current():
                 done = wait(list(flying), timeout=LOOK, return_when="FIRST_COMPLETED").done
@@ -373,15 +337,15 @@ def _performed(
 
 
 def _predict(
-    client: Client, estimate: Callable[..., float], kind: type, runs: Sequence[dict[str, Any]], within: Sequence[str]
+    client: Client, estimate: Callable[..., float], runs: Sequence[Any], todo: Sequence[int], within: Sequence[str]
 ) -> None:
     """Print the time that each row will take, predicted from one run of it."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    fixed = [name for name in runs[0] if len({repr(run[name]) for run in runs}) == 1]
-    for run in runs:
+    settings, rows = sweep_keys.dicts([runs[i] for i in todo]), {}
+    fixed = [name for name in settings[0] if len({repr(run[name]) for run in settings}) == 1]
+    for i, run in zip(todo, settings, strict=True):
         said = ", ".join(f"{k} {v}" for k, v in run.items() if k not in within and k not in fixed)
-        rows.setdefault(said or "all runs", []).append(run)
-    futures = {said: client.submit(_estimated, estimate, kind, group[0], pure=False) for said, group in rows.items()}
+        rows.setdefault(said or "all runs", []).append(runs[i])
+    futures = {said: client.submit(_estimated, estimate, group[0], pure=False) for said, group in rows.items()}
     hands, total = max(1, sum(client.nthreads().values())), 0.0
     print(f"predicted on {hands} worker{'s' if hands > 1 else ''}, before anything starts:")
     for said, future in futures.items():
@@ -394,9 +358,9 @@ def _predict(
     print(f"  together {_words(total / hands)}", flush=True)
 
 
-def _estimated(estimate: Callable[..., float], kind: type, run: dict[str, Any]) -> float | str:
+def _estimated(estimate: Callable[..., float], run: Any) -> float | str:
     try:
-        return _call(estimate, kind, run)
+        return _call(estimate, run)
     except Exception as e:  # the run itself will say more
         return f"{type(e).__name__}: {e}".splitlines()[0]
 
