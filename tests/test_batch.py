@@ -142,6 +142,18 @@ def test_profiles_change_values_and_folders(repo, write_notebook):
     assert not (repo / "figures").exists()
 
 
+def test_a_mapping_of_parameters_keeps_its_order(repo, write_notebook):
+    """The first domain of the cell is the first in the batch, too."""
+    cell = "(out / 'records.json').write_text('[]'); (out / 'order').write_text(' '.join(targets))"
+    write_notebook(
+        "00_a",
+        "targets = {'cartoon': 1, 'anime': 2}",
+        ["import os, pathlib", f"out = pathlib.Path(os.environ['HRLAB_OUT']); {cell}"],
+    )
+    assert go()["00_a"].state == "done"
+    assert (repo / "figures/00_a/order").read_text() == "cartoon anime"
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -11,6 +11,7 @@ folders, the user's files among the results, dead kernels, and a status file tha
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -192,7 +193,8 @@ class _Process:
             "result": str(self.result),
             "socket": str(scratch / name[:2]),  # short: the path of a socket has at most 108 bytes
         }
-        store.write_json(scratch / f"{name}.spec.json", spec)
+        # not sorted, as write_json does: the order of a mapping of domains decides the order of panels and rows
+        store.write_bytes(scratch / f"{name}.spec.json", json.dumps(spec).encode())
         self.begun = time.monotonic()
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
