@@ -147,6 +147,7 @@ METRICS = {
     "ssim": ("SSIM", ssim),
     **{f"lpips_{net}": (title, functools.partial(lpips, net=net)) for net, title in losses.LPIPS_TITLES.items()},
     "artefact_energy": ("artefact energy", spectra.artefact_energy),
+    "excess_energy": ("excess energy", spectra.excess_energy),
     "roughness": ("roughness", spectra.roughness),
     "colour_shift": ("colour shift (Delta E)", colour_shift),
     "style_thin": ("style distance", style_distance),

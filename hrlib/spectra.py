@@ -50,6 +50,39 @@ def artefact_energy(recon: Tensor, target: Tensor, factor: int = 4) -> np.ndarra
     return (power * band).sum(dim=(2, 3)).mean(1).cpu().numpy()
 
 
+def excess_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: int = 32) -> np.ndarray:
+    """Fine texture that the reconstruction has and the target does not have there, relative to the target's. [N].
+
+    Local energies at `cutoff` cycles per pixel and above, in Hann windows of `window` pixels that overlap by half: the
+    sum of what the reconstruction has in excess of the target, over the sum of the target's. Grain on smooth skin
+    counts, and hair that came back too smooth cannot hide it. `artefact_energy` also counts detail that is missing, or
+    that is a little displaced. 0 is a reconstruction without artefacts; NaN if the target has no such energy.
+
+    Raises:
+        ShapeError: images smaller than the window.
+    """
+    a, b = comparable(recon, target)
+    cutoff, window = number("cutoff", cutoff, "(0, 0.5)"), number("window", window, "whole [8, inf)")
+    if min(a.shape[2:]) < window:
+        raise ShapeError(
+            f"images of {a.shape[2]}x{a.shape[3]}", expected=f"at least the window, {window}", do="use larger images"
+        )
+    f = torch.fft.fftfreq(window, dtype=torch.float64, device=a.device)
+    band = torch.hypot(f[:, None], f[None, :]) >= cutoff - 1e-9
+    hann = torch.hann_window(window, dtype=torch.float64, device=a.device)
+    taper = hann[:, None] * hann[None, :]
+
+    def energies(x: Tensor) -> Tensor:
+        """[N, windows]: |FFT|^2 in the band, summed over the channels."""
+        cut = x.unfold(2, window, window // 2).unfold(3, window, window // 2).flatten(2, 3)  # [N, 3, windows, w, w]
+        cut = cut - cut.mean((3, 4), keepdim=True)
+        return (torch.fft.fft2(cut * taper).abs().square() * band).sum((1, 3, 4))
+
+    found, own = energies(a), energies(b)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (found - own).clamp(min=0).sum(1).cpu().numpy() / own.sum(1).cpu().numpy()
+
+
 def roughness(recon: Tensor, target: Tensor) -> np.ndarray:
     """Unevenness of the error where the target is smooth: the "non-smooth artifacts" of Sec. IV-B as a number. [N].
 

@@ -121,7 +121,7 @@ def strays(repo: Path) -> dict[str, str]:
 def test_stray_notebooks_stop_nothing(write_notebook, repo, monkeypatch):
     write_notebook("00_a", "steps = 7", [])
     said = strays(repo)
-    monkeypatch.setattr(doctor, "_packages", lambda: iter(()))
+    monkeypatch.setattr(doctor, "_packages", lambda profile: iter(()))
     monkeypatch.setattr(weights, "catalogue", dict)
     for command in ("list", "plan"):
         done = hrlab(command)
@@ -289,7 +289,7 @@ def test_doctor_counts_what_is_missing(write_notebook, monkeypatch):
     state = dict.fromkeys(entries, "missing")
     monkeypatch.setattr(weights, "catalogue", lambda: entries)
     monkeypatch.setattr(weights, "status", state.get)
-    monkeypatch.setattr(doctor, "_packages", lambda: iter(()))
+    monkeypatch.setattr(doctor, "_packages", lambda profile: iter(()))
     done = hrlab("doctor")
     assert done.exit_code == 1 and "a-net: missing" in done.stdout and "ask us" in done.stdout
     assert "b-net" not in done.stdout, "the laptop profile does not ask for it"
@@ -303,14 +303,18 @@ def test_doctor_counts_what_is_missing(write_notebook, monkeypatch):
 
 def test_doctor_knows_the_environment(repo):
     (repo / "requirements.lock").write_text("numpy==0.0.1\nno-such-package==1\n")
-    found = {f.what: f for f in doctor._packages()}
+    found = {f.what: f for f in doctor._packages("laptop")}
     assert not found["packages"].good and "no-such-package missing" in found["packages"].found
+    assert "packages of real networks" not in found
+    (repo / "requirements-faces.lock").write_text("no-such-face==2 \\\n    --hash=sha256:00\n")
+    faces = {f.what: f for f in doctor._packages("ffhq")}["packages of real networks"]
+    assert not faces.good and "no-such-face missing (lock: 2)" in faces.found and "make faces" in faces.do
     assert found["Jupyter kernel"].good
 
 
 def test_doctor_takes_no_domain_for_a_data_set(monkeypatch):
     """The shipped notebooks name "anime" and "caricature" as domains: nothing is missing at the default profile."""
-    monkeypatch.setattr(doctor, "_packages", lambda: iter(()))
+    monkeypatch.setattr(doctor, "_packages", lambda profile: iter(()))
     monkeypatch.setattr(doctor, "_machine", lambda profile: iter(()))
     done = hrlab("doctor")
     assert done.exit_code == 0 and "data set" not in done.stdout and "✗" not in done.stdout

@@ -339,6 +339,28 @@ def test_versions_of_what_tasks_compute_with_count(task, journal, monkeypatch):
     assert sweep_keys.version(files) != before
 
 
+def test_recorded_runs_outlive_the_code_and_say_how_they_were_made(task, journal, tmp_path, monkeypatch):
+    runs = runs_of(journal, 3)
+    with pytest.raises(StoreError, match="none of 3 recorded runs"):
+        sweep.kept(task.work, runs, "some")
+    assert sweep.sweep(task.work, runs[:2], name="s", keep="some").performed == 2
+    monkeypatch.setattr(sweep_keys, "version", lambda files: "another")
+    sweep._loaded.cache_clear()
+    assert sweep.sweep(task.work, runs, name="s", keep="some").performed == 1, "the code does not decide"
+    there = sweep.kept(task.work, [runs[2], runs[0]], "some")
+    assert there.table["square"].tolist() == [4, 0] and there.file(0, "n.txt").read_text() == "2"
+    folder = lab.root() / "data" / "recorded" / "some"
+    made = [store.read_json(path)["made"] for path in sorted(folder.glob("*.json"))]
+    assert {m["version"] for m in made} == {"another", sorted({m["version"] for m in made} - {"another"})[0]}
+    assert all(m["packages"]["torch"] == torch.__version__ and "thread" in m["machine"] for m in made)
+    damaged = next(folder.glob("*/n.txt"))
+    damaged.write_text("nonsense")
+    assert len(sweep.kept(task.work, runs, "some").table) == 2, "a damaged run does not count"
+    assert sweep.sweep(task.work, runs, name="s", keep="some").performed == 1
+    with pytest.raises(StoreError, match="leaves"):
+        sweep.kept(task.work, runs, "../some")
+
+
 def test_the_class_of_the_settings_counts(task, journal, tmp_path):
     own, alike = task.Settings(1, str(journal)), task.Alike(1, str(journal))
     assert sweep.sweep(task.any_of, [own], name="s").table["kind"].tolist() == ["Settings"]
@@ -532,7 +554,9 @@ def test_a_run_is_an_inversion(edge, noise):
     G = weights.load_generator("portraits_inr128")
     result = optim.solve(inversion.invert(G, x, loss, num_steps=3, lr=0.3, seed=3, optimise_noise=noise))
     assert found.values["psnr"] == pytest.approx(metrics.psnr(result.image, x)[0], abs=1e-3)
-    assert found.files["image.png"][:4] == b"\x89PNG"
+    assert found.files["image.png"][:4] == b"\x89PNG" and found.values["psnr_gain_of_last_50"] is None
+    facts = json.loads(found.files["run.json"])
+    assert facts["config"] == result.config and list(facts["psnr"]) == ["3"]
     assert 0 < inversions.estimate(run) < 60
 
 

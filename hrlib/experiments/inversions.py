@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor
 from .. import devices, inversion, losses, metrics, optim, weights
 from ..errors import number
 from ..image import to_pil
+from ..optim import Iterate
 from ..worlds.pictures import listed, picture
 from .sweep import Measured, check_numbers
 
 CACHED = 16  # networks and losses that a worker keeps
 EDGE = "whole [1, inf)"  # of a picture or of the input of a loss, in pixels
-RANGES = {name: inversion.RANGES[name] for name in ("num_steps", "lr", "lam_mse", "seed")} | {"size": EDGE}
+RANGES = {name: inversion.RANGES[name] for name in ("num_steps", "lr", "lam_mse", "noise_regularisation", "seed")} | {
+    "size": EDGE
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,10 @@ class Settings:
     leaves the picture as it is. perceptual: weights of the perceptual loss, "shipped", "imagenet" or a file.
     discriminator: weights of a "discriminator" loss.
     generator: catalogue name or file. noise: optimise noise maps and w+, optim(w, n), or w+ alone, optim(w).
-    num_steps, lr, lam_mse: as in `inversion.invert`. seed: of the inversion, and of the random VGG.
-    columns: measures out of `metrics.METRICS`. device: "auto" takes the CUDA device of the worker when it has one.
+    num_steps, lr, lam_mse, noise_regularisation, space: as in `inversion.invert`. seed: of the inversion, and of a
+    random network.
+    columns: measures out of `metrics.METRICS`. lossy: leave the picture as a WebP file of high quality instead of PNG.
+    device: "auto" takes the CUDA device of the worker when it has one.
 
     Raises:
         InvalidValue: a number out of range.
@@ -50,7 +56,10 @@ class Settings:
     num_steps: int
     lr: float
     lam_mse: float
+    noise_regularisation: float
+    space: str
     columns: Sequence[str]
+    lossy: bool
     device: str
 
     def __post_init__(self) -> None:
@@ -71,7 +80,10 @@ def grid(
     lr: float,
     columns: Sequence[str],
     lam_mse: float = 0.0,
+    noise_regularisation: float = 0.0,
+    space: str = "w+",
     discriminator: str = "",
+    lossy: bool = False,
     device: str = "auto",
 ) -> list[Settings]:
     """Every combination of pictures, losses, inputs, noise and seeds, as runs for `perform`; all names are checked.
@@ -82,7 +94,8 @@ def grid(
         inputs: edges in pixels to which the loss resizes its input; by default `size`, the picture as it is.
         noise: True optimises noise maps with w+, optim(w, n); False only w+, optim(w).
         seeds: of the inversion, and of the random VGG.
-        generator, perceptual, size, num_steps, lr, columns, lam_mse, discriminator, device: as in `Settings`.
+        generator, perceptual, size, num_steps, lr, columns, lam_mse, noise_regularisation, space, discriminator, lossy,
+            device: as in `Settings`.
 
     Raises:
         UnknownName, InvalidValue: a loss, tap, column, picture or network that does not exist, or a number out of
@@ -107,7 +120,10 @@ def grid(
             num_steps=num_steps,
             lr=lr,
             lam_mse=lam_mse,
+            noise_regularisation=noise_regularisation,
+            space=space,
             columns=list(columns),
+            lossy=lossy,
             device=device,
         )
         for loss, edge, n, image, seed in itertools.product(losses, inputs, noise, images, seeds)
@@ -124,13 +140,33 @@ def perform(s: Settings) -> Measured:
     """Invert one picture and measure the reconstruction.
 
     Returns:
-        {column: value}, and the reconstruction as image.png (8 bits; it is measured before it is rounded).
+        {column: value}, "psnr_gain_of_last_50" (dB; None for a run of fewer than 51 steps), which says whether the run
+        has converged, and two files: the reconstruction as image.png (or image.webp; it is measured before it is
+        rounded), and run.json with the settings of `inversion.Result`, the curve of PSNR and the peak memory.
     """
     x = picture(s.image, s.size).to(devices.choose(s.device))
-    result = optim.solve(_inversion(s, x))
-    return Measured(
-        {c: float(metrics.METRICS[c][1](result.image, x)[0]) for c in s.columns}, {"image.png": png(result.image)}
-    )
+    curve: dict[int, float] = {}
+
+    def watch(iterates: Iterator[Iterate]) -> Iterator[Iterate]:
+        for it in iterates:
+            if (s.num_steps - it.step - 1) % 10 == 0:
+                curve[it.step + 1] = round(float(metrics.psnr(it.image, x)[0]), 3)
+            yield it
+
+    result = optim.solve(_inversion(s, x), watch=watch)
+    values: dict[str, float | None] = {c: float(metrics.METRICS[c][1](result.image, x)[0]) for c in s.columns}
+    before = curve.get(s.num_steps - 50)
+    values["psnr_gain_of_last_50"] = None if before is None else curve[s.num_steps] - before
+    facts = {"config": result.config, "psnr": curve, "peak_bytes": result.peak_bytes, "best_step": result.best_step}
+    name, data = ("image.webp", webp(result.image)) if s.lossy else ("image.png", png(result.image))
+    return Measured(values, {name: data, "run.json": json.dumps(facts, indent=1).encode()})
+
+
+def webp(x: Tensor) -> bytes:
+    """A picture [1, 3, H, W] in [-1, 1] as the bytes of a WebP file of quality 90."""
+    buffer = io.BytesIO()
+    to_pil(x.clamp(-1, 1)).save(buffer, format="WebP", quality=90, method=6)
+    return buffer.getvalue()
 
 
 def png(x: Tensor) -> bytes:
@@ -162,6 +198,8 @@ def _inversion(s: Settings, x: Tensor) -> optim.Run[inversion.Result]:
         num_steps=s.num_steps,
         lr=s.lr,
         lam_mse=s.lam_mse,
+        noise_regularisation=s.noise_regularisation,
+        space=s.space,
         seed=s.seed,
     )
 

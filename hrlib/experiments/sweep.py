@@ -17,6 +17,10 @@ task, of its dataclass and of everything they import from this library, the cata
 Python, torch and the other packages of `sweep_keys.PACKAGES`. Old results stay in build/sweeps; delete the folder to
 free the disk.
 
+Recorded runs, `sweep(..., keep="table2")`, are runs of hours whose results belong to the repository, in
+data/recorded/table2. The code and the versions of packages do not decide whether such a run is finished: they are
+written beside its numbers, with the machine. `kept(perform, runs, "table2")` reads what is there and performs nothing.
+
 Where runs are performed::
 
     workers=0                                in this process, one after the other
@@ -48,7 +52,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import image, store
 from ..errors import BatchError, StoreError, number, plain
-from ..lab.place import cpus, root
+from ..lab.place import RECORDED, cpus, root
 from ..lab.progress_bar import progress
 from ..lab.provenance import Hashes
 from . import sweep_keys
@@ -102,8 +106,9 @@ class Results:
         return path
 
     def image(self, row: int) -> Tensor:
-        """The picture [1, 3, H, W] in [-1, 1] that the task of a row left as image.png (8 bits)."""
-        return image.read(self.file(row, "image.png"))
+        """The picture [1, 3, H, W] in [-1, 1] that the task of a row left as image.png or image.webp (8 bits)."""
+        lossy = self._places[row].with_suffix("") / "image.webp"
+        return image.read(self.file(row, "image.webp" if lossy.exists() else "image.png"))
 
     def at(self, rows: Sequence[int]) -> Results:
         """The same sweep with only these rows, in this order; a row may be given more than once."""
@@ -121,6 +126,7 @@ def sweep(
     label: str = "",
     estimate: Callable[..., float] | None = None,
     within: Sequence[str] = ("image", "seed"),
+    keep: str = "",
 ) -> Results:
     """Perform those of `runs` that are not finished yet, and return them all.
 
@@ -135,6 +141,7 @@ def sweep(
             one run of each row before anything else starts, and the prediction is printed. A row is a group of runs
             that differ only in the settings named in `within`.
         within: see `estimate`.
+        keep: a folder below data/recorded for recorded runs (see above); "" keeps the results in build/sweeps.
 
     Raises:
         BatchError: a task that cannot be imported; runs that are equal, that JSON cannot hold, that name a folder, or
@@ -151,11 +158,14 @@ def sweep(
     sources = sweep_keys.sources(task, runs)
     version = sweep_keys.version(sources)
     folder = store.inside(root() / "build" / "sweeps", name)
-    places = [folder / f"{key}.json" for key in sweep_keys.keys(task, runs, files, version)]
+    lock = folder / "sweep.lock"
+    if keep:
+        folder = store.inside(root() / RECORDED, keep)
+    places = [folder / f"{key}.json" for key in sweep_keys.keys(task, runs, files, "" if keep else version)]
     todo = [i for i, place in enumerate(places) if (_finished(place) or {"error": True})["error"]]
     if todo:
         address = os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler
-        with store.alone(folder / "sweep.lock", f"sweep named {name}"), _client(workers, address) as client:
+        with store.alone(lock, f"sweep named {name}"), _client(workers, address) as client:
             store.sweep_temps(folder)
             if estimate is not None:
                 _predict(client, estimate, runs, todo, within)
@@ -164,8 +174,29 @@ def sweep(
             ):
                 if sweep_keys.named_files(runs[i], hashes) != files[i]:
                     done = (None, f"BatchError: {', '.join(files[i])} changed during this run", "", done[-1])
-                _write(places[i], sweep_keys.dicts([runs[i]])[0], *done)
+                made = {"made": sweep_keys.circumstances(version, max(1, cpus() // max(1, workers)))} if keep else {}
+                _write(places[i], sweep_keys.dicts([runs[i]])[0], *done, made)
     return _collect(asked, places, len(todo))
+
+
+def kept(task: Callable[..., Measured], runs: Sequence[Any], name: str) -> Results:
+    """Those of `runs` that are finished in data/recorded/NAME, in their order; `task` is not performed.
+
+    Raises:
+        BatchError: as `sweep`. StoreError: there is none.
+    """
+    asked, folder = sweep_keys.dicts(runs), store.inside(root() / RECORDED, name)
+    runs = [sweep_keys.absolute(run) for run in runs]
+    files = [sweep_keys.named_files(run, Hashes()) for run in runs]
+    places = [folder / f"{key}.json" for key in sweep_keys.keys(task, runs, files, "")]
+    there = [i for i, place in enumerate(places) if not (_finished(place) or {"error": True})["error"]]
+    if not there:
+        raise StoreError(
+            f"none of {len(runs)} recorded runs in {folder}",
+            expected="runs that the repository ships, or that `hrlab run --profile ffhq` has made",
+            do=f"restore them with `git checkout -- {RECORDED / name}`, or make them",
+        )
+    return _collect([asked[i] for i in there], [places[i] for i in there], 0)
 
 
 def check_numbers(settings: Any, intervals: Mapping[str, str]) -> None:
@@ -216,9 +247,18 @@ def _read(value: Any) -> float | str | None:
 
 
 def _write(
-    place: Path, run: Mapping[str, Any], measured: Measured | None, error: str, trace: str, seconds: float
+    place: Path,
+    run: Mapping[str, Any],
+    measured: Measured | None,
+    error: str,
+    trace: str,
+    seconds: float,
+    made: Mapping[str, Any],
 ) -> None:
-    """Keep a run's results: first the files, then the description, which marks it as finished."""
+    """Keep a run's results: first the files, then the description, which marks it as finished.
+
+    made: further entries of the description, which say how a recorded run was made.
+    """
     files = dict(measured.files) if measured else {}
     for name, data in files.items():
         store.write_bytes(store.inside(place.with_suffix(""), name), data)
@@ -229,6 +269,7 @@ def _write(
         "error": error,
         "trace": trace,
         "seconds": round(seconds, 3),
+        **made,
     }
     store.write_json(place, found)
 

@@ -6,15 +6,20 @@ Whatever could give two different runs the same key is refused here, before any 
 from __future__ import annotations
 
 import copy
+import datetime
 import importlib.metadata
 import inspect
 import json
 import os
+import platform
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from .. import store
 from ..errors import BatchError
@@ -131,6 +136,29 @@ def version(files: Sequence[Path]) -> str:
     )
     hashes.save()
     return found
+
+
+def circumstances(version: str, threads: int) -> dict[str, Any]:
+    """How a recorded run was made: the `version` of the code, the versions of packages, the machine and the day.
+
+    threads: of each run.
+    """
+    return {
+        "version": version,
+        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{_processor()}, {threads} thread{'s' * (threads != 1)}",
+        "day": datetime.date.today().isoformat(),
+    }
+
+
+def _processor() -> str:
+    """The name of the GPU if there is one, else of the processor."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    about = Path("/proc/cpuinfo")  # on Linux, where platform.processor() is empty
+    named = re.search(r"^model name\s*: (.*)$", about.read_text(), re.M) if about.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def absolute(value: Any) -> Any:

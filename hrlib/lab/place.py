@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import StoreError
 
-PROFILES = ("laptop", "smoke", "paper")
+PROFILES = ("laptop", "smoke", "ffhq", "paper")
+RECORDED = Path("data", "recorded")  # runs of hours, made once; below the root
 
 
 def root() -> Path:

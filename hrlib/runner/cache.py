@@ -20,7 +20,7 @@ from typing import Any
 from .. import store
 from ..lab import records
 from ..lab.notebook import Notebook, catalogue, planned
-from ..lab.place import figures_folder, git, root
+from ..lab.place import RECORDED, figures_folder, git, root
 from ..lab.provenance import LIBRARY, Hashes, closure, code, imported, read_object
 
 STATUS = "status.json"  # {"profile", "notebooks": {name: status}}
@@ -34,11 +34,16 @@ def surroundings(notebooks: Iterable[Notebook], hashes: Hashes, profile: str) ->
     """
     lock = root() / "requirements.lock"
     shared = {
-        "data": store.digest(_data(hashes, shipped_alone=profile in ("smoke", "laptop"))),
+        "data": store.digest(_data(hashes, shipped_alone=profile != "paper")),
         "environment": store.digest([hashes.of(lock) if lock.exists() else None, sys.version_info[:2]]),
     }
     return {
-        notebook.name: {"library": _library(notebook, hashes), **shared, **_catalogue(notebook)}
+        notebook.name: {
+            "library": _library(notebook, hashes),
+            **shared,
+            **_catalogue(notebook),
+            **_recorded(notebook, hashes),
+        }
         for notebook in notebooks
     }
 
@@ -52,6 +57,14 @@ def _catalogue(notebook: Notebook) -> dict[str, str]:
     return {"the other notebooks": store.digest(facts)}
 
 
+def _recorded(notebook: Notebook, hashes: Hashes) -> dict[str, str]:
+    """What a notebook that shows recorded runs depends on: all of them."""
+    if not any("at_scale" in cell for cell in notebook.code):
+        return {}
+    files = sorted(path for path in (root() / RECORDED).rglob("*") if path.is_file())
+    return {"recorded runs": store.digest([[path.name, hashes.of(path)] for path in files])}
+
+
 def _library(notebook: Notebook, hashes: Hashes) -> str:
     files = closure(path for cell in notebook.code for path in imported(cell))
     return store.digest(sorted([path.relative_to(LIBRARY).as_posix(), hashes.of_code(path)] for path in files))
@@ -61,7 +74,8 @@ def _data(hashes: Hashes, *, shipped_alone: bool) -> dict[str, Any]:
     """Shipped data count by content; the user's own (up to 70,000 photographs) by size and time stamp.
 
     The profiles that need only the shipped data ignore the rest, so that a fresh clone agrees with the machine that
-    made the committed results, whatever else lies there.
+    made the committed results, whatever else lies there. Recorded runs count only for the notebooks that show them, and
+    the catalogue and the model cards for none: the weights themselves count.
     """
     own = root() / "data"
     shipped = git("ls-files", "-z", "data")
@@ -69,13 +83,18 @@ def _data(hashes: Hashes, *, shipped_alone: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for folder in dict.fromkeys([own, Path(os.environ.get("HRLIB_DATA", own))]):
         for path in _files(folder, linked=not shipped_alone):
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not path.name.startswith(".") and not _about(path):
                 mine = folder == own and (names is None or path.relative_to(root()).as_posix() in names)
                 stat = path.stat()
                 if mine or not shipped_alone:
                     key = path.relative_to(folder).as_posix()
                     facts[key] = hashes.of(path) if mine else [stat.st_size, stat.st_mtime_ns]
     return facts
+
+
+def _about(path: Path) -> bool:
+    """Whether a file below data/ only describes weights, or is a recorded run."""
+    return path.suffix == ".md" or path.name == "catalogue.json" or path.is_relative_to(root() / RECORDED)
 
 
 def _files(folder: Path, *, linked: bool) -> Iterator[Path]:

@@ -15,8 +15,8 @@ from typing import Any
 from ..lab.notebook import effective, profiles, scan
 from ..lab.place import root
 
-MEMORY = {"smoke": 2, "laptop": 4, "paper": 16}  # GiB
-DISK = {"smoke": 1, "laptop": 2, "paper": 40}  # GiB
+MEMORY = {"smoke": 2, "laptop": 4, "ffhq": 6, "paper": 16}  # GiB
+DISK = {"smoke": 1, "laptop": 2, "ffhq": 3, "paper": 40}  # GiB
 # Parameter values that stand for files in the catalogue, besides the files' own names. With `perceptual = "imagenet"`,
 # a loss on one of the `TRUNKS` needs that trunk's weights, and every notebook with that value uses a VGG16.
 WORDS = {"imagenet": "vgg16_imagenet", "lpips_vgg": "vgg16_imagenet", "style_vgg": "vgg16_imagenet"}
@@ -47,7 +47,7 @@ def examine(profile: str = "laptop") -> Iterator[Check]:
         needed = name in profiles()
         yield Check(f"notebook {name}", f"left out: {problem.got}", False, needed, do=problem.do)
     yield _python()
-    yield from _packages()
+    yield from _packages(profile)
     yield from _machine(profile)
     yield from _catalogued(values, profile)
 
@@ -58,9 +58,10 @@ def _python() -> Check:
     return Check("Python", platform.python_version(), good, do="install Python 3.11 or newer")
 
 
-def _packages() -> Iterator[Check]:
-    lock = root() / "requirements.lock"
-    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", lock.read_text(), re.M)) if lock.exists() else {}
+def _locked(what: str, lock: str, do: str) -> Check:
+    """Whether the packages that a lock file in the root pins are installed in these versions."""
+    file = root() / lock
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)", file.read_text(), re.M)) if file.exists() else {}
     other = []
     for name, pin in pins.items():
         try:
@@ -69,8 +70,14 @@ def _packages() -> Iterator[Check]:
             found = "missing"
         if found != pin:
             other.append(f"{name} {found} (lock: {pin})")
-    found = f"{len(pins)} as in requirements.lock" if not other else "; ".join(other[:5]) + " …" * (len(other) > 5)
-    yield Check("packages", found, bool(pins) and not other, do="run `make setup`")
+    found = f"{len(pins)} as in {lock}" if not other else "; ".join(other[:5]) + " …" * (len(other) > 5)
+    return Check(what, found, bool(pins) and not other, do=do)
+
+
+def _packages(profile: str) -> Iterator[Check]:
+    yield _locked("packages", "requirements.lock", "run `make setup`")
+    if profile == "ffhq":
+        yield _locked("packages of real networks", "requirements-faces.lock", "run `make faces`")
     import torch
 
     from .. import torchvision_was_healed
@@ -114,7 +121,7 @@ def _catalogued(values: Mapping[str, Mapping[str, Any]], profile: str) -> Iterat
     files = {name: entry.file for name, entry in entries.items() if entry.kind == "dataset"}
     used = set().union(*(_used(of_one, files) for of_one in values.values()))
     for name, entry in entries.items():
-        needed = entry.profile == "laptop" or name in used
+        needed = entry.profile == "laptop" or name in used or (profile == "ffhq" and bool(entry.package))
         if needed or profile == "paper":
             state = weights.status(name)
             kind = "data set" if entry.kind == "dataset" else "weights"
