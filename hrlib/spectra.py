@@ -79,8 +79,8 @@ def excess_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: 
         return (torch.fft.fft2(cut * taper).abs().square() * band).sum((1, 3, 4))
 
     found, own = energies(a), energies(b)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (found - own).clamp(min=0).sum(1).cpu().numpy() / own.sum(1).cpu().numpy()
+    excess, whole = (found - own).clamp(min=0).sum(1), own.sum(1)
+    return torch.where(whole > 0, excess / whole, torch.nan).cpu().numpy()
 
 
 def roughness(recon: Tensor, target: Tensor) -> np.ndarray:

@@ -48,6 +48,7 @@ MAY = {
     "metrics": BASE | {"image", "weights", "features", "losses", "spectra", "fid", "retrieval"},
     "inversion": BASE | {"image", "losses", "optim"},
     "lso": BASE | {"inversion", "optim"},
+    "pivotal": BASE | {"inversion", "optim"},
 }
 PARTS = {"_colours": "image", "_decode": "image"}
 # The rooms above the core, each with those of them it may import; the core may import none.

@@ -123,3 +123,47 @@ def test_a_target_without_energy_is_no_division(mask):
         assert math.isnan(found.energy(CUTOFF)) and found.coherence(CUTOFF) == 0
         _, ratio, coherence = found.rings()
         assert np.isnan(ratio).all() and (coherence == 0).all()
+
+
+# --- excess energy ----------------------------------------------------------------------------------------------------
+
+
+def half_textured() -> torch.Tensor:
+    """Noise on the left, an even grey on the right: hair beside skin."""
+    x = noise(0)
+    x[..., SIZE // 2 :] = 0.1
+    return x
+
+
+def test_excess_is_what_the_target_does_not_have_there():
+    x = half_textured()
+    assert spectra.excess_energy(x, x) == 0
+    smooth = torch.zeros_like(x)
+    assert spectra.excess_energy(smooth, x) == 0, "missing detail is no excess"
+    grain = x.clone()
+    grain[..., SIZE // 2 :] += noise(1)[..., SIZE // 2 :]
+    assert spectra.excess_energy(grain, x)[0] == pytest.approx(1, abs=0.1), "as much as the target has, elsewhere"
+    lost_and_found = grain.clone()
+    lost_and_found[..., : SIZE // 2] = 0
+    assert spectra.excess_energy(lost_and_found, x)[0] > 0.8, "hair that is lost does not hide grain on skin"
+    both = spectra.excess_energy(torch.cat([x, grain]), torch.cat([x, x]))
+    assert both.shape == (2,) and both[0] == 0
+
+
+@pytest.mark.parametrize(("cycles", "counts"), [(1 / 4, True), (1 / 32, False)])
+def test_excess_counts_from_the_cutoff_on(cycles, counts):
+    x = noise(0)
+    grating = 0.1 * torch.sin(2 * math.pi * cycles * torch.arange(SIZE)).expand_as(x)
+    assert (spectra.excess_energy(x + grating, x)[0] > 0.1) == counts
+
+
+def test_excess_of_unusable_pictures_is_refused():
+    x = noise(0)
+    with pytest.raises(ShapeError, match="at least the window"):
+        spectra.excess_energy(x[..., :16], x[..., :16])
+    with pytest.raises(InvalidValue, match="cutoff"):
+        spectra.excess_energy(x, x, cutoff=0.7)
+    assert (
+        np.isnan(spectra.excess_energy(x, torch.zeros_like(x))[0])
+        or spectra.excess_energy(x, torch.zeros_like(x))[0] == math.inf
+    )
