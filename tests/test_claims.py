@@ -40,6 +40,19 @@ def verdict(expect: str, **row) -> str:
     return judge(claim(expect), recorded(row)).verdict
 
 
+def test_recorded_runs_at_1024_pixels_have_a_verdict_of_their_own():
+    one = claim("> 0", at_1024=(Condition("k1", "> 0"),))
+    strong, weak = {"value": 5.0, "spread": 1.0, "n": 8}, {"value": -5.0, "spread": 1.0, "n": 8}
+    found = judge(one, recorded(strong, weak))
+    assert (found.verdict, found.at_1024.verdict) == ("reproduced", "not reproduced") and found.claim is one
+    assert "not reproduced: -5 ± 1, n = 8" in ledger.at_1024(found) and "-5 ± 1, n = 8" in ledger.markdown([found], "x")
+    assert ledger.tidy([found])[0]["at_1024"]["conditions"][0]["key"] == "k1"
+    missing = judge(one, recorded(strong))
+    assert missing.at_1024.verdict == "not yet computed" and not missing.problems, "runs may still be missing"
+    assert judge(claim("> 0"), recorded(strong)).at_1024 is None
+    assert ledger.at_1024(judge(claim("> 0"), recorded(strong))) == ""
+
+
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
@@ -305,7 +318,7 @@ def test_wrong_records_change_every_page(small, repo):
     good, bad = pages["good"][0], pages["bad"][0]
     assert good.startswith("# Title\n\n<!-- claims -->\n1 claim: 1 reproduced, 0 partly") and "old" not in good
     assert good.endswith("<!-- /claims -->\n\nThe end.\n")
-    row = "| IV-B | It is so. | {} | {} ± 2 dB | 16 |\n"
+    row = "| IV-B | It is so. | {} | {} ± 2 dB | 16 |  |\n"
     assert row.format("reproduced", "+5") in good and row.format("not reproduced", "-5") in bad
     with pytest.raises(StoreError, match="put them back"):
         ledger.with_block("# Title\n", [])

@@ -163,7 +163,4 @@ def test_excess_of_unusable_pictures_is_refused():
         spectra.excess_energy(x[..., :16], x[..., :16])
     with pytest.raises(InvalidValue, match="cutoff"):
         spectra.excess_energy(x, x, cutoff=0.7)
-    assert (
-        np.isnan(spectra.excess_energy(x, torch.zeros_like(x))[0])
-        or spectra.excess_energy(x, torch.zeros_like(x))[0] == math.inf
-    )
+    assert np.isnan(spectra.excess_energy(x, torch.zeros_like(x))[0])

@@ -1,9 +1,9 @@
 """The recorded runs: the paper's experiments at 1024 pixels, on people who do not exist (profile `ffhq`).
 
-`FIGURES` lists them by figure, in the order in which they are made, so that what is missing is the end of the list::
+`FIGURES` lists them in the order in which they are made, so that what is missing is the end of the list::
 
-    record("fig1")       # perform what data/recorded lacks: hours on a CPU, minutes on a GPU; can be interrupted
-    found("fig1")        # the numbers and pictures that are there; needs no network
+    results("fig1")                  # the numbers and pictures that are in data/recorded; needs no network
+    results("fig1", perform=True)    # makes the others first: hours on a CPU, minutes on a GPU; can be interrupted
 
 The generator is MobileStyleGAN and the perceptual network EfficientNet-Lite0, because they install from the Python
 package index; the paper has StyleGAN2 and VGG16. Dense taps stand for the paper's convolutional features, and sparse
@@ -13,25 +13,88 @@ ours are a CPU's compromise, and the PSNR gained over the last 50 steps says how
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
-from .. import weights
+from .. import devices, inversion, metrics, optim, pivotal, weights
 from ..errors import UnknownName, nearest
+from ..image import resize
+from ..optim import Iterate
+from ..worlds.pictures import picture
 from . import inversions
 from .inversions import Settings
-from .sweep import Results, kept, sweep
+from .sweep import Measured, Results, kept, sweep
 
-FOLDER = "inversions"  # below data/recorded
 GENERATOR = "ffhq_mobile1024"
 SIZE, REDUCED = 1024, 256  # edges of the picture and of the reduced input, pixels, as in the paper
 STEPS = 150
 PEOPLE = tuple(f"imagined:{seed}" for seed in range(1, 7))
 SHOWN = PEOPLE[:3]
 DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientnet_random"
-LAM_MSE = 1.0
-NOISE_WEIGHT = 1.0
+LAM_MSE = 1.0  # of the pixel loss where there is one, which then is about as large as the perceptual loss
+NOISE_WEIGHT = 1.0  # of the regularisation of the noise maps in Fig. 1 (c)
 COLUMNS = ("psnr", "ssim", "lpips_st_alex", "artefact_energy", "excess_energy", "roughness")
+
+
+# --- the tasks --------------------------------------------------------------------------------------------------------
+
+
+def show(*, image: str, size: int) -> Measured:
+    """A target as image.webp, so that a reader sees it without the generator that drew it."""
+    return Measured({}, {"image.webp": inversions.webp(picture(image, size))})
+
+
+def stages(*, image: str, loss: str, num_steps: int, steps: Sequence[int], size: int, shown: int) -> Measured:
+    """One inversion, watched: the picture after each of `steps` as step_N.webp, `shown` pixels large, and its PSNR.
+
+    The settings are those of the recorded inversions.
+    """
+    x = picture(image, size).to(devices.choose("auto"))
+    where, values, files = str(x.device), {}, {}
+
+    def watch(iterates: Iterator[Iterate]) -> Iterator[Iterate]:
+        for it in iterates:
+            if it.step + 1 in steps:
+                values[f"psnr_{it.step + 1}"] = float(metrics.psnr(it.image, x)[0])
+                files[f"step_{it.step + 1}.webp"] = inversions.webp(resize(it.image.clamp(-1, 1), shown))
+            yield it
+
+    d = inversions.loss_of(loss, "imagenet", None, 0, where)
+    optim.solve(inversion.invert(inversions.generator_of(GENERATOR, where), x, d, num_steps=num_steps), watch=watch)
+    return Measured(values, files)
+
+
+def tuned(*, image: str, loss: str, pivot_steps: int, num_steps: int, size: int, columns: Sequence[str]) -> Measured:
+    """Pivotal tuning: an inversion in W without noise maps, then the generator's weights; see `hrlib.pivotal`."""
+    x = picture(image, size).to(devices.choose("auto"))
+    where = str(x.device)
+    G, d = inversions.generator_of(GENERATOR, where), inversions.loss_of(loss, "imagenet", None, 0, where)
+    pivot = optim.solve(inversion.invert(G, x, d, num_steps=pivot_steps, space="w", optimise_noise=False))
+    found = optim.solve(pivotal.tune(G, pivot.ws, x, d, num_steps=num_steps))
+    values = {c: float(metrics.METRICS[c][1](found.image, x)[0]) for c in columns}
+    return Measured(
+        values | {"psnr_of_pivot": float(metrics.psnr(pivot.image, x)[0])}, {"image.webp": inversions.webp(found.image)}
+    )
+
+
+# --- what is recorded -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The runs behind a figure or table: `task` for each of `runs`; kept in data/recorded/`folder`."""
+
+    task: Callable[..., Measured]
+    runs: Sequence[Any]
+    folder: str
+
+
+def _inversions(*groups: Sequence[Settings]) -> Figure:
+    return Figure(
+        inversions.perform, list({repr(run): run for group in groups for run in group}.values()), "inversions"
+    )
 
 
 def _runs(
@@ -68,59 +131,84 @@ def _runs(
     ]
 
 
-def _fig1() -> list[Settings]:
-    """(b) reduced, (d) full and (c) reduced with regularised noise maps."""
-    regularised = _runs([DENSE], [REDUCED], people=SHOWN, noise_regularisation=NOISE_WEIGHT)
-    return _runs([DENSE], [REDUCED, SIZE], people=SHOWN) + regularised
+def _fig1(image: str) -> list[list[Settings]]:
+    regularised = _runs([DENSE], [REDUCED], people=[image], noise_regularisation=NOISE_WEIGHT)
+    return [_runs([DENSE], BOTH, people=[image]), regularised]
 
 
-def _table2() -> list[Settings]:
-    """Dense and sparse taps, reduced and full; w alone; and the same with a pixel loss, which sees the full size."""
-    inputs = [REDUCED, SIZE]
-    plain = _runs([DENSE, SPARSE], inputs) + _runs([SPARSE], [REDUCED], noise=False)
-    return plain + _runs([DENSE, SPARSE], inputs, lam_mse=LAM_MSE)
+BOTH = [REDUCED, SIZE]
+TAPS = ["stem", *(f"blocks_{i}" for i in range(7))]
+FIGURES = {
+    "targets": Figure(show, [{"image": image, "size": SIZE} for image in PEOPLE], "targets"),
+    "stages": Figure(
+        stages,
+        [
+            {
+                "image": PEOPLE[0],
+                "loss": DENSE,
+                "num_steps": STEPS,
+                "steps": [1, 3, 6, 10, 15, 22, 30, 40, 55, 75, 100, STEPS],
+                "size": SIZE,
+                "shown": 384,
+            }
+        ],
+        "stages",
+    ),
+    # (b) reduced, (d) full, (c) reduced with regularised noise maps
+    "fig1": _inversions(*(part for image in PEOPLE for part in _fig1(image))),
+    # w alone, beside Fig. 1 (d)
+    "fig4": _inversions(_runs([DENSE], [SIZE], noise=False)),
+    # dense and sparse taps; w alone; the same with a pixel loss, which sees the full size in every row
+    "table2": _inversions(
+        _runs([DENSE, SPARSE], BOTH),
+        _runs([DENSE], [SIZE], noise=False),
+        _runs([DENSE, SPARSE], BOTH, lam_mse=LAM_MSE),
+    ),
+    "pivotal": Figure(
+        tuned,
+        [
+            {
+                "image": image,
+                "loss": DENSE,
+                "pivot_steps": STEPS // 2,
+                "num_steps": STEPS // 2,
+                "size": SIZE,
+                "columns": list(COLUMNS),
+            }
+            for image in PEOPLE
+        ],
+        "pivotal",
+    ),
+    # two losses more: the same network with random weights, and LPIPS
+    "fig6": _inversions(_runs([RANDOM], BOTH), _runs(["st_lpips"], BOTH, people=SHOWN)),
+    # w alone, by the features of one depth after the other
+    "fig12": _inversions(
+        _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=SHOWN[:2], noise=False)
+    ),
+}
 
 
-def _fig6() -> list[Settings]:
-    """Two networks more: the same one with random weights, and LPIPS."""
-    return _runs([RANDOM, "st_lpips"], [REDUCED, SIZE], people=SHOWN)
+def results(figure: str, *, perform: bool = False, workers: int = 0) -> Results:
+    """The runs of a figure that are in data/recorded, in the order of `FIGURES`.
 
+    Args:
+        figure: a key of `FIGURES`.
+        perform: make those that are missing first.
+        workers: as in `sweep`.
 
-def _fig12() -> list[Settings]:
-    """w alone, by the features of one depth after the other."""
-    taps = ["stem", *(f"blocks_{i}" for i in range(7))]
-    return _runs(["mse", *(f"{DENSE}:{tap}" for tap in taps), DENSE], [SIZE], people=SHOWN[:2], noise=False)
-
-
-FIGURES: dict[str, Callable[[], list[Settings]]] = {"fig1": _fig1, "table2": _table2, "fig6": _fig6, "fig12": _fig12}
-
-
-def runs(figure: str) -> list[Settings]:
-    """The settings of a figure's runs, without repetitions; `UnknownName` for a figure that is not in `FIGURES`."""
+    Raises:
+        UnknownName: no such figure. StoreError: nothing is there. MissingWeights: before anything starts, if runs are
+        to be made and the packages of `make faces` are not there.
+    """
     if figure not in FIGURES:
         raise UnknownName(
             f"recorded runs of {figure!r}",
             expected=f"one of {', '.join(FIGURES)}",
             do=nearest(figure, list(FIGURES)) or "use a name from at_scale.FIGURES",
         )
-    return list({repr(run): run for run in FIGURES[figure]()}.values())
-
-
-def record(figure: str, *, workers: int = 0) -> Results:
-    """Perform those runs of a figure that data/recorded lacks, and return them all.
-
-    workers: as in `sweep`.
-
-    Raises:
-        MissingWeights: before anything starts; the packages of `make faces` are not there.
-    """
-    weights.load_generator(GENERATOR)
-    wanted = runs(figure)
-    for loss in dict.fromkeys(run.loss for run in wanted):
-        inversions.loss_of(loss, "imagenet", None, 0, "cpu")
-    return sweep(inversions.perform, wanted, name=f"recorded/{figure}", workers=workers, label=figure, keep=FOLDER)
-
-
-def found(figure: str) -> Results:
-    """Those runs of a figure that are in data/recorded, in the order of `runs`; `StoreError` if there is none."""
-    return kept(inversions.perform, runs(figure), FOLDER)
+    f = FIGURES[figure]
+    if perform:
+        weights.path(GENERATOR)
+        weights.path("efficientnet_lite0_imagenet")
+        sweep(f.task, f.runs, name=f"recorded_{figure}", workers=workers, label=figure, keep=f.folder)
+    return kept(f.task, f.runs, f.folder)

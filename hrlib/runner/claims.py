@@ -6,7 +6,8 @@ spread, which is the standard deviation over images or seeds; *partly* when it d
 mean (the recorded one, else 1.96 spread / sqrt n each way) excludes indifference; *not reproduced* in every other case,
 a wrong sign included. Means count from n = 4 on, where more than a spread is also more than 1.96 standard errors; exact
 counts and truth values need no spread. A claim is *reproduced* when all its conditions are, *not reproduced* when all
-are not, and *partly* otherwise.
+are not, and *partly* otherwise. A claim has a second verdict, by the same rule, where recorded runs at 1024 pixels can
+decide it.
 """
 
 # Entries are checked by hand: pydantic would replace the twenty lines of `_fields`, but its errors would have to be
@@ -18,7 +19,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ class Claim:
         scale: "paper" if no other profile can decide it.
         note: why it is measured this way, or why it needs its scale.
         later: its notebook exists but does not record the evidence yet.
+        at_1024: conditions on the recorded runs at 1024 pixels, which the same notebook reads; a verdict of its own.
     """
 
     id: str
@@ -105,6 +107,7 @@ class Claim:
     scale: str = ""
     note: str = ""
     later: bool = False
+    at_1024: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict, or why there is none yet, and the findings behind it (none if no record was read)."""
+    """A claim's verdict, or why there is none yet, and the findings behind it (none if no record was read).
+
+    at_1024: the same for the recorded runs at 1024 pixels; None if the claim has no conditions on them.
+    """
 
     claim: Claim
     verdict: str
     why: str = ""
     findings: tuple[Finding, ...] = ()
+    at_1024: Verdict | None = None
 
     @property
     def weakest(self) -> Finding | None:
@@ -175,7 +182,9 @@ def load(path: str | Path | None = None) -> list[Claim]:
 
 def _claim(entry: Any, notebooks: Sequence[str]) -> Claim:
     where = f"claim {entry.get('id', entry)!r}" if isinstance(entry, dict) else f"claim {entry!r}"
-    claim = Claim(**{**_fields(entry, Claim, where), "conditions": _conditions(entry, where)})
+    checked = _fields(entry, Claim, where)
+    listed = {name: _conditions(checked.get(name, []), where) for name in ("conditions", "at_1024")}
+    claim = Claim(**checked | listed)
     for name, value, valid in (("notebook", claim.notebook, notebooks), ("scale", claim.scale, ("", "paper"))):
         if value not in valid:
             raise UnknownName(
@@ -188,8 +197,8 @@ def _claim(entry: Any, notebooks: Sequence[str]) -> Claim:
     return claim
 
 
-def _conditions(entry: dict[str, Any], where: str) -> tuple[Condition, ...]:
-    conditions = tuple(Condition(**_fields(c, Condition, where)) for c in entry["conditions"])
+def _conditions(entries: Sequence[Any], where: str) -> tuple[Condition, ...]:
+    conditions = tuple(Condition(**_fields(c, Condition, where)) for c in entries)
     for c in conditions:
         if c.bounds is None and c.exact:
             raise InvalidValue(
@@ -241,6 +250,11 @@ def judge(claim: Claim, recorded: Mapping[str, dict[str, Any]] | None, profile: 
         recorded: key -> record of the claim's notebook (`records.read`); None if it has not run.
         profile: the scale at which the records were made.
     """
+    if claim.at_1024:
+        large = replace(claim, conditions=claim.at_1024, at_1024=(), scale="", later=True)  # runs may still be missing
+        return replace(
+            judge(replace(claim, at_1024=()), recorded, profile), claim=claim, at_1024=judge(large, recorded)
+        )
     if claim.scale == "paper" and profile != "paper":
         return Verdict(claim, PAPER_ONLY, claim.note)
     if recorded is None:

@@ -45,16 +45,29 @@ def cells(verdict: Verdict) -> tuple[str, str, str]:
     return verdict.verdict, evidence(weakest), str(weakest.n or "")
 
 
+def at_1024(verdict: Verdict) -> str:
+    """The verdict of the recorded runs at 1024 pixels in a cell, with the evidence; "" for a claim without one."""
+    if verdict.at_1024 is None:
+        return ""
+    said, shown, n = cells(verdict.at_1024)
+    return f"{said}: {shown}" + f", n = {n}" * bool(n)
+
+
 def markdown(verdicts: Sequence[Verdict], profile: str) -> str:
     """The whole ledger as a page: the rule, the counts, and a table for each section."""
     lines = ["# The ledger of claims", "", ABOUT, "", RULE, "", f"Profile `{profile}`. {summary(verdicts)}."]
     for section in dict.fromkeys(v.claim.section for v in verdicts):
-        lines += ["", f"## Section {section}", "", *_head("claim", "verdict", "effect ± spread", "n", "paper")]
+        lines += [
+            "",
+            f"## Section {section}",
+            "",
+            *_head("claim", "verdict", "effect ± spread", "n", "at 1024 px", "paper"),
+        ]
         for v in (v for v in verdicts if v.claim.section == section):
             note = f" *{v.claim.note}*" * bool(v.claim.note and v.verdict != PAPER_ONLY)
             shown = [f"`{f.condition.key}` {f.condition.expect}: {evidence(f)}" for f in v.findings] or [v.why]
             verdict, _, n = cells(v)
-            lines.append(_row(v.claim.statement + note, verdict, "<br>".join(shown), n, v.claim.paper))
+            lines.append(_row(v.claim.statement + note, verdict, "<br>".join(shown), n, at_1024(v), v.claim.paper))
     return "\n".join(lines) + "\n"
 
 
@@ -70,8 +83,9 @@ def with_block(readme: str, verdicts: Sequence[Verdict]) -> str:
         raise StoreError(
             "README.md lacks the lines <!-- claims --> and <!-- /claims -->", expected="both", do="put them back"
         )
-    rows = [_row(v.claim.section, v.claim.statement, *cells(v)) for v in verdicts if v.verdict in DECIDED]
-    lines = [f"{summary(verdicts)}.", "", *_head("paper", "claim", "verdict", "effect ± spread", "n"), *rows]
+    rows = [_row(v.claim.section, v.claim.statement, *cells(v), at_1024(v)) for v in verdicts if v.verdict in DECIDED]
+    head = _head("paper", "claim", "verdict", "effect ± spread", "n", "at 1024 px")
+    lines = [f"{summary(verdicts)}.", "", *head, *rows]
     return before + opened + "\n".join(lines) + "\n" + closed + after
 
 
@@ -85,19 +99,29 @@ def _row(*cells: str) -> str:
 
 def tidy(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """The ledger as plain data, one entry per claim, with effect, spread and n of its weakest condition."""
-    take = lambda source, *names: {name: getattr(source, name, None) for name in names}
     return [
-        take(v.claim, "id", "section", "statement", "paper", "notebook", "scale", "note")
-        | take(v, "verdict", "why")
-        | take(v.weakest, "effect", "spread", "n")
-        | {
-            "conditions": [
-                take(f.condition, "key", "expect", "exact") | take(f, "verdict", "effect", "spread", "n", "unit", "why")
-                for f in v.findings
-            ]
-        }
+        _take(v.claim, "id", "section", "statement", "paper", "notebook", "scale", "note")
+        | _take(v, "verdict", "why")
+        | _take(v.weakest, "effect", "spread", "n")
+        | {"conditions": _conditions(v)}
+        | (
+            {"at_1024": _take(v.at_1024, "verdict", "why") | {"conditions": _conditions(v.at_1024)}}
+            if v.at_1024
+            else {}
+        )
         for v in verdicts
     ]
+
+
+def _conditions(verdict: Verdict) -> list[dict[str, Any]]:
+    return [
+        _take(f.condition, "key", "expect", "exact") | _take(f, "verdict", "effect", "spread", "n", "unit", "why")
+        for f in verdict.findings
+    ]
+
+
+def _take(source: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(source, name, None) for name in names}
 
 
 def write(profile: str) -> list[Verdict]:
