@@ -148,6 +148,8 @@ METRICS = {
     **{f"lpips_{net}": (title, functools.partial(lpips, net=net)) for net, title in losses.LPIPS_TITLES.items()},
     "artefact_energy": ("artefact energy", spectra.artefact_energy),
     "excess_energy": ("excess energy", spectra.excess_energy),
+    "low_lost": ("share of energy lost below 1/8 cycle per pixel", lambda a, b: spectra.share_lost(a, b)[0]),
+    "high_lost": ("share of energy lost from 1/8 cycle per pixel on", lambda a, b: spectra.share_lost(a, b)[1]),
     "roughness": ("roughness", spectra.roughness),
     "colour_shift": ("colour shift (Delta E)", colour_shift),
     "style_thin": ("style distance", style_distance),

@@ -353,6 +353,7 @@ def test_recorded_runs_outlive_the_code_and_say_how_they_were_made(task, journal
     made = [store.read_json(path)["made"] for path in sorted(folder.glob("*.json"))]
     assert {m["version"] for m in made} == {"another", sorted({m["version"] for m in made} - {"another"})[0]}
     assert all(m["packages"]["torch"] == torch.__version__ and "thread" in m["machine"] for m in made)
+    assert there.made().startswith("2 recorded runs, 0.0 hours on ") and there.made().endswith(made[0]["day"])
     damaged = next(folder.glob("*/n.txt"))
     damaged.write_text("nonsense")
     assert len(sweep.kept(task.work, runs, "some").table) == 2, "a damaged run does not count"

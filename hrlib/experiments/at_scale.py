@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from .. import devices, inversion, metrics, optim, pivotal, weights
+import torch
+
+from .. import devices, features, inversion, metrics, optim, pivotal, weights
 from ..errors import UnknownName, nearest
 from ..image import resize
 from ..optim import Iterate
@@ -35,7 +37,7 @@ SHOWN = PEOPLE[:3]
 DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientnet_random"
 LAM_MSE = 1.0  # of the pixel loss where there is one, which then is about as large as the perceptual loss
 NOISE_WEIGHT = 1.0  # of the regularisation of the noise maps in Fig. 1 (c)
-COLUMNS = ("psnr", "ssim", "lpips_st_alex", "artefact_energy", "excess_energy", "roughness")
+COLUMNS = ("psnr", "ssim", "lpips_st_alex", "artefact_energy", "excess_energy", "roughness", "low_lost", "high_lost")
 
 
 # --- the tasks --------------------------------------------------------------------------------------------------------
@@ -77,6 +79,22 @@ def tuned(*, image: str, loss: str, pivot_steps: int, num_steps: int, size: int,
     return Measured(
         values | {"psnr_of_pivot": float(metrics.psnr(pivot.image, x)[0])}, {"image.webp": inversions.webp(found.image)}
     )
+
+
+@torch.no_grad()
+def seen(*, image: str, size: int, reduced: int) -> Measured:
+    """Dense and sparse features of a picture, means over the taps: zeros_KIND, the share of zeros, and shift_KIND.
+
+    The shift is how far the mean responses of the channels move when the input is reduced, in units of their spread.
+    """
+    x, values = picture(image, size), {}
+    for kind in ("dense", "sparse"):
+        f = features.efficientnet_lite0("imagenet", kind)
+        full, small = (f(x, f.taps, resize=edge) for edge in (None, reduced))
+        moved = [(full[t].mean((2, 3)) - small[t].mean((2, 3))).norm() / full[t].std((2, 3)).norm() for t in f.taps]
+        values[f"zeros_{kind}"] = float(torch.stack([(full[t] == 0).float().mean() for t in f.taps]).mean())
+        values[f"shift_{kind}"] = float(torch.stack(moved).mean())
+    return Measured(values)
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------------
@@ -154,6 +172,7 @@ FIGURES = {
         ],
         "stages",
     ),
+    "features": Figure(seen, [{"image": image, "size": SIZE, "reduced": REDUCED} for image in PEOPLE], "features"),
     # (b) reduced, (d) full, (c) reduced with regularised noise maps
     "fig1": _inversions(*(part for image in PEOPLE for part in _fig1(image))),
     # w alone, beside Fig. 1 (d)
@@ -188,7 +207,7 @@ FIGURES = {
 }
 
 
-def results(figure: str, *, perform: bool = False, workers: int = 0) -> Results:
+def results(figure: str, *, perform: bool = False, workers: int = 2) -> Results:
     """The runs of a figure that are in data/recorded, in the order of `FIGURES`.
 
     Args:

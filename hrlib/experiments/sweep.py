@@ -110,6 +110,14 @@ class Results:
         lossy = self._places[row].with_suffix("") / "image.webp"
         return image.read(self.file(row, "image.webp" if lossy.exists() else "image.png"))
 
+    def made(self) -> str:
+        """How recorded runs were made, in a sentence: machines, days, hours."""
+        notes = [store.read_json(place)["made"] for place in self._places]
+        machines, days = (sorted({note[name] for note in notes}) for name in ("machine", "day"))
+        when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        hours = self.seconds.sum() / 3600
+        return f"{len(notes)} recorded runs, {hours:.1f} hours on {' and '.join(machines)}, {when}"
+
     def at(self, rows: Sequence[int]) -> Results:
         """The same sweep with only these rows, in this order; a row may be given more than once."""
         table, seconds = (part.iloc[list(rows)].reset_index(drop=True) for part in (self.table, self.seconds))
