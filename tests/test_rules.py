@@ -49,7 +49,7 @@ MAY = {
     "inversion": BASE | {"image", "losses", "optim"},
     "lso": BASE | {"inversion", "optim"},
 }
-PARTS = {"_colours": "image", "_decode": "image"}
+PARTS = {"_colours": "image", "_decode": "image", "_lambdas": "losses"}
 # The rooms above the core, each with those of them it may import; the core may import none.
 ABOVE = {
     "training": set(),

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import LayoutMismatch
+from .perceptual import pink_noise
 
-NORMS_AFTER = {"conv_stem": "bn1"}  # of the network itself, then of its two kinds of blocks
-NORMS_IN = {
+NORMS = {  # the normalisation after each convolution, in the network itself and in its two kinds of blocks
+    "EfficientNet": {"conv_stem": "bn1"},
     "DepthwiseSeparableConv": {"conv_dw": "bn1", "conv_pw": "bn2"},
     "InvertedResidual": {"conv_pw": "bn1", "conv_dw": "bn2", "conv_pwl": "bn3"},
 }
@@ -58,8 +59,7 @@ def randomise(net: nn.Module, seed: int) -> nn.Module:
     """The network with random weights: He-normal convolutions, calibrated batch normalisation.
 
     Weights have variance 2 / fan-in; every batch normalisation then takes the mean and the variance of its own input
-    over four seeded pictures of noise with an amplitude spectrum of 1 / f, as photographs have on average, so that
-    maps neither vanish nor grow with depth, whatever the seed.
+    over four seeded pictures of 1/f noise, so that maps neither vanish nor grow with depth, whatever the seed.
     """
     rng = torch.Generator().manual_seed(seed)
     for m in net.modules():
@@ -68,9 +68,7 @@ def randomise(net: nn.Module, seed: int) -> nn.Module:
         elif isinstance(m, nn.BatchNorm2d):
             m.reset_parameters()
             m.momentum = None  # running statistics become those of the one batch below
-    frequency = torch.fft.fftfreq(256)[:, None].hypot(torch.fft.rfftfreq(256)).clamp(min=1 / 256)
-    pictures = torch.fft.irfft2(torch.fft.rfft2(torch.randn(4, 3, 256, 256, generator=rng)) / frequency)
-    net.train().forward_features(pictures / (2 * pictures.std()))  # a spread of 0.5 in the range [-1, 1]
+    net.train().forward_features(pink_noise(4, 256, rng))
     return net.eval()
 
 
@@ -80,9 +78,8 @@ def folded(net: nn.Module) -> nn.Module:
 
     The same function up to rounding, in two thirds of the time; changes `net`, whose head and classifier are dropped.
     """
-    norms = [(net, NORMS_AFTER)] + [(m, NORMS_IN[kind]) for m in net.modules() if (kind := type(m).__name__) in NORMS_IN]
-    for module, pairs in norms:
-        for conv, bn in pairs.items():
+    for module in net.modules():
+        for conv, bn in NORMS.get(type(module).__name__, {}).items():
             setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, bn)))
             setattr(module, bn, getattr(module, bn).act)
     net.conv_head = net.bn2 = net.global_pool = net.classifier = nn.Identity()
