@@ -12,14 +12,17 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import store
 from . import weights as weight_files
-from .errors import SEED, LayoutMismatch, ShapeError, UnknownName, nearest, number, sides
+from .errors import SEED, LayoutMismatch, MissingWeights, ShapeError, UnknownName, nearest, number, sides
+from .nets import efficientnet as efficient
 from .nets import perceptual as nets
+from .nets.perceptual import pink_noise  # noqa: F401 - also reachable under this name
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FULL_CHANNELS, THIN_CHANNELS = nets.FULL_CHANNELS, nets.THIN_CHANNELS  # plans for a random VGG16
@@ -29,9 +32,11 @@ CLASSIFIER_KEYS = ("classifier.", "pre_logits.", "head.", "fc.")  # in torchvisi
 
 def imagenet_normalise(x: Tensor) -> Tensor:
     """Images [N, 3, H, W] in [-1, 1] -> (x + 1) / 2, minus ImageNet's mean, divided by its standard deviation."""
-    mean, std = (
-        torch.tensor(v, dtype=x.dtype, device=x.device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)
-    )
+    return _normalise(x, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(1, 3, 1, 1) for v in (mean, std))
     return ((x + 1) / 2 - mean) / std
 
 
@@ -199,6 +204,57 @@ class _DeiT(Features):
         return {f"blocks_{i}": m for i, m in zip(blocks, maps, strict=True)}
 
 
+class _EfficientNet(Features):
+    # No `reach`: TensorFlow's padding depends on the parity of each map's size, so parts of a picture align with the
+    # whole only where all sizes are multiples of 32.
+    def __init__(self, net: nn.Module, *, name: str, tap: str, natural_size: int | None) -> None:
+        taps, net = ("stem", *(f"blocks_{i}" for i in range(len(net.blocks)))), efficient.folded(net)
+        super().__init__(net, name=f"{name} ({tap})", taps=taps, min_size=32, natural_size=natural_size)
+        self.tap = tap
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return ((x + 1) * 127.5 - 127) / 128  # what the weights were trained with, on 8-bit values
+
+    def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        maps = {}
+        for tap in self.taps:
+            if tap == "stem":
+                before = self.net.conv_stem(x)
+                x = F.relu6(before)  # not the network's own activation, which would overwrite the map before it
+            else:
+                x = before = self.net.blocks[int(tap.removeprefix("blocks_"))](x)
+            if tap in wanted:
+                maps[tap] = before if self.tap == "dense" else F.relu(before)
+                if len(maps) == len(set(wanted)):
+                    break
+        return maps
+
+
+class _Timm(Features):
+    def __init__(self, net: nn.Module, *, name: str) -> None:
+        size, info = net.pretrained_cfg["input_size"][-1], net.feature_info
+        for m in net.modules():
+            if getattr(m, "inplace", False):  # it could overwrite a tap
+                m.inplace = False
+        self.exact = net.pretrained_cfg.get("fixed_input_size", False)
+        taps = [i["module"].replace(".", "_") for i in info]
+        edge = size if self.exact else max(i["reduction"] for i in info)
+        super().__init__(net, name=name, taps=taps, min_size=edge, natural_size=size)
+
+    def check_size(self, height: int, width: int) -> None:
+        if self.exact and (height, width) != (self.natural_size, self.natural_size):
+            raise _wrong_size(self.name, height, width, self.natural_size)
+        super().check_size(height, width)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return _normalise(x, self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"])
+
+    def maps(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        indices = sorted(map(self.taps.index, set(wanted)))
+        maps = self.net.forward_intermediates(x, indices=indices, stop_early=True, intermediates_only=True)
+        return {self.taps[i]: m for i, m in zip(indices, maps, strict=True)}
+
+
 class _Discriminator(Features):
     def __init__(self, net: nn.Module) -> None:
         edge = net.resolution
@@ -207,11 +263,7 @@ class _Discriminator(Features):
 
     def check_size(self, height: int, width: int) -> None:
         if (height, width) != (self.min_size, self.min_size):
-            raise ShapeError(
-                f"{self.name} was given an image of {height}x{width} pixels",
-                expected=f"{self.min_size}x{self.min_size}, the only size this discriminator accepts",
-                do=f"set resize={self.min_size} in the loss",
-            )
+            raise _wrong_size(self.name, height, width, self.min_size)
 
     def normalise(self, x: Tensor) -> Tensor:
         return x
@@ -295,12 +347,89 @@ def deit(weights: str = "imagenet") -> Features:
     return _DeiT(_filled(nets.deit(**config), state, weights), name=_name("DeiT", weights))
 
 
+def efficientnet_lite0(weights: str = "imagenet", tap: str = "dense", *, seed: int = 0) -> Features:
+    """EfficientNet-Lite0 with the taps `stem` and `blocks_0` ... `blocks_6`, its seven groups of blocks.
+
+    Images must be at least 32 px.
+
+    Args:
+        weights: "imagenet" (from a package that `make faces` installs), "random", or a file with timm's names or in
+            timm's order.
+        tap: "dense" takes the stem's convolution (normalised) before its activation, and the outputs of the groups'
+            last blocks, linear bottlenecks. "sparse" takes the same maps after a ReLU, the difference between Eq. (3)
+            and Eq. (2) and no other: half of the values become 0. The network itself has no activation there; behind
+            its own, inside the blocks, maps have six times the channels, and its ReLU6 would also cut the values above
+            6, a fifth of them in places.
+        seed: of the random weights, see `nets.efficientnet.randomise`.
+    """
+    _check_choice("tap", tap, ("dense", "sparse"))
+    net = efficient.efficientnet_lite0()
+    if weights == "random":
+        efficient.randomise(net, number("seed", seed, SEED))
+        return _EfficientNet(net, name=f"EfficientNet-Lite0 random {seed}", tap=tap, natural_size=None)
+    source = "efficientnet_lite0_imagenet" if weights == "imagenet" else weights
+    efficient.fill(net, weight_files.load_state(source)[0], source)
+    return _EfficientNet(net, name="EfficientNet-Lite0", tap=tap, natural_size=_home(weights))
+
+
+def timm_network(network: str, weights: str = "imagenet", *, seed: int = 0) -> Features:
+    """Any network of timm with the maps of its feature interface as taps: `stages_0` ... of "convnext_tiny".
+
+    Taps have the names of timm's modules (`feature_info`), with "_" for "."; the normalisation is that of the network's
+    pretrained configuration. Networks of a fixed input size, as most transformers, need `resize=f.natural_size`.
+
+    Args:
+        network: a name of timm's, as "convnext_tiny" or "resnet18.a1_in1k" (`timm.list_models()`).
+        weights: "imagenet" (timm's own pretrained weights, downloaded from huggingface.co into its cache), "random"
+            (timm's initialisation), or a file in timm's layout; its classifier is ignored.
+        seed: of the random weights.
+
+    Raises:
+        UnknownName: timm has no network of this name, or it has no feature interface.
+        MissingWeights: the pretrained weights cannot be downloaded, or timm has none.
+    """
+    if not timm.is_model(network.partition(".")[0]):
+        raise UnknownName(
+            f"timm network {network!r}",
+            expected="a name of timm.list_models()",
+            do=nearest(network, timm.list_models()) or "check its spelling, or update timm",
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number("seed", seed, SEED))
+        try:
+            net = timm.create_model(network, pretrained=weights == "imagenet", num_classes=0)
+        except (OSError, RuntimeError, ValueError) as e:  # no network, no weights of that tag, a damaged download
+            raise MissingWeights(
+                f"timm cannot create {network} with weights={weights!r} ({type(e).__name__}: {str(e).splitlines()[0]})",
+                expected="a connection to huggingface.co, or the file in its cache",
+                do='connect, or pass the path of a downloaded file, or use weights="random"',
+            ) from e
+    if not hasattr(net, "forward_intermediates") or not getattr(net, "feature_info", None):
+        raise UnknownName(
+            f"feature maps of timm's {network}",
+            expected="a network with timm's feature interface (forward_intermediates)",
+            do="choose another network",
+        )
+    if weights not in ("imagenet", "random"):
+        state, _ = weight_files.load_state(weights)
+        _filled(net, {k: v for k, v in state.items() if not k.startswith(net.pretrained_cfg["classifier"])}, weights)
+    return _Timm(net, name=f"{network} random {seed}" if weights == "random" else network)
+
+
 def discriminator(D: nn.Module) -> Features:
     """The blocks `b{R}` ... `b8` of a StyleGAN2 discriminator (outputs of each block, before the epilogue).
 
     Accepts only images of D.resolution. Works on a frozen copy, so that D itself can still be trained.
     """
     return _Discriminator(copy.deepcopy(D))
+
+
+def _wrong_size(name: str, height: int, width: int, edge: int) -> ShapeError:
+    return ShapeError(
+        f"{name} was given an image of {height}x{width} pixels",
+        expected=f"{edge}x{edge}, the only size that this network accepts",
+        do=f"set resize={edge} in the loss",
+    )
 
 
 def _check_choice(what: str, value: str, valid: Sequence[str]) -> None:

@@ -23,28 +23,24 @@ from torch.nn import functional as F
 from . import features as feature_nets
 from . import store
 from . import weights as weight_files
+from ._lambdas import (
+    DEIT_DEPTHS,
+    DEIT_LAMBDA,
+    EFFICIENTNET,
+    EFFICIENTNET_HIGH,
+    EFFICIENTNET_RANDOM,
+    EFFICIENTNET_SPARSE,
+    HIGH_LEVEL,
+    HRINVERSION,
+    IMAGE2STYLEGAN,
+    RESNET50,
+    VGG_RANDOM,
+    equal_spreads,
+    mean_squares,
+)
 from .errors import SEED, InvalidValue, ShapeError, UnknownName, nearest, number, sides
 from .features import Features
 from .image import check
-
-# The lambdas of Eq. (3) and (4). They multiply the features *before* squaring.
-HRINVERSION: Mapping[str, float] = {
-    "features_2": 0.0002,
-    "features_7": 0.0001,
-    "features_14": 0.0001,
-    "features_21": 0.0002,
-    "features_28": 0.0005,
-}
-HIGH_LEVEL: Mapping[str, float] = {"features_21": 0.0002, "features_28": 0.0005}
-# The activations of a random VGG16 are smaller; 20 times the lambdas give its gradients the size of the trained one's.
-# Adam ignores a common factor, but not where gradients come near its epsilon (1e-8), as those of noise maps would here.
-VGG_RANDOM: Mapping[str, float] = {tap: 20 * lam for tap, lam in HRINVERSION.items()}
-# The paper names no taps and no lambdas for these two. Our choice: equal lambdas over the depth, of a size that gives
-# the shipped networks' gradients the magnitude of those of the shipped VGG16 with HRINVERSION.
-RESNET50: Mapping[str, float] = dict.fromkeys(("layer1", "layer2", "layer3", "layer4"), 0.004)
-DEIT_DEPTHS, DEIT_LAMBDA = (1 / 4, 1 / 2, 3 / 4, 1.0), 0.002  # the blocks that end these shares of the depth
-# The four ReLU layers of Image2StyleGAN (Abdal et al. 2019: conv1_1, conv1_2, conv3_2, conv4_2).
-IMAGE2STYLEGAN = ("features_0", "features_2", "features_12", "features_19")
 
 WEIGHT = "[0, inf)"  # of a loss or of a tap: a negative one would reward distance
 MAX_ABS = 10.0  # of a target: above the values of any image in [-1, 1], far below those of a 0..255 image
@@ -198,6 +194,8 @@ LPIPS_TITLES = {
     "thin": "LPIPS (thin)",
     "resnet": "LPIPS (ResNet50)",
     "resnet_thin": "LPIPS (ResNet50, thin)",
+    "st_vgg": "ST-LPIPS (vgg)",
+    "st_alex": "ST-LPIPS (alex)",
 }
 
 
@@ -209,10 +207,11 @@ class LPIPS(Loss):
 
     Args:
         net: "vgg" or "alex": the `lpips` package (v0.1) with its calibrated linear heads; the ImageNet trunk comes
-            from the catalogue (`vgg16_imagenet`, `alexnet_imagenet`) and is never downloaded implicitly. The others
+            from the catalogue (`vgg16_imagenet`, `alexnet_imagenet`) and is never downloaded implicitly. The next three
             use the same formula with all channel weights 1, and compare only with themselves: "thin" on the shipped
             thin VGG16; "resnet" and "resnet_thin" on the four stages of ResNet50 (ImageNet's or the shipped one), for a
-            second opinion from a network other than VGG.
+            second opinion from a network other than VGG. "st_vgg" and "st_alex" are `nets.st_lpips` with its own trunk
+            and heads, which hardly sees shifts of a pixel or two (Ghildyal and Liu 2022); `make faces` installs them.
         resize: as in `Perceptual`.
         weight: multiplies the term.
 
@@ -232,6 +231,8 @@ class LPIPS(Loss):
         self.title, self.plain, self.package = LPIPS_TITLES[net], None, None
         if net in ("vgg", "alex"):
             self.package = _lpips_package(net)
+        elif net in ("st_vgg", "st_alex"):
+            self.package = weight_files.load_st_lpips(net.replace("st_", "st_lpips_"))
         elif net == "thin":
             self.plain = feature_nets.vgg16("shipped", tap="relu")
         else:
@@ -352,8 +353,12 @@ PERCEPTUAL = (
     "resnet50",
     "deit",
     "discriminator",
+    "efficientnet_dense",
+    "efficientnet_sparse",
+    "efficientnet_high",
+    "efficientnet_random",
 )
-NAMES = (*PERCEPTUAL, "lpips", "mse")
+NAMES = (*PERCEPTUAL, "lpips", "st_lpips", "mse")  # and "timm:NETWORK"
 
 
 def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int] | None = None, seed: int = 0) -> Loss:
@@ -362,13 +367,18 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
     Args:
         name: one of `NAMES`: "vgg_relu" (Eq. 2, with the lambdas of Eq. 3), "vgg_conv" (Eq. 3), "vgg_high" (Eq. 4),
             "vgg_random" (conv taps, `VGG_RANDOM`), "image2stylegan" (`IMAGE2STYLEGAN`, mean squares; needs a resize),
-            "resnet50", "deit" (our taps and lambdas), "discriminator" (all blocks, mean squares; Sec. IV-G), "lpips",
-            "mse" (ignores resize). A colon and taps joined by "+" select taps of a perceptual loss, with their
-            lambdas: "vgg_conv:features_21+features_28" is Eq. (4), "discriminator:b64" is one block.
+            "resnet50", "deit" (our taps and lambdas), "discriminator" (all blocks, mean squares; Sec. IV-G),
+            "efficientnet_dense", "efficientnet_sparse", "efficientnet_high" (Eq. 3, 2 and 4 with `EFFICIENTNET`, ...),
+            "efficientnet_random" (dense), "lpips", "st_lpips" (on AlexNet, the cheap one), "mse" (ignores resize), or
+            "timm:NETWORK" for any network of timm ("timm:convnext_tiny"). A colon and taps joined by "+" select taps
+            of a perceptual loss, with their lambdas: "vgg_conv:features_21+features_28" is Eq. (4),
+            "efficientnet_dense:blocks_3" and "timm:convnext_tiny:stages_1" are one map each.
         weights: "imagenet", "shipped" (the thin networks), or a file; for "discriminator" what
-            `weights.load_discriminator` takes. "lpips" and "vgg_random" have the first two only.
+            `weights.load_discriminator` takes. "lpips" and "vgg_random" have the first two only; "st_lpips" and
+            "efficientnet_random" the first. EfficientNet and timm's networks have no thin version; those of timm take
+            "random", too.
         resize: as in `Perceptual`.
-        seed: of the random VGG.
+        seed: of the random networks.
 
     Raises:
         UnknownName: an unknown loss or tap; the message has the nearest valid name. InvalidValue: no resize where one
@@ -376,22 +386,25 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
     """
     resize, seed = _checked_resize(resize), number("seed", seed, SEED)
     kind, colon, chosen = name.partition(":")
-    if kind not in NAMES:
+    if kind == "timm":
+        network, colon, chosen = chosen.partition(":")
+    elif kind not in NAMES:
         hint = nearest(kind, list(NAMES)) or 'use "vgg_conv", the paper\'s loss'
-        raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}", do=hint)
-    if kind in ("lpips", "vgg_random") and weights not in ("imagenet", "shipped"):
-        raise InvalidValue(
-            f"loss {kind!r} with weights={weights!r}",
-            expected='"imagenet" or "shipped"',
-            do="build LPIPS or Perceptual with your own network",
-        )
-    if kind not in PERCEPTUAL:
+        raise UnknownName(f"loss {name!r}", expected=f"one of {', '.join(NAMES)}, timm:NETWORK", do=hint)
+    _check_weights(kind, weights)
+    if kind in ("lpips", "st_lpips", "mse"):
         if colon:
             raise UnknownName(
                 f"loss {name!r}", expected=f"{kind!r}, which has no taps to select", do="remove the colon and the taps"
             )
-        return MSE() if kind == "mse" else LPIPS({"shipped": "thin", "imagenet": "vgg"}[weights], resize)
-    f, lambdas = _plan(kind, weights, resize, seed)
+        if kind == "mse":
+            return MSE()
+        return LPIPS("st_alex" if kind == "st_lpips" else {"shipped": "thin", "imagenet": "vgg"}[weights], resize)
+    if kind == "timm":
+        f = feature_nets.timm_network(network, weights, seed=seed)
+        lambdas = equal_spreads(f)
+    else:
+        f, lambdas = _plan(kind, weights, resize, seed)
     if colon:
         taps = f.check_taps(chosen.split("+"))
         if without := [tap for tap in taps if tap not in lambdas]:
@@ -404,6 +417,28 @@ def named(name: str, *, weights: str = "imagenet", resize: int | tuple[int, int]
     return Perceptual(f, lambdas, resize)
 
 
+def _check_weights(kind: str, weights: str) -> None:
+    """`InvalidValue` for weights that a kind of loss does not have."""
+    only = {
+        "lpips": ("imagenet", "shipped"),
+        "vgg_random": ("imagenet", "shipped"),
+        "st_lpips": ("imagenet",),
+        "efficientnet_random": ("imagenet",),
+    }
+    if kind in only and weights not in only[kind]:
+        raise InvalidValue(
+            f"loss {kind!r} with weights={weights!r}",
+            expected=" or ".join(f'"{w}"' for w in only[kind]),
+            do="build LPIPS or Perceptual with your own network",
+        )
+    if weights == "shipped" and kind.startswith(("efficientnet", "timm")):
+        raise InvalidValue(
+            f"loss {kind!r} with weights='shipped'",
+            expected='"imagenet" or a file; there is no thin version of this network',
+            do='use weights="imagenet" (EfficientNet comes with `make faces`), or the loss "vgg_conv"',
+        )
+
+
 def _plan(
     kind: str, weights: str, resize: int | tuple[int, int] | None, seed: int
 ) -> tuple[Features, Mapping[str, float]]:
@@ -411,6 +446,13 @@ def _plan(
     if kind == "vgg_random":
         plan = feature_nets.THIN_CHANNELS if weights == "shipped" else feature_nets.FULL_CHANNELS
         return feature_nets.vgg16("random", seed=seed, channels=plan), VGG_RANDOM
+    if kind == "efficientnet_random":
+        return feature_nets.efficientnet_lite0("random", seed=seed), EFFICIENTNET_RANDOM
+    if kind == "efficientnet_sparse":
+        return feature_nets.efficientnet_lite0(weights, tap="sparse"), EFFICIENTNET_SPARSE
+    if kind in ("efficientnet_dense", "efficientnet_high"):
+        f = feature_nets.efficientnet_lite0(weights)
+        return f, EFFICIENTNET if kind == "efficientnet_dense" else EFFICIENTNET_HIGH
     if kind == "resnet50":
         return feature_nets.resnet50(weights), RESNET50
     if kind == "deit":
@@ -430,13 +472,3 @@ def _plan(
         return f, mean_squares(f, IMAGE2STYLEGAN, resize)
     f = feature_nets.vgg16(weights, tap="relu" if kind == "vgg_relu" else "conv")
     return f, HIGH_LEVEL if kind == "vgg_high" else HRINVERSION
-
-
-@torch.no_grad()
-def mean_squares(f: Features, taps: Iterable[str], size: int | tuple[int, int]) -> dict[str, float]:
-    """The lambdas that turn each tap's sum of squares into a mean over channels and positions: lambda_l = N_l^(-1/2).
-
-    size: edge, or (height, width), of the images that enter the network.
-    """
-    blank = torch.zeros(1, 3, *sides("size", size))
-    return {tap: m.numel() ** -0.5 for tap, m in f(blank, taps).items()}

@@ -55,15 +55,16 @@ def ssim(recon: Tensor, target: Tensor) -> np.ndarray:
 def lpips(recon: Tensor, target: Tensor, net: str = "thin") -> np.ndarray:
     """LPIPS distance, 0 for equal images. [N].
 
-    net: "alex" or "vgg" is the `lpips` package (needs the catalogue's trunk); "thin", "resnet" and "resnet_thin" use
-    the same formula on other networks, and each compares only with itself. See `losses.LPIPS`.
+    net: "alex" or "vgg" is the `lpips` package (needs the catalogue's trunk); "st_alex" or "st_vgg" its shift-tolerant
+    successor (needs `make faces`); "thin", "resnet" and "resnet_thin" use the same formula on other networks, and each
+    compares only with itself. See `losses.LPIPS`.
     """
     a, b = comparable(recon, target)
     layers = _lpips(net).to(a.device).distances((a * 2 - 1).float(), (b * 2 - 1).float())
     return torch.stack(list(layers.values())).sum(0).double().cpu().numpy()
 
 
-@weight_files.cached(5)
+@weight_files.cached(7)
 def _lpips(net: str) -> losses.LPIPS:
     return losses.LPIPS(net)
 

@@ -50,7 +50,7 @@ MAY = {
     "lso": BASE | {"inversion", "optim"},
     "pivotal": BASE | {"inversion", "optim"},
 }
-PARTS = {"_colours": "image", "_decode": "image"}
+PARTS = {"_colours": "image", "_decode": "image", "_lambdas": "losses"}
 # The rooms above the core, each with those of them it may import; the core may import none.
 ABOVE = {
     "training": set(),

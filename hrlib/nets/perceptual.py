@@ -100,3 +100,13 @@ def deit(
         dynamic_img_size=True,
         dynamic_img_pad=True,
     )
+
+
+def pink_noise(n: int, size: int, rng: torch.Generator) -> Tensor:
+    """Pictures [n, 3, size, size] of noise with the amplitude spectrum 1 / f that photographs have on average.
+
+    Their spread is 0.5, on the scale of [-1, 1]. They stand in for photographs where a network's statistics are wanted.
+    """
+    frequency = torch.fft.fftfreq(size)[:, None].hypot(torch.fft.rfftfreq(size)).clamp(min=1 / size)
+    x = torch.fft.irfft2(torch.fft.rfft2(torch.randn(n, 3, size, size, generator=rng)) / frequency, s=(size, size))
+    return x / (2 * x.std())

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from .. import nets, store
 from ..errors import DamagedFile, HRLibError, LayoutMismatch, UnknownName, WeightsError, nearest
+from ..nets import st_lpips
 from . import files, foreign, openvino_ir, other_networks, pickles
 from .files import Entry, catalogue, path
 
@@ -275,6 +276,18 @@ def load_generator3d(name_or_path: str | os.PathLike, device: str = "cpu") -> nn
     else:
         network = _network(name_or_path, "generator3d")
     return _assemble(network, str(name_or_path), ("cips3d",)).to(device)
+
+
+def load_st_lpips(name_or_path: str | os.PathLike) -> nn.Module:
+    """The trunk and the heads of ST-LPIPS (`nets.st_lpips`), frozen; `losses.LPIPS` computes the distance.
+
+    name_or_path: "st_lpips_alex", "st_lpips_vgg", or a file with the published names or ours.
+    """
+    state = st_lpips.translated(load_state(name_or_path)[0])
+    first = state.get("net.layers.0.weight")
+    with torch.random.fork_rng(devices=[]):
+        net = st_lpips.STLPIPS("alex" if first is not None and first.shape[-1] == 11 else "vgg")
+    return load_strictly(net, state, str(name_or_path)).eval().requires_grad_(False)
 
 
 def load_codes(name_or_path: str | os.PathLike) -> dict[str, Tensor]:
