@@ -33,7 +33,7 @@ IMAGE2STYLEGAN = ("features_0", "features_2", "features_12", "features_19")
 # units of its own variance: two unrelated pictures are about 2 SIZE^2 apart in each, 400 in eight, the order of
 # the paper's loss. Gradients of noise maps stay far above Adam's epsilon, also with resize=256, which sums over a
 # sixteenth of the positions. The sigmas in the comments are those of eight pictures of ffhq_mobile1024 at 1024 px
-# (truncation 0.7); those of photographs of faces are within 7 % of them (sparse: 9 %).
+# (truncation 0.7).
 SIZE, EDGE = 5.0, 1024
 EFFICIENTNET: Mapping[str, float] = {
     "stem": 0.00065,  # sigma 2.64, N 8,388,608

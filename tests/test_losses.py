@@ -18,6 +18,8 @@ from hrlib.errors import InvalidValue, LayoutMismatch, ShapeError, UnknownName
 from hrlib.nets import perceptual as nets
 
 VGG_FILE = HERE / "03_vgg_loss" / "vgg16_div16.safetensors"
+# No shipped weights: these have tests of their own here, and in test_efficientnet.py and test_st_lpips.py.
+UNSHIPPED = {"discriminator", "image2stylegan", "st_lpips"} | {n for n in losses.NAMES if n.startswith("efficientnet")}
 TOLERANCE = 4e-5  # the fixture's own: max|a - b| / max|b|
 VARIANTS = {
     "conv": ("conv", losses.HRINVERSION),
@@ -281,7 +283,7 @@ def test_mean_squares_are_means(name, weights, resize):
     close(loss(x, y)["perceptual"], expected, 1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in losses.NAMES if n not in ("discriminator", "image2stylegan")])
+@pytest.mark.parametrize("name", [n for n in losses.NAMES if n not in UNSHIPPED])
 @pytest.mark.parametrize("resize", [None, 32])
 def test_every_named_loss_works_on_the_shipped_networks(name, resize):
     torch.manual_seed(0)

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SURFACE = {
     "image": "read write",
     "weights": "load_generator load_discriminator",
-    "features": "vgg16",
-    "losses": "Perceptual HRINVERSION HIGH_LEVEL named",
+    "features": "vgg16 efficientnet_lite0 timm_network",
+    "losses": "Perceptual HRINVERSION HIGH_LEVEL EFFICIENTNET named",
     "inversion": "invert Result load",
     "mixing": "lerp_generators lerp_ws swap_layers",
     "directions": "closed_form",

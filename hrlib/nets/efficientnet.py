@@ -76,7 +76,8 @@ def randomise(net: nn.Module, seed: int) -> nn.Module:
 def folded(net: nn.Module) -> nn.Module:
     """The features of a trained network with every batch normalisation merged into the convolution before it.
 
-    The same function up to rounding, in two thirds of the time; changes `net`, whose head and classifier are dropped.
+    The same function up to rounding, in four fifths of the time and three quarters of the memory (forward and backward
+    at 1024 px on a CPU). Changes `net`, whose head and classifier are dropped.
     """
     for module in net.modules():
         for conv, bn in NORMS.get(type(module).__name__, {}).items():
