@@ -22,8 +22,8 @@ from . import image, weights
 from .errors import InvalidValue, ShapeError
 from .nets.dlib_faces import FFHQ_POINTS, SMALLEST_EYES, DlibFaces, Face, chosen
 
-# Of the five points in the fit of `square`. The nose moves with the head's pose: its spread in FFHQ's frame is four times
-# that of the eyes, and with weight 1 the result would be twice as far from FFHQ's own recipe.
+# Of the five points in the fit of `square`. The nose moves with the head's pose: its spread in FFHQ's frame is four
+# times that of the eyes, and with weight 1 the result would be twice as far from FFHQ's own recipe.
 POINT_WEIGHTS = np.array([1.0, 1.0, 1.0, 1.0, 0.1])
 MOST_ENLARGED = 8  # times; beyond, a pixel of the picture fills a block of 8x8, and no loss sees skin or hair
 
@@ -60,7 +60,8 @@ class Square:
 def find(x: Tensor) -> list[Face]:
     """All faces in one picture [1, 3, H, W] in [-1, 1], the largest first, each with its five points in pixels.
 
-    Small faces (between 1/13 and 1/6 of the longer side) are found only beside no larger one.
+    Small faces (between 1/13 and 1/6 of the longer side) are found only where there is no larger one, uncertain ones
+    (score below 0.5) only where there is no certain one.
 
     Raises:
         MissingWeights: dlib or its file is not there; `make faces` installs both.
@@ -143,7 +144,8 @@ def align(source: Tensor | str | os.PathLike, size: int = 1024, *, face: int | N
     """The face of a picture in FFHQ's frame: [1, 3, size, size] in [-1, 1].
 
     A similarity (scale, rotation, shift) lays the five points as well as it can on `FFHQ_POINTS`; see `cut` for the
-    resampling. Compared with FFHQ's own recipe the points of a face are displaced by 12 pixels of 1024 in the median.
+    resampling. FFHQ's own recipe, with 68 points, places a face's pixels elsewhere by 6.5 of 1024 in the median over 50
+    samples of a generator (at most 15 in 95 % of them); that recipe itself moves these samples by 3.2 (8).
 
     Args:
         source: a picture [1, 3, H, W] in [-1, 1], or a file.

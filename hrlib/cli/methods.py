@@ -1,4 +1,4 @@
-"""The commands that apply a method to your own files: invert, gallery, align, id-retrieval, fid, convert, fetch, train."""
+"""The commands for your own files: invert, gallery, id-retrieval, fid, align, convert, fetch, train."""
 
 from __future__ import annotations
 
@@ -247,6 +247,46 @@ def _of_one_size(pictures: dict[Path, Tensor]) -> Tensor:
 
 
 @app.command()
+def align(
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files, each of one person.", metavar="PICTURE...")],
+    out: Annotated[Path, typer.Option(help="Folder for the results, FOLDER/NAME.png.", metavar="FOLDER")],
+    size: Annotated[int, typer.Option(help="Edge of the results in pixels.", min=1)] = 1024,
+    face: Annotated[
+        int | None,
+        typer.Option(help="Which of several faces: 0 is the largest; default: refuse such a picture.", min=0),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing results (never a PICTURE).")] = False,
+) -> None:
+    """Cut out faces as FFHQ's pictures show them, so that its generators can invert them (needs `make faces`).
+
+    Exits with 1 if a picture could not be aligned.
+    """
+    from .. import faces, image, store
+    from ..errors import FaceError, ImageError
+
+    results = {path: out / f"{path.stem}.png" for path in pictures}
+    if len(set(results.values())) < len(results):
+        raise StoreError(f"{len(pictures)} pictures", expected="different file names", do="rename those that share one")
+    for result in results.values():
+        store.new(result, force=force, source=pictures)
+    failed = 0
+    for path, result in results.items():
+        try:
+            x = image.read(path)
+            place = faces.square(faces.the_face(x, face=face, size=size, what=str(path)).points)
+        except (FaceError, ImageError) as e:
+            failed += 1
+            print(f"{type(e).__name__}: {e}", file=sys.stderr)
+            continue
+        image.write(faces.cut(x, place, size), result)
+        beyond = place.outside(tuple(x.shape[2:]))
+        mirrored = f", {beyond:.0%} of it mirrored beyond the picture's edges" if beyond >= 0.005 else ""
+        print(f"{result}: a square of {place.side:.0f} px, turned by {place.degrees:+.1f} degrees{mirrored}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="An NVlabs .pkl or a PyTorch checkpoint.", metavar="FILE")],
     destination: Annotated[
@@ -298,43 +338,3 @@ def train(context: typer.Context) -> None:
     if code == 130:
         raise KeyboardInterrupt
     raise typer.Exit(code or 0)
-
-
-@app.command()
-def align(
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files, each of one person.", metavar="PICTURE...")],
-    out: Annotated[Path, typer.Option(help="Folder for the results, FOLDER/NAME.png.", metavar="FOLDER")],
-    size: Annotated[int, typer.Option(help="Edge of the results in pixels.", min=1)] = 1024,
-    face: Annotated[
-        int | None,
-        typer.Option(help="Which of several faces: 0 is the largest; default: refuse such a picture.", min=0),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing results (never a PICTURE).")] = False,
-) -> None:
-    """Cut out faces as FFHQ's pictures show them, so that its generators can invert them (needs `make faces`).
-
-    Exits with 1 if a picture could not be aligned.
-    """
-    from .. import faces, image, store
-    from ..errors import FaceError, ImageError
-
-    results = {path: out / f"{path.stem}.png" for path in pictures}
-    if len(set(results.values())) < len(results):
-        raise StoreError(f"{len(pictures)} pictures", expected="different file names", do="rename those that share one")
-    for result in results.values():
-        store.new(result, force=force, source=pictures)
-    failed = 0
-    for path, result in results.items():
-        try:
-            x = image.read(path)
-            place = faces.square(faces.the_face(x, face=face, size=size, what=str(path)).points)
-        except (FaceError, ImageError) as e:
-            failed += 1
-            print(f"{type(e).__name__}: {e}", file=sys.stderr)
-            continue
-        image.write(faces.cut(x, place, size), result)
-        beyond = place.outside(tuple(x.shape[2:]))
-        mirrored = f", {beyond:.0%} of it mirrored beyond the picture's edges" if beyond >= 0.005 else ""
-        print(f"{result}: a square of {place.side:.0f} px, turned by {place.degrees:+.1f} degrees{mirrored}")
-    if failed:
-        raise typer.Exit(1)
