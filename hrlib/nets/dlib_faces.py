@@ -151,9 +151,9 @@ class DlibIdentity(nn.Module):
     """Pictures of faces -> dlib's vectors; the Euclidean distance of two pictures of one person is below 0.6.
 
     The network (a ResNet of 29 convolutions) was trained with that distance, on vectors that are *not* of unit length
-    (about 1.5 long), so they are left as they are: at unit length nine of ten pairs of strangers would be nearer than 0.6,
-    and the rule of 1.5 for squared distances of unit vectors does not hold. Even so 2 % of the pairs among 50 samples of
-    ffhq_mobile1024 are nearer than 0.6, and 7 % at truncation 0.7, which makes people more alike (benchmarks/faces.py).
+    (about 1.5 long), so they are left as they are: at unit length nine of ten pairs of strangers would be nearer than
+    0.6, and the rule of 1.5 for squared distances of unit vectors does not hold. Even so 2 % of the pairs among 50
+    samples of ffhq_mobile1024 are nearer than 0.6, and 7 % at truncation 0.7, which makes people more alike.
     It has no gradients, and runs on the CPU.
 
     Args:
