@@ -70,6 +70,10 @@ class UnknownName(HRLibError):
     """A name (of a loss, tap, notebook, parameter, weight file, ...) that does not exist."""
 
 
+class FaceError(HRLibError):
+    """A picture in which not exactly one face is found, or one that is too small to be used."""
+
+
 class NonFiniteLoss(HRLibError):
     """A loss term became NaN or infinite; the error carries the best iterate so far."""
 

@@ -22,7 +22,7 @@ from . import weights as weight_files
 from .errors import ShapeError, UnknownName, nearest, number
 from .fid import frechet_distance  # noqa: F401 - also reachable under this name
 from .image import comparable
-from .retrieval import id_retrieval  # noqa: F401
+from .retrieval import id_retrieval, view  # noqa: F401
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,14 +128,20 @@ def colour_shift(recon: Tensor, target: Tensor, cell: int = 16) -> np.ndarray:
     return np.linalg.norm(a - b, axis=-1).mean(axis=(1, 2))
 
 
-def identity_distance(recon: Tensor, target: Tensor, net: str = "identity_thin") -> np.ndarray:
-    """Squared L2 distance, 0 to 4, between the identity vectors of two pictures; small for the same person. [N].
+def identity_distance(recon: Tensor, target: Tensor, net: str = "identity_thin", face: str = "whole") -> np.ndarray:
+    """Squared L2 distance between the identity vectors of two pictures; small for the same person. [N].
 
-    net: a name for `weights.load_identity`; see the network's card for its limits.
+    It lies between 0 and 4, but for "dlib", whose vectors are not of unit length: below 0.36 by its own rule for the
+    same person (0.6, squared), and about 0.6 for two people.
+
+    net: a name for `weights.load_identity`; see the network's card for its limits. face: see `retrieval.view`.
+
+    Raises:
+        FaceError: net is "dlib", face is "whole", and not exactly one face is found in one of the pictures.
     """
     a, b = comparable(recon, target)
-    network = _identity(net).to(a.device)
-    return (network.embed((a * 2 - 1).float()) - network.embed((b * 2 - 1).float())).square().sum(1).cpu().numpy()
+    look = view(_identity(net).to(a.device), face)
+    return (look((a * 2 - 1).float()) - look((b * 2 - 1).float())).square().sum(1).cpu().numpy()
 
 
 @weight_files.cached(2)
@@ -157,6 +163,11 @@ METRICS = {
     "style_vgg": ("style distance (VGG16)", functools.partial(style_distance, weights="imagenet")),
     "colour": ("colour distance (Delta E)", colour_distance),
     "identity_thin": ("identity distance", identity_distance),
+    "dlib": ("identity distance (dlib)", functools.partial(identity_distance, net="dlib")),
+    "dlib_crop": (
+        "identity distance (dlib, face in its place)",
+        functools.partial(identity_distance, net="dlib", face="crop"),
+    ),
 }
 
 

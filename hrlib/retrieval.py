@@ -4,14 +4,12 @@
 
 The folders are laid out as in the authors' evaluation: `content/ID.png` (any picture format), `stylised/ID/*`. The
 report lists every problem with them. Stylised pictures that cannot be looked up count as not found; the rate over the
-others is given beside that.
+others is given beside that. So do those in which the network finds no face, if it is one that looks for faces ("dlib").
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,94 +19,32 @@ import torch
 from torch import Tensor
 
 from . import image, stats
-from .errors import HRLibError, InvalidValue, ShapeError, StoreError, UnknownName, number
+from ._embed import FACES, THRESHOLD, Network, check_face, crop_face, embed, threshold_of, users_own, view
+from .errors import FaceError, HRLibError, InvalidValue, ShapeError, StoreError, UnknownName, number
 
 if TYPE_CHECKING:
     import pandas as pd
 
-THRESHOLD = 1.5  # squared distance above which no person counts as found, in the authors' evaluation
-FACES = ("whole", "crop")
-CROP = (35, 223, 32, 220)  # rows and columns of the face in an aligned portrait of 256 pixels (pSp's identity loss)
-Network = Callable[[Tensor], Tensor]
-
-
-def crop_face(x: Tensor) -> Tensor:
-    """The face of aligned portraits [N, 3, R, R]: rows 35 to 222 and columns 32 to 219 of 256, to scale."""
-    height, width = x.shape[2:]
-    if height != width:
-        raise ShapeError(f"a picture of {height}x{width}", expected="a square", do='align it, or use face="whole"')
-    top, bottom, left, right = (round(edge * height / 256) for edge in CROP)
-    return x[:, :, top:bottom, left:right]
-
-
-def users_own(name: str) -> Network:
-    """The user's own network, from "module:function"; `UnknownName` if it cannot be imported, or fails when called."""
-
-    def failed(e: Exception) -> UnknownName:
-        return UnknownName(
-            f"network {name!r} ({type(e).__name__}: {e})",
-            expected="a function from pictures [N, 3, H, W] in [-1, 1] to vectors [N, D]",
-            do="write module:function, with a module that is in this folder or installed",
-        )
-
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, "")  # a module beside the user, as for `python -m`
-    try:
-        if not all(part.isidentifier() for part in (*module.split("."), attribute)):
-            raise ImportError("not of the form module:function")
-        named = getattr(importlib.import_module(module), attribute)
-        net = getattr(named, "embed", named)
-        if not callable(net):
-            raise TypeError("not a function")
-    except Exception as e:  # the user's module may raise anything
-        raise failed(e) from e
-
-    def guarded(x: Tensor) -> Tensor:
-        try:
-            return net(x)
-        except HRLibError:
-            raise
-        except Exception as e:
-            raise failed(e) from e
-
-    return guarded
-
-
-def check_face(face: str) -> None:
-    """Raise `UnknownName` for a `face` that is not in `FACES`."""
-    if face not in FACES:
-        raise UnknownName(
-            f"face {face!r}", expected=f"one of {', '.join(FACES)}", do='use "whole", as the paper\'s evaluation does'
-        )
-
-
-@torch.inference_mode()
-def embed(net: Network, x: Tensor, face: str = "whole") -> Tensor:
-    """Identity vectors [N, D] of unit length, on the CPU, of pictures [N, 3, H, W] in [-1, 1].
-
-    Args:
-        net: a network with an `embed` method, or a function from pictures to vectors.
-        face: "whole" pictures, as in the paper's evaluation, or "crop" (see `crop_face`).
-
-    Raises:
-        ShapeError: the network does not return a vector a picture. InvalidValue: vectors that are not finite.
-    """
-    check_face(face)
-    vectors = getattr(net, "embed", net)(crop_face(x) if face == "crop" else x)
-    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != len(x):
-        raise ShapeError(
-            f"{getattr(vectors, 'shape', type(vectors).__name__)} for {len(x)} pictures",
-            expected="one vector a picture, [N, D]",
-            do="have the identity network return one vector for each picture",
-        )
-    if not torch.isfinite(vectors).all():
-        bad = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
-        raise InvalidValue(
-            f"non-finite vectors for {len(bad)} of {len(x)} pictures, the first one number {bad[0]}",
-            expected="finite numbers",
-            do="look at that picture, and for a division by zero in the identity network",
-        )
-    return torch.nn.functional.normalize(vectors.float(), dim=1).cpu()
+__all__ = [
+    "FACES",
+    "THRESHOLD",
+    "ByPerson",
+    "Folders",
+    "Network",
+    "Report",
+    "Retrieval",
+    "by_person",
+    "check_face",
+    "crop_face",
+    "embed",
+    "evaluate",
+    "follows_reference",
+    "id_retrieval",
+    "scan",
+    "threshold_of",
+    "users_own",
+    "view",
+]
 
 
 @dataclass(frozen=True)
@@ -117,7 +53,9 @@ class Retrieval:
 
     rate: fraction of the stylised pictures whose person was found, 0 to 1; chance: the rate of guessing;
     nearest [M]: the row of the closest content; distance [M]: the squared L2 distance to it; found [M]: bool;
-    own [M]: the squared L2 distance to the right content; rank [M]: 1 + the number of contents closer than that one.
+    own [M]: the squared L2 distance to the right content; rank [M]: 1 + the number of contents closer than that one;
+    lost [M]: bool, whether a stylised picture had no vector: not found, nearest -1, at distance infinity, rank N;
+    lost_contents [N]: bool, whose content had none: nobody's nearest, so that these people are never found.
     """
 
     rate: float
@@ -127,6 +65,8 @@ class Retrieval:
     found: np.ndarray
     own: np.ndarray
     rank: np.ndarray
+    lost: np.ndarray
+    lost_contents: np.ndarray
 
 
 def id_retrieval(
@@ -139,15 +79,17 @@ def id_retrieval(
 
     Args:
         content: identity vectors [N, D] of the content pictures, one a person, as an identity network's `embed` returns
-            them (unit length, so squared distances lie between 0 and 4).
-        stylised: identity vectors [M, D]. At equal distances the first content counts as the nearest.
+            them (of unit length squared distances lie between 0 and 4). A row of NaN is a picture without a vector.
+        stylised: identity vectors [M, D]. At equal distances the first content counts as the nearest. A row of NaN
+            counts as not found, and is counted in `lost`.
         labels: [M], the row of `content` with the person in each stylised picture.
         threshold: a stylised picture counts as found only if its squared distance is not above this (the authors' code
             offers 1.5); None: at any distance.
 
     Raises:
         ShapeError: shapes that do not fit together, or labels that are not whole numbers.
-        InvalidValue: labels outside the rows, vectors that are not finite, or a negative threshold.
+        InvalidValue: labels outside the rows, vectors that are not finite (but for whole rows of NaN), no content with
+            a vector, or a negative threshold.
     """
     threshold = np.inf if threshold is None else number("threshold", threshold, "[0, inf)")
     a, b = (np.asarray(torch.as_tensor(f).detach().cpu(), dtype=np.float64) for f in (content, stylised))
@@ -166,17 +108,21 @@ def id_retrieval(
             expected=f"rows from 0 to {len(a) - 1}",
             do="label each stylised picture with the row of its content",
         )
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+    lost_contents, lost = (np.isnan(f).all(1) for f in (a, b))
+    if lost_contents.all() or not (np.isfinite(a[~lost_contents]).all() and np.isfinite(b[~lost]).all()):
         raise InvalidValue(
             "identity vectors with NaN or infinity", expected="finite numbers", do="find the pictures they come from"
         )
     squared = np.square(a).sum(1) + np.square(b).sum(1)[:, None] - 2 * b @ a.T  # ||f(y) - f(x_j)||^2, [M, N]
+    squared[np.isnan(squared)] = np.inf
     nearest = squared.argmin(1)  # argmin_j ||f(y) - f(x_j)||^2 (Sec. III-D)
     distance = squared[np.arange(len(b)), nearest].clip(min=0)
-    found = (nearest == y) & (distance <= threshold)
+    found = (nearest == y) & (distance <= threshold) & ~lost
     own = squared[np.arange(len(b)), y]
-    rank = 1 + (squared < own[:, None]).sum(1)
-    return Retrieval(float(found.mean()), 1 / len(a), nearest, distance, found, own.clip(min=0), rank)
+    rank = np.where(lost, len(a), 1 + (squared < own[:, None]).sum(1))
+    nearest = np.where(lost, -1, nearest)
+    rate, chance = float(found.mean()), 1 / len(a)
+    return Retrieval(rate, chance, nearest, distance, found, own.clip(min=0), rank, lost, lost_contents)
 
 
 @dataclass(frozen=True)
@@ -198,9 +144,10 @@ class ByPerson:
         return np.array([s - theirs[p] for p, s in zip(self.people, self.share, strict=True) if p in theirs])
 
     def confusion(self) -> np.ndarray:
-        """[P, N]: how often each person's pictures were nearest to each of the N contents."""
+        """[P, N]: how often each person's pictures were nearest to each of the N contents; lost ones do not count."""
         counts = np.zeros((len(self.people), round(1 / self.all.chance)), int)
-        np.add.at(counts, (np.repeat(range(len(counts)), len(self.all.nearest) // len(counts)), self.all.nearest), 1)
+        whose = np.repeat(range(len(counts)), len(self.all.nearest) // len(counts))
+        np.add.at(counts, (whose[~self.all.lost], self.all.nearest[~self.all.lost]), 1)
         return counts
 
 
@@ -228,7 +175,7 @@ def follows_reference(stylised: Tensor, references: Tensor, content: Tensor) -> 
     """How much nearer a person's pictures are to themselves than to their references, [P]; below 0: to the references.
 
     The squared distance of a picture's identity vector to its reference's minus that to its content's, as a mean over
-    the S pictures of each person.
+    the S pictures of each person; NaN for a person one of whose pictures has no vector.
 
     stylised: [P, S, D]. references: [S, D]. content: [P, D].
     """
@@ -381,7 +328,8 @@ def evaluate(
     *,
     face: str = "whole",
     batch: int = 32,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
+    device: str | torch.device = "cpu",
 ) -> Iterator[Report]:
     """Look up every stylised picture among the contents; yields the progress after each batch, and last the report.
 
@@ -389,7 +337,8 @@ def evaluate(
         content, stylised: see `scan`. Pictures may have any sizes.
         net, face: see `embed`.
         batch: pictures read and embedded at a time.
-        threshold: a found picture is "within" if its squared distance is not larger.
+        threshold: a found picture is "within" if its squared distance is not larger; None: see `threshold_of`.
+        device: where the network is.
 
     Raises:
         StoreError: see `scan`; or no content, or no stylised picture, could be read.
@@ -398,14 +347,15 @@ def evaluate(
     import pandas as pd
 
     check_face(face)
-    batch, threshold = number("batch", batch, "whole [1, inf)"), number("threshold", threshold, "[0, inf)")
+    batch = number("batch", batch, "whole [1, inf)")
+    threshold = number("threshold", threshold_of(net) if threshold is None else threshold, "[0, inf)")
     folders = scan(content, stylised)
     paths = [*folders.contents.values(), *(path for _, path in folders.stylised)]
     vectors: dict[Path, Tensor] = {}
     problems = [(str(path), what) for path, what in folders.problems]
     why: dict[Path, str] = {}
     for start in range(0, len(paths), batch):
-        for path, result in _embed_files(paths[start : start + batch], net, face):
+        for path, result in _embed_files(paths[start : start + batch], net, face, device):
             if isinstance(result, str):
                 why[path] = result
                 problems.append((str(path), result))
@@ -450,7 +400,9 @@ def _named(problems: list[tuple[str, str]]) -> pd.DataFrame:
     return pd.DataFrame(problems, columns=["where", "what"])
 
 
-def _embed_files(paths: list[Path], net: Network, face: str) -> Iterator[tuple[Path, Tensor | str]]:
+def _embed_files(
+    paths: list[Path], net: Network, face: str, device: str | torch.device
+) -> Iterator[tuple[Path, Tensor | str]]:
     """(picture, its vector [D] or what is wrong with it); pictures of one size are embedded together."""
     by_size: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = {}
     for path in paths:
@@ -464,8 +416,8 @@ def _embed_files(paths: list[Path], net: Network, face: str) -> Iterator[tuple[P
     while groups:
         same = groups.pop(0)
         try:
-            vectors = embed(net, torch.cat([x for _, x in same]), face)
-        except (ShapeError, InvalidValue) as e:
+            vectors = embed(net, torch.cat([x for _, x in same]).to(device), face)
+        except (FaceError, ShapeError, InvalidValue) as e:
             if len(same) == 1:
                 yield same[0][0], f"cannot be embedded: {e.got}; expected {e.expected}"
             groups += [[one] for one in same] if len(same) > 1 else []  # so that a bad one fails alone

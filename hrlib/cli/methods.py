@@ -1,4 +1,4 @@
-"""The commands that apply a method to your own files: invert, gallery, id-retrieval, fid, convert, fetch, train."""
+"""The commands for your own files: invert, gallery, id-retrieval, fid, align, convert, fetch, train."""
 
 from __future__ import annotations
 
@@ -132,15 +132,18 @@ def id_retrieval(
     network: Annotated[
         str,
         typer.Option(
-            help='Identity network: "ir_se50" (the paper\'s), "identity_thin" (for the shipped portraits only), '
-            "a weight file, or module:function."
+            help='Identity network: "ir_se50" (the paper\'s), "dlib" (finds the faces itself; `make faces`), '
+            '"identity_thin" (for the shipped portraits only), a weight file, or module:function.'
         ),
     ] = "ir_se50",
     face: Annotated[
         str, typer.Option(help='"whole" pictures, as in the paper, or the face "crop" of aligned portraits.')
     ] = "whole",
     bgr: Annotated[bool, typer.Option("--bgr", help="Feed IR-SE50 BGR, the channel order it was trained on.")] = False,
-    threshold: Annotated[float, typer.Option(help="Squared distance above which a picture matches nobody.")] = 1.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Squared distance above which a picture matches nobody; default: 1.5, and 0.36 for dlib."),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Batch size.", min=1)] = 32,
     device: Annotated[str, typer.Option(help='"cpu", "cuda", or "auto": a GPU if there is one.')] = "cpu",
     out: Annotated[
@@ -159,14 +162,16 @@ def id_retrieval(
     from .. import devices, retrieval, store, weights
     from ..lab.progress_bar import progress
 
-    where, threshold = devices.choose(device), number("threshold", threshold, "[0, inf)")
+    where = devices.choose(device)
+    if threshold is not None:
+        number("threshold", threshold, "[0, inf)")
     retrieval.check_face(face)
     retrieval.scan(content, stylised)  # report a missing folder before claiming OUT
     if ":" in network and not Path(network).exists():
-        net = retrieval.users_own(network)
+        net, where = retrieval.users_own(network), "cpu"
     else:
         net = weights.load_identity(network, where, bgr=bgr)
-        on_device, net = net, lambda x: on_device.embed(x.to(where))
+    threshold = retrieval.threshold_of(net) if threshold is None else threshold
     identity = dict(network=network, face=face, bgr=bgr, threshold=threshold)
     identity |= dict(content=str(content.resolve()), stylised=str(stylised.resolve()))
     with contextlib.ExitStack() as stack:
@@ -175,7 +180,8 @@ def id_retrieval(
 
             retrieval_report.apart(out, content, stylised)
             stack.enter_context(store.claimed(out, "report", identity, files=retrieval_report.FILES, force=force))
-        steps = retrieval.evaluate(content, stylised, net, face=face, batch=batch, threshold=threshold)
+        how = dict(face=face, batch=batch, threshold=threshold, device=where)
+        steps = retrieval.evaluate(content, stylised, net, **how)
         for report in progress(steps, label="pictures", unit="part", status=lambda r: f"{r.done} of {r.total}"):
             pass
         print(f"{report.text()}\nnetwork: {network}")
@@ -238,6 +244,46 @@ def _of_one_size(pictures: dict[Path, Tensor]) -> Tensor:
             do="resize them, or pass --size EDGE",
         )
     return torch.cat(list(pictures.values()))
+
+
+@app.command()
+def align(
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files, each of one person.", metavar="PICTURE...")],
+    out: Annotated[Path, typer.Option(help="Folder for the results, FOLDER/NAME.png.", metavar="FOLDER")],
+    size: Annotated[int, typer.Option(help="Edge of the results in pixels.", min=1)] = 1024,
+    face: Annotated[
+        int | None,
+        typer.Option(help="Which of several faces: 0 is the largest; default: refuse such a picture.", min=0),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing results (never a PICTURE).")] = False,
+) -> None:
+    """Cut out faces as FFHQ's pictures show them, so that its generators can invert them (needs `make faces`).
+
+    Exits with 1 if a picture could not be aligned.
+    """
+    from .. import faces, image, store
+    from ..errors import FaceError, ImageError
+
+    results = {path: out / f"{path.stem}.png" for path in pictures}
+    if len(set(results.values())) < len(results):
+        raise StoreError(f"{len(pictures)} pictures", expected="different file names", do="rename those that share one")
+    for result in results.values():
+        store.new(result, force=force, source=pictures)
+    failed = 0
+    for path, result in results.items():
+        try:
+            x = image.read(path)
+            place = faces.square(faces.the_face(x, face=face, size=size, what=str(path)).points)
+        except (FaceError, ImageError) as e:
+            failed += 1
+            print(f"{type(e).__name__}: {e}", file=sys.stderr)
+            continue
+        image.write(faces.cut(x, place, size), result)
+        beyond = place.outside(tuple(x.shape[2:]))
+        mirrored = f", {beyond:.0%} of it mirrored beyond the picture's edges" if beyond >= 0.005 else ""
+        print(f"{result}: a square of {place.side:.0f} px, turned by {place.degrees:+.1f} degrees{mirrored}")
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -107,7 +107,8 @@ def perform(s: Settings) -> Measured:
     Returns:
         The number of pictures, and as files image.png (the pictures side by side), seconds.json (the time of one
         picture, without loading and measuring) and vectors.safetensors: "whole" and "crop", identity vectors [S, D] by
-        `retrieval.FACES`, and "fid128", "fid64" ... [S, F] for each edge up to that of the pictures.
+        `retrieval.FACES` (NaN where the judge finds no face, which counts as not found), and "fid128", "fid64" ...
+        [S, F] for each edge up to that of the pictures.
     """
     where = str(devices.choose(s.device))
     s = replace(s, device=where)
@@ -121,7 +122,8 @@ def perform(s: Settings) -> Measured:
     seen = x.split(s.batch)
     look = lambda see: torch.cat([see(part) for part in seen])
     judge = _judge(s.judge, where)
-    found = {face: look(lambda part, face=face: retrieval.embed(judge, part, face)) for face in retrieval.FACES}
+    vectors = lambda face: look(lambda part: retrieval.embed(judge, part, face, keep_lost=True))
+    found = {face: vectors(face) for face in retrieval.FACES}
     edges = [edge for edge in s.edges if edge <= x.shape[2]]
     found |= {f"fid{edge}": look(lambda part, edge=edge: fid.features(part, s.fid, edge)) for edge in edges}
     strip = make_grid(x.cpu(), nrow=len(x), padding=0)[None]

@@ -21,6 +21,7 @@ DISK = {"smoke": 1, "laptop": 2, "ffhq": 3, "paper": 40}  # GiB
 # a loss on one of the `TRUNKS` needs that trunk's weights, and every notebook with that value uses a VGG16.
 WORDS = {"imagenet": "vgg16_imagenet", "lpips_vgg": "vgg16_imagenet", "style_vgg": "vgg16_imagenet"}
 WORDS |= {"lpips_alex": "alexnet_imagenet", "lpips_resnet": "resnet50_imagenet", "inception": "inception_fid"}
+WORDS |= {"dlib": "dlib_recognition", "dlib_crop": "dlib_recognition"}
 TRUNKS = ("resnet50", "deit")
 
 

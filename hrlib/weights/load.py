@@ -22,7 +22,11 @@ from torch.overrides import TorchFunctionMode
 
 from .. import nets, store
 from ..errors import DamagedFile, HRLibError, LayoutMismatch, UnknownName, WeightsError, nearest
+<<<<<<< HEAD
 from ..nets import st_lpips
+=======
+from ..nets.dlib_faces import DlibIdentity
+>>>>>>> faces
 from . import files, foreign, openvino_ir, other_networks, pickles
 from .files import Entry, catalogue, path
 
@@ -238,12 +242,15 @@ def load_identity(
     """A face recognition network in evaluation mode, without gradients on its parameters; use its `embed`.
 
     Args:
-        name_or_path: catalogue name ("identity_thin", "ir_se50"), a file that `save_network` wrote, or the authors'
-            model_ir_se50.pth.
+        name_or_path: catalogue name ("identity_thin", "ir_se50"), a file that `save_network` wrote, the authors'
+            model_ir_se50.pth, or "dlib" for `nets.dlib_faces.DlibIdentity`, which finds the faces itself.
         bgr: feed IR-SE50 its colours in the order of its training data; the paper feeds RGB. Our own network takes RGB
             only.
     """
-    net = _assemble(_network(name_or_path, "identity"), str(name_or_path), ("identity", "ir_se"))
+    if name_or_path == "dlib":
+        net = DlibIdentity(path("dlib_recognition"), path("dlib_landmarks5")).eval()
+    else:
+        net = _assemble(_network(name_or_path, "identity"), str(name_or_path), ("identity", "ir_se"))
     if bgr and not hasattr(net, "bgr"):
         raise LayoutMismatch(
             f"bgr of {name_or_path}, a {type(net).__name__}",
