@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hrlib import inversion, losses, optim, weights
-from hrlib.errors import DamagedFile, LayoutMismatch, MissingWeights, ShapeError, UnknownName
+from hrlib.errors import DamagedFile, InvalidValue, LayoutMismatch, MissingWeights, ShapeError, UnknownName
 from hrlib.nets.mobile_stylegan import MobileGenerator, inverse_haar
 from hrlib.weights import openvino_ir
 
@@ -72,8 +72,42 @@ def test_noise_maps_are_added_to_the_published_noise(G):
         G.synthesis(ws, maps | {"b8.conv0": torch.zeros(3, 3)})
 
 
+@pytest.mark.parametrize("size", [(32, 32), (33, 70), (90, 47)])
+def test_a_window_is_drawn_exactly_as_in_the_whole(G, size):
+    G = G.double()
+    for name, v in (*G.synthesis.named_parameters(), *G.synthesis.named_buffers()):
+        if "noise" in name:
+            v.normal_(std=0.3)
+    ws, maps = G.mapping(torch.randn(2, 8).double()), G.noise_maps(size, seed=1)
+    whole = G.synthesis(ws, maps, size)
+    for window in (
+        (slice(0, 7), slice(5, 6)),
+        (slice(11, 26), slice(3, 32)),
+        (slice(size[0] - 3, size[0]), slice(0, 9)),
+    ):
+        part = G.synthesis(ws, maps, size, window=window)
+        torch.testing.assert_close(part, whole[:, :, *window], rtol=0, atol=1e-12)
+    assert torch.equal(G.synthesis(ws, "const", size), G.synthesis(ws, G.synthesis.const_maps(size), size))
+
+
+def test_published_noise_repeats_beyond_its_own_size(G):
+    layer = G.synthesis.b8.conv1
+    layer.noise_const.normal_()
+    drawn = layer.published((slice(6, 12), slice(0, 17)))
+    assert torch.equal(drawn[:2, :8], layer.noise_const[6:]) and torch.equal(drawn[2:, 8:16], layer.noise_const[:4])
+
+
+def test_fixed_noise_is_the_published_network(G):
+    """Eq. (5) keeps the network's own noise, which is no map that could be normalised."""
+    for name in G.synthesis.conv_names():
+        G.synthesis.get_parameter(f"{name}.noise_strength").fill_(0.5)
+    x = G.synthesis(G.mapping(torch.ones(1, 8))).clamp(-1, 1)
+    done = optim.solve(inversion.invert(G, x, losses.MSE(), num_steps=2, w_samples=100, optimise_noise=False))
+    assert not done.noise and torch.equal(done.image, G.synthesis(done.ws))
+
+
 def test_impossible_configurations_are_refused():
-    with pytest.raises(ShapeError, match="one entry for each"):
+    with pytest.raises(InvalidValue, match="channel plan"):
         MobileGenerator(**TINY | {"channels": {4: 16, 8: 16}})
 
 
