@@ -8,7 +8,8 @@ It shares StyleGAN2's W space and the interface of `stylegan2.Generator`. Three 
 - only the last block makes a picture: its Haar coefficients at half the size.
 
 The published noise is one constant map a layer, nearly zero at most of them. The noise maps of Eq. (1) are added to it,
-with strengths of their own (`noise_strength`). At strength 0, as it is loaded, this is the published network.
+with strengths of their own (`noise_strength`, a share of each layer's spread; the published network has none, see its
+card). With noise="const", whatever the strengths, this is the published network.
 """
 
 from __future__ import annotations
@@ -161,6 +162,10 @@ class Synthesis(StyleSynthesis):
             block = Block(n_in, channels[res], w_dim, res, rgb=res == self.resolutions[-1])
             setattr(self, f"b{res}", block)
             n_in = channels[res]
+
+    def code_blocks(self) -> list[int]:
+        """[4, 8, 8, 16, 16, ..., R]: the last code makes the picture, at twice the size of the last block."""
+        return [4, *(res for res in self.resolutions[1:] for _ in range(2)), self.resolution]
 
     def blocks(
         self,

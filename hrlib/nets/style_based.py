@@ -59,6 +59,10 @@ class StyleSynthesis(nn.Module):
         self.resolution, self.resolutions = resolution, resolutions  # of the image, of the blocks
         self.num_ws = 2 * len(resolutions)
 
+    def code_blocks(self) -> list[int]:
+        """The resolution that each code belongs to when two codes are mixed: pairs, as in the authors' code."""
+        return [res for res in self.resolutions for _ in range(2)]
+
     def conv_names(self) -> list[str]:
         """["b4.conv1", "b8.conv0", "b8.conv1", ...]: the layers that add noise, in the order of their codes."""
         return [f"b{r}.{c}" for r in self.resolutions for c in ("conv0", "conv1") if (r, c) != (4, "conv0")]
@@ -154,6 +158,11 @@ class StyleGenerator(nn.Module):
     def num_ws(self) -> int:
         """The number of codes of an image."""
         return self.synthesis.num_ws
+
+    @property
+    def code_blocks(self) -> list[int]:
+        """[num_ws]: the resolution that each code belongs to when two codes are mixed (`mixing.lerp_ws`)."""
+        return self.synthesis.code_blocks()
 
     @property
     def w_avg(self) -> Tensor:
