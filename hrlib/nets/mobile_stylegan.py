@@ -152,14 +152,17 @@ class Block(nn.Module):
 
 
 class Synthesis(StyleSynthesis):
-    """ws -> image. Code 0 drives b4.conv1, code 2k - 1 the up and conv0 of b(4 * 2^k), code 2k its conv1, the last the
-    picture."""
+    """ws -> features of every block, and (with `rgb`) an image.
 
-    def __init__(self, w_dim: int, resolution: int, channels: dict[int, int]):
+    Code 0 drives b4.conv1, code 2k - 1 the up and conv0 of b(4 * 2^k), code 2k its conv1, the last code the image.
+    """
+
+    def __init__(self, w_dim: int, resolution: int, channels: dict[int, int], *, rgb: bool = True):
         super().__init__(resolution, sorted(channels))  # the last block has half the picture's size
+        self.rgb = rgb
         n_in = 0
         for res in self.resolutions:
-            block = Block(n_in, channels[res], w_dim, res, rgb=res == self.resolutions[-1])
+            block = Block(n_in, channels[res], w_dim, res, rgb=rgb and res == self.resolutions[-1])
             setattr(self, f"b{res}", block)
             n_in = channels[res]
 
@@ -174,7 +177,7 @@ class Synthesis(StyleSynthesis):
         size: tuple[int, int] | None = None,
         window: Window | None = None,
     ) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-        """Yield (resolution, features [N, C, h, w], image or None) block by block; the last has the image.
+        """Yield (resolution, features [N, C, h, w], image or None) block by block; with `rgb`, the last has the image.
 
         Args:
             ws: [N, num_ws, w_dim].
@@ -200,7 +203,7 @@ class Synthesis(StyleSynthesis):
                 code += 1
             x = block.conv1(x, ws[:, code], maps.get(f"{name}1"), part1, within(part1, part0))
             code += 1
-            if res == self.resolutions[-1]:
+            if self.rgb and res == self.resolutions[-1]:
                 image = block.torgb(x, ws[:, code])[:, :, *within(checked(window, size), part1, scale=2)]
             yield res, x, image
 
@@ -255,8 +258,11 @@ class MobileGenerator(StyleGenerator):
         super().__init__(
             dict(z_dim=z_dim, w_dim=w_dim, resolution=resolution, channels=channels, mapping_layers=mapping_layers)
         )
-        self.synthesis = Synthesis(w_dim, resolution, channels)
+        self.synthesis = self._synthesis(w_dim, resolution, channels)
         self.mapping = Mapping(z_dim, w_dim, self.num_ws, mapping_layers)
+
+    def _synthesis(self, w_dim: int, resolution: int, channels: dict[int, int]) -> Synthesis:
+        return Synthesis(w_dim, resolution, channels)
 
     def own_maps(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
         """{}: the published noise is added beside the maps of Eq. (1)."""
