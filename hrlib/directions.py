@@ -17,7 +17,8 @@ from .errors import InvalidValue, UnknownName, nearest
 def layer_names(G: nn.Module) -> list[str]:
     """The layer that each code drives: ["b4.conv1", "b8.conv0", ..., the last layer to RGB]; entry i is that of code i.
 
-    The last one is "b<R>.torgb" in a StyleGAN2 and "inr" in a Style-INR-GAN.
+    The last one is "inr" in a Style-INR-GAN, otherwise the last block's torgb. In MobileStyleGAN the code of a conv0
+    also drives the block's up, which `closed_form` takes with it.
     """
     return [
         *G.synthesis.conv_names(),
@@ -66,4 +67,8 @@ def _affine(G: nn.Module, layer: int | str, names: list[str]) -> Tensor:
     if not good:
         hint = nearest(layer, known) if isinstance(layer, str) else ""
         raise UnknownName(f"layer {layer!r}", expected=f"one of {known}", do=hint or "see directions.layer_names(G)")
-    return G.synthesis.get_submodule(f"{name}.affine").weight
+    driven = [name]
+    if not isinstance(layer, str):  # a code of MobileStyleGAN drives "b8.up" and "b8.conv0"
+        modules = dict(G.synthesis.named_modules())
+        driven = [n for n in dict.fromkeys((name.replace("conv0", "up"), name)) if n in modules]
+    return torch.cat([G.synthesis.get_submodule(f"{n}.affine").weight for n in driven])

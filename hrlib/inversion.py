@@ -145,7 +145,7 @@ def invert(
     ws = w_avg.repeat(n, 1 if s.space == "w" else G.num_ws, 1) if ws_init is None else ws_init.expand(n, -1, -1)
     # Fixed maps are used as given in the first step, and normalised from the second on: the published code normalises
     # after each step even what it does not optimise, which changes the final w by 14 %.
-    fixed = {} if s.optimise_noise else noise_init or G.noise_maps(size)
+    fixed = {} if s.optimise_noise else noise_init or G.own_maps(size)
     if s.normalise_noise:
         check_spread(noise_init or fixed)
     settled = {k: normalise_(v.clone()) for k, v in fixed.items()} if s.normalise_noise else fixed
@@ -156,7 +156,7 @@ def invert(
         scale = optim.exploration_scale(step / s.num_steps, w_std=w_std, initial=s.eps_initial, length=s.eps_length)
         eps = draw(step).to(x) * scale if s.optimise_ws else 0.0
         noise = noise_of(v) if s.optimise_noise else (settled if step else fixed)  # n; fixed in Eq. (5)
-        image = G.synthesis(codes_of(v) + eps, noise=noise, size=size)  # G(w + eps, n), Eq. (1)
+        image = G.synthesis(codes_of(v) + eps, noise=noise or "const", size=size)  # G(w + eps, n), Eq. (1)
         return terms_of(image, noise), image
 
     def terms_of(image: Tensor, noise: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -179,7 +179,7 @@ def invert(
     @torch.no_grad()
     def evaluate(v: Variables) -> tuple[float, Tensor]:
         noise = noise_of(v) or settled
-        image = G.synthesis(codes_of(v), noise=noise, size=size)  # G(w, n): without eps
+        image = G.synthesis(codes_of(v), noise=noise or "const", size=size)  # G(w, n): without eps
         return float(sum(terms_of(image, noise).values())), image
 
     def finish(it: Iterate, seconds: float) -> Result:

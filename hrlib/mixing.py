@@ -4,15 +4,16 @@
 
 lambda is a number for each resolution of the synthesis network; the pure functions `paper_lambdas`, `swap_lambdas` and
 `logistic_lambdas` make the usual ones. All weights of the synthesis network are mixed, including the fixed noise maps;
-the INR head of a Style-INR-GAN belongs to the last block. The mapping network remains the source's, as in the authors'
-code; the codes are mixed instead.
+the INR head of a Style-INR-GAN belongs to the last block. MobileStyleGAN's last block has half of the picture's size;
+its step from there to the picture takes the lambda of the picture's resolution. The mapping network remains the
+source's, as in the authors' code; the codes are mixed instead.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,19 +71,20 @@ def lerp_generators(G_s: nn.Module, G_t: nn.Module, lam: Lambdas) -> nn.Module:
     G_m = copy.deepcopy(G_s)
     with torch.no_grad():
         for name, value in G_m.synthesis.state_dict().items():  # shares its memory with the parameters
-            block = name.split(".")[0]
-            res = int(block[1:]) if block != "inr" else G_s.resolution
+            to_picture = name.startswith(("inr.", f"b{G_s.synthesis.resolutions[-1]}.torgb."))
+            res = G_s.resolution if to_picture else int(name.split(".")[0][1:])
             value.copy_(torch.lerp(value, target[name].to(value), lam[res]))  # Eq. (6); exact at both ends
     return G_m
 
 
-def lerp_ws(ws_s: Tensor, ws_t: Tensor, lam: Lambdas) -> Tensor:
+def lerp_ws(ws_s: Tensor, ws_t: Tensor, lam: Lambdas, *, code_blocks: Sequence[int] | None = None) -> Tensor:
     """w_m = w_s + lambda (w_t - w_s), Eq. (7), of codes [N, num_ws, w_dim] (N of one may be 1).
 
     Codes belong to blocks in pairs, ws[:, 0:2] to b4, ws[:, 2:4] to b8 and so on, as in the authors' code. (The
     synthesis network itself uses code 1 in b4's toRGB and in b8's first layer.)
 
-    lam: as in `lerp_generators`.
+    lam: as in `lerp_generators`. code_blocks: the resolution that each code belongs to, `G.code_blocks`; needed for
+    MobileStyleGAN, whose codes are no such pairs.
     """
     if ws_s.ndim != 3 or ws_s.shape[1:] != ws_t.shape[1:] or len({len(ws_s), len(ws_t)} - {1}) > 1:
         raise ShapeError(
@@ -90,8 +92,15 @@ def lerp_ws(ws_s: Tensor, ws_t: Tensor, lam: Lambdas) -> Tensor:
             expected="[N, num_ws, w_dim] twice",
             do="invert both pictures in space w+, with generators of one architecture",
         )
-    lam = _checked(lam, 2 ** (ws_s.shape[1] // 2 + 1))
-    of_code = ws_s.new_tensor([lam[res] for res in lam for _ in range(2)])[:, None]  # [num_ws, 1]
+    num_ws = ws_s.shape[1]
+    if code_blocks is None:
+        code_blocks = [res for res in block_resolutions(2 ** (num_ws // 2 + 1)) for _ in range(2)]
+    if len(code_blocks) != num_ws:
+        raise ShapeError(
+            f"{num_ws} codes and {len(code_blocks)} code_blocks", expected="one a code", do="give G.code_blocks"
+        )
+    lam = _checked(lam, code_blocks[-1])
+    of_code = ws_s.new_tensor([lam[res] for res in code_blocks])[:, None]  # [num_ws, 1]
     return torch.lerp(ws_s, ws_t.to(ws_s), of_code)  # Eq. (7)
 
 

@@ -167,7 +167,7 @@ def test_a_head_goes_where_it_was_told_and_replaces_nothing(tmp_path, monkeypatc
     for words, message in refused.items():
         done = command(words)
         assert isinstance(done.exception, StoreError) and message in str(done.exception), words
-    for words in ("--out new --steps 0", "--out new --n 1", "--out new --hidden 5", "--out new --seed -1"):
+    for words in ("--out new --steps -1", "--out new --n 1", "--out new --hidden 5", "--out new --seed -1"):
         assert isinstance(command(words).exception, InvalidValue), words
     assert (tmp_path / "card.md").read_text() == "precious" and not (tmp_path / "new.safetensors").exists()
     assert (tmp_path / "nets/lr_0.1.safetensors").read_bytes() == whole

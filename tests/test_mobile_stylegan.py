@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from hrlib import inversion, losses, optim, weights
-from hrlib.errors import DamagedFile, LayoutMismatch, MissingWeights, ShapeError, UnknownName
+from hrlib import directions, inversion, losses, metrics, mixing, optim, tiling, weights
+from hrlib.errors import DamagedFile, InvalidValue, LayoutMismatch, MissingWeights, ShapeError, UnknownName
 from hrlib.nets.mobile_stylegan import MobileGenerator, inverse_haar
 from hrlib.weights import openvino_ir
 
@@ -72,8 +71,90 @@ def test_noise_maps_are_added_to_the_published_noise(G):
         G.synthesis(ws, maps | {"b8.conv0": torch.zeros(3, 3)})
 
 
+@pytest.mark.parametrize("size", [(32, 32), (33, 70), (90, 47)])
+def test_a_window_is_drawn_exactly_as_in_the_whole(G, size):
+    G = G.double()
+    for name, v in (*G.synthesis.named_parameters(), *G.synthesis.named_buffers()):
+        if "noise" in name:
+            v.normal_(std=0.3)
+    ws, maps = G.mapping(torch.randn(2, 8).double()), G.noise_maps(size, seed=1)
+    whole = G.synthesis(ws, maps, size)
+    for window in (
+        (slice(0, 7), slice(5, 6)),
+        (slice(11, 26), slice(3, 32)),
+        (slice(size[0] - 3, size[0]), slice(0, 9)),
+    ):
+        part = G.synthesis(ws, maps, size, window=window)
+        torch.testing.assert_close(part, whole[:, :, *window], rtol=0, atol=1e-12)
+    assert torch.equal(G.synthesis(ws, "const", size), G.synthesis(ws, G.synthesis.const_maps(size), size))
+
+
+def test_published_noise_repeats_beyond_its_own_size(G):
+    layer = G.synthesis.b8.conv1
+    layer.noise_const.normal_()
+    drawn = layer.published((slice(6, 12), slice(0, 17)))
+    assert torch.equal(drawn[:2, :8], layer.noise_const[6:]) and torch.equal(drawn[2:, 8:16], layer.noise_const[:4])
+
+
+def test_fixed_noise_is_the_published_network(G):
+    """Eq. (5) keeps the network's own noise, which is no map that could be normalised."""
+    for name in G.synthesis.conv_names():
+        G.synthesis.get_parameter(f"{name}.noise_strength").fill_(0.5)
+    x = G.synthesis(G.mapping(torch.ones(1, 8))).clamp(-1, 1)
+    done = optim.solve(inversion.invert(G, x, losses.MSE(), num_steps=2, w_samples=100, optimise_noise=False))
+    assert not done.noise and torch.equal(done.image, G.synthesis(done.ws))
+
+
+def test_tiles_add_up_to_the_whole(G):
+    G = G.double()
+    for name in G.synthesis.conv_names():
+        G.synthesis.get_parameter(f"{name}.noise_strength").fill_(0.3)
+    size, found = (45, 70), []
+    target = torch.rand(1, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for net in (G, tiling.TiledGenerator(G, (16, 24))):
+        ws = G.mapping(torch.ones(1, 8).double()).requires_grad_()
+        maps = {k: m.clone().requires_grad_() for k, m in G.noise_maps(size).items()}
+        picture = net.synthesis(ws, maps, size)
+        found.append([picture, *torch.autograd.grad((picture - target).square().sum(), [ws, *maps.values()])])
+    for whole, tiled in zip(*found, strict=True):
+        torch.testing.assert_close(tiled, whole, rtol=1e-10, atol=1e-12)
+    again = tiling.TiledGenerator(G, (16, 24)).synthesis(ws, "const", size)
+    torch.testing.assert_close(again, G.synthesis(ws, "const", size), rtol=0, atol=1e-12)
+
+
+def test_codes_and_weights_are_mixed_by_resolution(G):
+    torch.manual_seed(1)
+    other = MobileGenerator(**TINY).eval().requires_grad_(False)
+    assert G.code_blocks == [4, 8, 8, 16, 16, 32]
+    lam = {4: 0.1, 8: 0.2, 16: 0.3, 32: 0.4}  # 32: from the last features to the picture
+    ws = torch.stack([torch.zeros(6, 8), torch.ones(6, 8)])[:, None]
+    mixed = mixing.lerp_ws(ws[0], ws[1], lam, code_blocks=G.code_blocks)
+    torch.testing.assert_close(mixed[0, :, 0], torch.tensor([0.1, 0.2, 0.2, 0.3, 0.3, 0.4]))
+    with pytest.raises(UnknownName, match="lambdas"):
+        mixing.lerp_ws(ws[0], ws[1], lam)  # six codes are otherwise those of a 16-pixel StyleGAN2
+    G_m = mixing.lerp_generators(G, other, lam)
+    for name in ("b4.const", "b8.up.affine.weight", "b16.conv0.depthwise", "b16.torgb.weight"):
+        share = lam[32 if "torgb" in name else int(name.split(".")[0][1:])]
+        a, b, c = (net.synthesis.get_parameter(name) for net in (G, other, G_m))
+        torch.testing.assert_close(c, torch.lerp(a, b, share))
+    swapped = mixing.swap_layers(G, other, "b16")
+    assert torch.equal(swapped.synthesis.b8.conv1.weight, G.synthesis.b8.conv1.weight)
+    assert torch.equal(swapped.synthesis.b16.up.affine.weight, other.synthesis.b16.up.affine.weight)
+    assert torch.equal(swapped.synthesis.b16.torgb.weight, other.synthesis.b16.torgb.weight)
+
+
+def test_closed_form_directions_take_every_layer_that_a_code_drives(G):
+    names = directions.layer_names(G)
+    assert names == [*G.synthesis.conv_names(), "b16.torgb"] and len(names) == G.num_ws
+    by_code = directions.closed_form(G, [1])
+    by_name = directions.closed_form(G, ["b8.up", "b8.conv0"])
+    assert all(torch.equal(a, b) for a, b in zip(by_code, by_name, strict=True))
+    values, vectors = directions.closed_form(G)
+    assert values.shape == (8,) and torch.allclose(vectors.T @ vectors, torch.eye(8).double(), atol=1e-10)
+
+
 def test_impossible_configurations_are_refused():
-    with pytest.raises(ShapeError, match="one entry for each"):
+    with pytest.raises(InvalidValue, match="channel plan"):
         MobileGenerator(**TINY | {"channels": {4: 16, 8: 16}})
 
 
@@ -214,13 +295,26 @@ def test_it_loads_converts_and_inverts_like_any_generator(G, tmp_path):
 # --- the real network -------------------------------------------------------------------------------------------------
 
 
-def test_parity_with_openvino():
+def ffhq() -> MobileGenerator:
+    """The real network, or skip the test."""
     try:
-        files = importlib.metadata.files("random-face")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("the package random-face is not installed")
-    folder = next(f for f in files if f.name == "SynthesisNetwork.xml").locate().parent
-    G = weights.load_generator(folder / "SynthesisNetwork.xml")
+        return weights.load_generator("ffhq_mobile1024")
+    except MissingWeights:
+        pytest.skip("the package random-face is missing: make faces")
+
+
+def test_the_real_network_has_strengths_for_the_noise_of_eq_1():
+    """The start of an inversion is the published picture but for noise that one hardly sees."""
+    G = ffhq()
+    strengths = {n: float(G.synthesis.get_parameter(f"{n}.noise_strength")) for n in G.synthesis.conv_names()}
+    assert strengths == pytest.approx({n: strengths[n] for n in openvino_ir.SPREAD}) and min(strengths.values()) > 0
+    ws = G.mapping(torch.randn(1, G.z_dim, generator=torch.Generator().manual_seed(40)), 0.7)
+    published, noisy = G.synthesis(ws), G.synthesis(ws, G.noise_maps(seed=1))
+    assert 27 < float(metrics.psnr(noisy.clamp(-1, 1), published.clamp(-1, 1))[0]) < 40
+
+
+def test_parity_with_openvino():
+    G = ffhq()
     expected = np.load(FIXTURE)
     w = G.mapping.w(torch.from_numpy(expected["in/z"]))
     assert np.abs(w.numpy() - expected["out/w"]).max() < 1e-5

@@ -216,7 +216,7 @@ class Mixed:
         w_t = torch.cat([styles[name] for name in references]).to(self.device)
         w_s = codes(s.contents, s.source)[s.content].to(self.device).expand_as(w_t)
         _, lam = _lambdas(s.method, s.low, s.high, s.from_block, self.G.resolution)
-        self.ws = mixing.lerp_ws(w_s, w_t, lam)  # Eq. (7)
+        self.ws = mixing.lerp_ws(w_s, w_t, lam, code_blocks=self.G.code_blocks)  # Eq. (7)
         x = content_picture(s.content, self.G.resolution).to(self.device)
         self.x = x.expand(len(references), -1, -1, -1)
         self.loss = loss_of(s.loss, s.perceptual, None, 0, self.device)

@@ -90,7 +90,9 @@ def _generator(ax: Axes, G: nn.Module, title: str, *, left: float, share: float,
     head = getattr(G.synthesis, "inr", None)
     stages = [(_block_text(G, res), green) for res in G.synthesis.resolutions]
     if head is None:
-        stages.append((f"toRGB of every block, summed\n3 x {G.resolution} x {G.resolution}", orange))
+        drawing = [hasattr(getattr(G.synthesis, f"b{res}"), "torgb") for res in G.synthesis.resolutions]
+        made = "every block, summed" if all(drawing) else "the last block"
+        stages.append((f"toRGB of {made}\n3 x {G.resolution} x {G.resolution}", orange))
     else:
         n_in, hidden = head.fc0.weight.shape[1], head.fc1.weight.shape[1]
         stages.append(("INR: grid sampling at $(x, y)$\nany H x W", purple))

@@ -9,6 +9,7 @@ from .cips3d import CIPS3D
 from .dualstylegan import DualStyleGAN
 from .identity import Identity
 from .ir_se import IRSE
+from .mobile_inr import MobileINR
 from .mobile_stylegan import MobileGenerator
 from .starganv2 import StarGANv2
 from .style_inr import StyleINR
@@ -20,6 +21,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "stylegan2_discriminator": Discriminator,
     "style_inr": StyleINR,
     "mobile_stylegan": MobileGenerator,
+    "mobile_inr": MobileINR,
     "identity": Identity,
     "ir_se": IRSE,
     "dualstylegan": DualStyleGAN,

@@ -8,7 +8,8 @@ It shares StyleGAN2's W space and the interface of `stylegan2.Generator`. Three 
 - only the last block makes a picture: its Haar coefficients at half the size.
 
 The published noise is one constant map a layer, nearly zero at most of them. The noise maps of Eq. (1) are added to it,
-with strengths of their own (`noise_strength`). At strength 0, as it is loaded, this is the published network.
+with strengths of their own (`noise_strength`, a share of each layer's spread; the published network has none, see its
+card). With noise="const", whatever the strengths, this is the published network.
 """
 
 from __future__ import annotations
@@ -20,8 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ShapeError, UnknownName, nearest
-from .stylegan2 import SQRT2, Noise
+from ..errors import InvalidValue
+from .style_based import (
+    SQRT2,
+    Noise,
+    StyleGenerator,
+    StyleMapping,
+    StyleSynthesis,
+    checked_channels,
+    draw,
+    resampled,
+)
+from .windows import Window, checked, within
 
 
 def inverse_haar(x: Tensor) -> Tensor:
@@ -47,31 +58,20 @@ class Affine(nn.Module):
         return F.linear(w, self.weight, self.bias)[:, :, None, None]
 
 
-class Mapping(nn.Module):
-    """z -> w: the second moment of z is normalised, then fully connected layers with leaky ReLU and gain sqrt 2."""
+class FullyConnected(nn.Linear):
+    """Fully connected layer, leaky ReLU, gain sqrt 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in] -> [N, out]."""
+        return F.leaky_relu(super().forward(x), 0.2) * SQRT2
+
+
+class Mapping(StyleMapping):
+    """z -> w: z scaled to unit mean square, then fully connected layers."""
 
     def __init__(self, z_dim: int, w_dim: int, num_ws: int, num_layers: int):
-        super().__init__()
-        self.z_dim, self.num_ws, self.num_layers = z_dim, num_ws, num_layers
-        for i in range(num_layers):
-            setattr(self, f"fc{i}", nn.Linear(z_dim if i == 0 else w_dim, w_dim))
-        self.register_buffer("w_avg", torch.zeros(w_dim))
-
-    def w(self, z: Tensor) -> Tensor:
-        """[N, z_dim] -> [N, w_dim], not truncated."""
-        if z.ndim != 2 or z.shape[1] != self.z_dim:
-            raise ShapeError(
-                f"z of shape {tuple(z.shape)}", expected=f"[N, {self.z_dim}]", do="draw z with torch.randn(N, G.z_dim)"
-            )
-        x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-        for i in range(self.num_layers):
-            x = F.leaky_relu(getattr(self, f"fc{i}")(x), 0.2) * SQRT2
-        return x
-
-    def forward(self, z: Tensor, truncation_psi: float = 1.0) -> Tensor:
-        """[N, z_dim] -> ws [N, num_ws, w_dim]."""
-        w = self.w_avg.lerp(self.w(z), truncation_psi) if truncation_psi != 1 else self.w(z)
-        return w.unsqueeze(1).repeat(1, self.num_ws, 1)
+        sizes = [z_dim] + [w_dim] * num_layers
+        super().__init__((FullyConnected(sizes[i], w_dim) for i in range(num_layers)), z_dim, w_dim, num_ws)
 
 
 class StyledConv(nn.Module):
@@ -87,15 +87,26 @@ class StyledConv(nn.Module):
         self.register_buffer("noise_const", torch.zeros(resolution, resolution))  # the published strength is in it
         self.noise_strength = nn.Parameter(torch.zeros([]))
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
-        """x [N, I, H, W], w [N, w_dim], noise None or [H, W] or [N, 1, H, W] -> [N, O, H, W]."""
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, part: Window, keep: Window) -> Tensor:
+        """x [N, I, h, w], w [N, w_dim], noise None, [H, W] or [N, H, W] -> [N, O, H, W].
+
+        part: the rows and columns of this layer's canvas that are computed. keep: where they lie in the convolution's
+        output, which saw zeros instead of its neighbours at the inner edges of a window.
+        """
         x = x * (self.affine(w) * self.gain).to(x.dtype)
         if hasattr(self, "depthwise"):
             x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
-        x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
+        x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)[:, :, *keep]
         if noise is not None:
-            x = x + noise.to(x.dtype)
+            noise = noise if noise.ndim == 2 else noise[:, None]  # [H, W] or [N, 1, H, W]
+            x = x + (self.published(part) + self.noise_strength * noise).to(x.dtype)
         return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), 0.2)
+
+    def published(self, part: Window) -> Tensor:
+        """The constant map on part of a canvas of any size, [H, W]: it repeats beyond its own size."""
+        rows, cols = (torch.arange(p.start, p.stop, device=self.noise_const.device) for p in part)
+        h, w = self.noise_const.shape
+        return self.noise_const[(rows % h)[:, None], cols % w]
 
 
 class Up(nn.Module):
@@ -140,119 +151,92 @@ class Block(nn.Module):
             self.torgb = ToRGB(n_out, w_dim)
 
 
-class Synthesis(nn.Module):
-    """ws -> image. Code 0 drives b4.conv1, code 2k - 1 the up and conv0 of b(4 * 2^k), code 2k its conv1, the last the
-    picture."""
+class Synthesis(StyleSynthesis):
+    """ws -> features of every block, and (with `rgb`) an image.
 
-    def __init__(self, w_dim: int, resolution: int, channels: dict[int, int]):
-        super().__init__()
-        self.resolution, self.resolutions = resolution, sorted(channels)  # the last block has half the picture's size
-        self.num_ws = 2 * len(self.resolutions)
+    Code 0 drives b4.conv1, code 2k - 1 the up and conv0 of b(4 * 2^k), code 2k its conv1, the last code the image.
+    """
+
+    def __init__(self, w_dim: int, resolution: int, channels: dict[int, int], *, rgb: bool = True):
+        super().__init__(resolution, sorted(channels))  # the last block has half the picture's size
+        self.rgb = rgb
         n_in = 0
         for res in self.resolutions:
-            block = Block(n_in, channels[res], w_dim, res, rgb=res == self.resolutions[-1])
+            block = Block(n_in, channels[res], w_dim, res, rgb=rgb and res == self.resolutions[-1])
             setattr(self, f"b{res}", block)
             n_in = channels[res]
 
-    def conv_names(self) -> list[str]:
-        """["b4.conv1", "b8.conv0", "b8.conv1", ...]: the layers that take noise, in the order of their codes."""
-        return [f"b{r}.{c}" for r in self.resolutions for c in ("conv0", "conv1") if (r, c) != (4, "conv0")]
-
-    def canvas(self, size: tuple[int, int] | None) -> dict[int, tuple[int, int]]:
-        """Feature size per block for an image of `size` (default: the native square): ceil(H / 2^k) x ceil(W / 2^k)."""
-        height, width = size or (self.resolution, self.resolution)
-        return {r: (-(-height * r // self.resolution), -(-width * r // self.resolution)) for r in self.resolutions}
+    def code_blocks(self) -> list[int]:
+        """[4, 8, 8, 16, 16, ..., R]: the last code makes the picture, at twice the size of the last block."""
+        return [4, *(res for res in self.resolutions[1:] for _ in range(2)), self.resolution]
 
     def blocks(
-        self, ws: Tensor, noise: Noise = "const", size: tuple[int, int] | None = None
+        self,
+        ws: Tensor,
+        noise: Noise = "const",
+        size: tuple[int, int] | None = None,
+        window: Window | None = None,
     ) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-        """Yield (resolution, features [N, C, h, w], image or None) block by block.
+        """Yield (resolution, features [N, C, h, w], image or None) block by block; with `rgb`, the last has the image.
 
-        ws: [N, num_ws, w_dim]. noise: "const" (the published maps alone), "none", or {layer: map [h, w] or [N, h, w]},
-        which are added to the published ones. size: (H, W) of the image; the constant input is resampled.
+        Args:
+            ws: [N, num_ws, w_dim].
+            noise: "const" (the published maps alone), "none", or {layer: map [h, w] or [N, h, w]}, which are multiplied
+                by the layer's strength and added to the published ones.
+            size: (H, W) of the image; the constant input is resampled to ceil(H / 2^k) x ceil(W / 2^k).
+            window: compute only these (rows, columns) of the image, with exactly the values of the whole; the blocks
+                yield the part that it needs.
         """
-        canvas, maps, code = self.canvas(size), self.resolved(noise, len(ws), size), 0
+        size = size or (self.resolution, self.resolution)
+        canvas, parts, code = self.canvas(size), self.parts(size, window), 0
+        maps = self.resolved(noise, len(ws), size, parts)
         for res in self.resolutions:
-            block, (height, width) = getattr(self, f"b{res}"), canvas[res]
+            block, name, image = getattr(self, f"b{res}"), f"b{res}.conv", None
+            part0, part1 = parts[f"{name}0"], parts[f"{name}1"]
             if res == self.resolutions[0]:
-                x = block.const.unsqueeze(0)
-                if tuple(x.shape[2:]) != (height, width):
-                    x = F.interpolate(x, size=(height, width), mode="bilinear")
-                x = x.expand(len(ws), -1, -1, -1)
+                x = resampled(block.const, canvas[res])[:, *part0].expand(len(ws), -1, -1, -1)
             else:
-                x = block.up(x, ws[:, code])[:, :, :height, :width]  # an odd canvas doubles to one row too many
-                x = block.conv0(x, ws[:, code], maps.get(f"b{res}.conv0"))
+                above = parts[f"b{res // 2}.conv1"]
+                inside = [slice(n - 2 * p.start) for n, p in zip(canvas[res], above, strict=True)]
+                x = block.up(x, ws[:, code])[:, :, *inside]  # an odd canvas doubles to one row too many
+                x = block.conv0(x, ws[:, code], maps.get(f"{name}0"), part0, within(part0, above, scale=2))
                 code += 1
-            x = block.conv1(x, ws[:, code], maps.get(f"b{res}.conv1"))
+            x = block.conv1(x, ws[:, code], maps.get(f"{name}1"), part1, within(part1, part0))
             code += 1
-            image = None
-            if res == self.resolutions[-1]:
-                height, width = size or (self.resolution, self.resolution)
-                image = block.torgb(x, ws[:, code])[:, :, :height, :width]
+            if self.rgb and res == self.resolutions[-1]:
+                image = block.torgb(x, ws[:, code])[:, :, *within(checked(window, size), part1, scale=2)]
             yield res, x, image
-
-    def resolved(self, noise: Noise, batch: int, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """What each layer adds to its features, [h, w] or [N, 1, h, w]: published noise and strength times the maps."""
-        if isinstance(noise, str):
-            if noise not in ("const", "none"):
-                raise UnknownName(
-                    f"noise={noise!r}",
-                    expected='"const", "none" or a dict of noise maps',
-                    do=nearest(noise, ["const", "none"]) or "make maps with G.noise_maps()",
-                )
-            return {} if noise == "none" else self._published(size)
-        names, canvas, published = self.conv_names(), self.canvas(size), self._published(size)
-        if set(noise) != set(names):
-            odd = sorted(set(noise) ^ set(names))
-            raise UnknownName(
-                f"noise maps with missing or unknown layers {odd}",
-                expected=f"exactly {names}",
-                do="start from G.noise_maps()",
-            )
-        added = {}
-        for name in names:
-            full, given = canvas[int(name.split(".")[0][1:])], noise[name]
-            if tuple(given.shape) not in (full, (batch, *full)):
-                raise ShapeError(
-                    f"noise map {name} of shape {tuple(given.shape)}",
-                    expected=f"{full} or {(batch, *full)}",
-                    do="make the maps with G.noise_maps(size) for the size you synthesise",
-                )
-            given = given if given.ndim == 2 else given[:, None]
-            added[name] = published[name] + self.get_parameter(f"{name}.noise_strength") * given
-        return added
-
-    def _published(self, size: tuple[int, int] | None) -> dict[str, Tensor]:
-        """The published maps; at another size, normal draws with their standard deviations."""
-        canvas, maps = self.canvas(size), {}
-        for i, name in enumerate(self.conv_names()):
-            const, shape = self.get_buffer(f"{name}.noise_const"), canvas[int(name.split(".")[0][1:])]
-            maps[name] = const if tuple(const.shape) == shape else _draw(shape, i, like=const) * const.std()
-        return maps
 
     def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """One map per conv layer, {"b4.conv1": [h, w], ...}, for an image of `size`, added to the published ones.
 
-        Unit normal draws, made on the CPU from (seed or 0, layer).
+        Standard normal draws, made on the CPU from (seed or 0, layer).
         """
-        canvas, maps = self.canvas(size), {}
-        for i, name in enumerate(self.conv_names()):
-            shape, const = canvas[int(name.split(".")[0][1:])], self.get_buffer(f"{name}.noise_const")
-            maps[name] = _draw(shape, 1_000_003 * (seed or 0) + i, like=const)
-        return maps
+        sizes = self.layer_sizes(size)
+        return {name: draw(s, seed or 0, i).to(self._like(name)) for i, (name, s) in enumerate(sizes.items())}
 
-    def forward(self, ws: Tensor, noise: Noise = "const", size: tuple[int, int] | None = None) -> Tensor:
-        """[N, num_ws, w_dim] -> image [N, 3, H, W], nominally in [-1, 1]."""
-        for _, _, image in self.blocks(ws, noise, size):
+    def const_maps(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """Zeros: nothing is added to the published maps."""
+        return {name: self._like(name).new_zeros(()).expand(s) for name, s in self.layer_sizes(size).items()}
+
+    def _like(self, name: str) -> Tensor:
+        return self.get_parameter(f"{name}.noise_strength")
+
+    def forward(
+        self,
+        ws: Tensor,
+        noise: Noise = "const",
+        size: tuple[int, int] | None = None,
+        *,
+        window: Window | None = None,
+    ) -> Tensor:
+        """[N, num_ws, w_dim] -> image [N, 3, H, W], nominally in [-1, 1]; arguments as for `blocks`."""
+        for _, _, image in self.blocks(ws, noise, size, window):
             pass
         return image
 
 
-def _draw(shape: tuple[int, int], seed: int, *, like: Tensor) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(like)
-
-
-class MobileGenerator(nn.Module):
+class MobileGenerator(StyleGenerator):
     """MobileStyleGAN: `mapping` z -> ws and `synthesis` ws -> image, of any size.
 
     Args:
@@ -265,32 +249,21 @@ class MobileGenerator(nn.Module):
     any_size = True
 
     def __init__(self, *, z_dim: int, w_dim: int, resolution: int, channels: dict[int, int], mapping_layers: int = 8):
-        super().__init__()
-        channels = {int(res): int(c) for res, c in channels.items()}  # JSON keys are strings
         wanted = [2**k for k in range(2, resolution.bit_length() - 1)]
-        if sorted(channels) != wanted or 2 * wanted[-1] != resolution:
-            raise ShapeError(
-                f"channels for {sorted(channels)} of a {resolution}-pixel network",
-                expected="one entry for each of 4, 8, ..., resolution / 2",
-                do="take the configuration from the file",
+        if 2 * wanted[-1] != resolution:
+            raise InvalidValue(
+                f"resolution {resolution}", expected="a power of two from 16", do="take the configuration from the file"
             )
-        self.z_dim, self.w_dim, self.resolution, self.channels = z_dim, w_dim, resolution, channels
-        self.config = dict(
-            z_dim=z_dim, w_dim=w_dim, resolution=resolution, channels=channels, mapping_layers=mapping_layers
+        channels = checked_channels(channels, wanted, do="take the configuration from the file")
+        super().__init__(
+            dict(z_dim=z_dim, w_dim=w_dim, resolution=resolution, channels=channels, mapping_layers=mapping_layers)
         )
-        self.synthesis = Synthesis(w_dim, resolution, channels)
-        self.num_ws = self.synthesis.num_ws
+        self.synthesis = self._synthesis(w_dim, resolution, channels)
         self.mapping = Mapping(z_dim, w_dim, self.num_ws, mapping_layers)
 
-    @property
-    def w_avg(self) -> Tensor:
-        """[w_dim]: the mean of w."""
-        return self.mapping.w_avg
+    def _synthesis(self, w_dim: int, resolution: int, channels: dict[int, int]) -> Synthesis:
+        return Synthesis(w_dim, resolution, channels)
 
-    def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
-        """See `Synthesis.noise_maps`."""
-        return self.synthesis.noise_maps(size, seed=seed)
-
-    def forward(self, z: Tensor, truncation_psi: float = 1.0, noise: Noise = "const") -> Tensor:
-        """[N, z_dim] -> image [N, 3, R, R]."""
-        return self.synthesis(self.mapping(z, truncation_psi), noise=noise)
+    def own_maps(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """{}: the published noise is added beside the maps of Eq. (1)."""
+        return {}

@@ -34,22 +34,34 @@ def pixel_grid(size: tuple[int, int], *, window: Window | None = None, device: t
 class INRHead(nn.Module):
     """Modulation, grid sampling, concatenation with the coordinates, 3-layer MLP to RGB."""
 
-    def __init__(self, n_features: int, w_dim: int, hidden: int):
+    def __init__(self, affine: nn.Module, n_features: int, hidden: int):
         super().__init__()
-        self.affine = Linear(w_dim, n_features, bias_init=1)
+        self.affine = affine  # w -> styles
         self.fc0 = Linear(n_features + 2, hidden, act=True)
         self.fc1 = Linear(hidden, hidden, act=True)
         self.fc2 = Linear(hidden, 3)
 
-    def forward(self, features: Tensor, w: Tensor, grid: Tensor | None, *, sample: bool = True) -> Tensor:
+    def modulated(self, features: Tensor, w: Tensor) -> Tensor:
+        """[N, C, h, w], [N, w_dim] -> what is sampled; modulation is linear in the features, so it can come first."""
+        return features * self.affine(w)[:, :, None, None].to(features.dtype)
+
+    def forward(
+        self,
+        features: Tensor,
+        w: Tensor,
+        grid: Tensor | None,
+        *,
+        sample: bool = True,
+        part: Window | None = None,
+    ) -> Tensor:
         """features [N, C, h, w], w [N, w_dim], grid [H, W, 2] -> RGB [N, 3, H, W].
 
         grid None stands for the features' own pixel centres. There bilinear sampling is the identity, so it is skipped.
         sample=False skips it too: for a window of larger features, with the grid of the window's own pixel centres.
+        part: the rows and columns of the modulated features that are used; None for all.
         """
-        n = len(features)
-        # Modulation is linear in the features, so it can precede the sampling.
-        x = features * self.affine(w)[:, :, None, None].to(features.dtype)
+        n, x = len(features), self.modulated(features, w)
+        x = x if part is None else x[:, :, *part]
         if grid is None:
             grid = pixel_grid(x.shape[2:], device=x.device)
         elif sample:
@@ -68,7 +80,11 @@ class INRSynthesis(Synthesis):
         self, w_dim: int, resolution: int, channels: dict[int, int], *, hidden: int, conv_clamp: float | None = None
     ):
         super().__init__(w_dim, resolution, channels, rgb=False, conv_clamp=conv_clamp)
-        self.inr = INRHead(channels[resolution], w_dim, hidden)
+        self.inr = INRHead(Linear(w_dim, channels[resolution], bias_init=1), channels[resolution], hidden)
+
+    def kept(self, canvas: tuple[int, int], window: Window | None) -> Window | None:
+        """The part of the head's modulated features that belongs to `window`; None for all."""
+        return None
 
     def forward(
         self,
@@ -106,10 +122,11 @@ class INRSynthesis(Synthesis):
             )
         for _, features, _ in self.blocks(ws, noise, canvas, window):
             pass
+        part = self.kept(canvas, window)
         if grid is not None:
-            return self.inr(features, ws[:, -1], grid)
+            return self.inr(features, ws[:, -1], grid, part=part)
         grid = pixel_grid(size, window=window, device=ws.device)
-        return self.inr(features, ws[:, -1], grid, sample=canvas != size)
+        return self.inr(features, ws[:, -1], grid, sample=canvas != size, part=part)
 
 
 class StyleINR(Generator):

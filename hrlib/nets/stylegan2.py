@@ -13,18 +13,25 @@ Images are float32 [N, 3, H, W], nominally in [-1, 1]: the generator does not cl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping as MappingABC
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InvalidValue, ShapeError, UnknownName, nearest
-from .windows import Window, checked, needed, whole, within
+from ..errors import InvalidValue
+from .style_based import (
+    SQRT2,
+    Noise,
+    StyleGenerator,
+    StyleMapping,
+    StyleSynthesis,
+    checked_channels,
+    draw,
+    resampled,
+)
+from .windows import Window, within
 
-Noise = str | MappingABC[str, Tensor]
-SQRT2 = math.sqrt(2.0)
 FIR = torch.outer(torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.tensor([1.0, 3.0, 3.0, 1.0])) / 64.0  # sums to one
 
 
@@ -101,34 +108,13 @@ class Linear(nn.Module):
         return F.leaky_relu(F.linear(x, self.weight * (self.gain * SQRT2), self.bias * (self.lr_mul * SQRT2)), 0.2)
 
 
-class Mapping(nn.Module):
+class Mapping(StyleMapping):
     """z -> w: z scaled to unit mean square, then fully connected layers with lr_mul 0.01."""
 
     def __init__(self, z_dim: int, w_dim: int, num_ws: int, num_layers: int = 8):
-        super().__init__()
-        self.z_dim, self.num_ws, self.num_layers = z_dim, num_ws, num_layers
-        for i in range(num_layers):
-            setattr(self, f"fc{i}", Linear(z_dim if i == 0 else w_dim, w_dim, lr_mul=0.01, act=True))
-        self.register_buffer("w_avg", torch.zeros(w_dim))
-
-    def w(self, z: Tensor) -> Tensor:
-        """[N, z_dim] -> [N, w_dim], not truncated."""
-        if z.ndim != 2 or z.shape[1] != self.z_dim:
-            raise ShapeError(
-                f"z of shape {tuple(z.shape)}", expected=f"[N, {self.z_dim}]", do="draw z with torch.randn(N, G.z_dim)"
-            )
-        x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-        for i in range(self.num_layers):
-            x = getattr(self, f"fc{i}")(x)
-        return x
-
-    def forward(self, z: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None) -> Tensor:
-        """[N, z_dim] -> ws [N, num_ws, w_dim]; the first `truncation_cutoff` codes (default: all) are truncated."""
-        ws = self.w(z).unsqueeze(1).repeat(1, self.num_ws, 1)
-        if truncation_psi != 1:
-            cut = self.num_ws if truncation_cutoff is None else truncation_cutoff
-            ws = torch.cat([self.w_avg.lerp(ws[:, :cut], truncation_psi), ws[:, cut:]], dim=1)
-        return ws
+        sizes = [z_dim] + [w_dim] * num_layers
+        layers = (Linear(sizes[i], w_dim, lr_mul=0.01, act=True) for i in range(num_layers))
+        super().__init__(layers, z_dim, w_dim, num_ws)
 
 
 class ModulatedConv(nn.Module):
@@ -197,7 +183,7 @@ class SynthesisBlock(nn.Module):
             self.torgb = ToRGB(n_out, w_dim, clamp=clamp)
 
 
-class Synthesis(nn.Module):
+class Synthesis(StyleSynthesis):
     """ws -> features of every block, and (with `rgb`) an image by skip connections.
 
     Code i modulates layer i of [b4.conv1, b8.conv0, b8.conv1, b16.conv0, ...]; a block's toRGB shares the code of the
@@ -213,25 +199,13 @@ class Synthesis(nn.Module):
         rgb: bool = True,
         conv_clamp: float | None = None,
     ):
-        super().__init__()
-        self.resolution, self.rgb = resolution, rgb
-        self.resolutions = block_resolutions(resolution)
-        self.num_ws = 2 * len(self.resolutions)
+        super().__init__(resolution, block_resolutions(resolution))
+        self.rgb = rgb
         n_in = 0
         for res in self.resolutions:
             block = SynthesisBlock(n_in, channels[res], w_dim, res, rgb=rgb, clamp=conv_clamp)
             setattr(self, f"b{res}", block)
             n_in = channels[res]
-
-    def conv_names(self) -> list[str]:
-        """["b4.conv1", "b8.conv0", "b8.conv1", ...]: the layers that add noise, in the order of their codes."""
-        return [f"b{r}.{c}" for r in self.resolutions for c in ("conv0", "conv1") if (r, c) != (4, "conv0")]
-
-    def canvas(self, size: tuple[int, int] | None) -> dict[int, tuple[int, int]]:
-        """Feature size per block for an image of `size` (default: the native square): ceil(H / 2^k) x ceil(W / 2^k)."""
-        height, width = size or (self.resolution, self.resolution)
-        shrink = {res: self.resolution // res for res in self.resolutions}
-        return {res: (-(-height // s), -(-width // s)) for res, s in shrink.items()}
 
     def blocks(
         self,
@@ -250,15 +224,12 @@ class Synthesis(nn.Module):
                 blocks yield the part that it needs (`windows.needed`). There is no image then.
         """
         canvas, x, img, code = self.canvas(size), None, None, 0
-        parts = needed(checked(window, canvas[self.resolution]), canvas)
+        parts = self.parts(size, window)
         maps = self.resolved(noise, len(ws), size, parts)
         for res in self.resolutions:
             block, name = getattr(self, f"b{res}"), f"b{res}.conv"
             if res == 4:
-                x = block.const.unsqueeze(0)
-                if canvas[4] != (4, 4):
-                    x = F.interpolate(x, size=canvas[4], mode="bilinear")
-                x = x[:, :, *parts[f"{name}0"]].expand(len(ws), -1, -1, -1)
+                x = resampled(block.const, canvas[4])[:, *parts[f"{name}0"]].expand(len(ws), -1, -1, -1)
             else:
                 keep = within(parts[f"{name}0"], parts[f"b{res // 2}.conv1"], scale=2)
                 x = block.conv0(x, ws[:, code], maps.get(f"{name}0"), keep)
@@ -273,76 +244,25 @@ class Synthesis(nn.Module):
                 img = rgb if img is None else img + rgb
             yield res, x, img
 
-    def resolved(
-        self,
-        noise: Noise,
-        batch: int,
-        size: tuple[int, int] | None = None,
-        parts: MappingABC[str, Window] | None = None,
-    ) -> dict[str, Tensor]:
-        """The noise maps that the argument `noise` of `blocks` stands for: {layer: [h, w] or [N, h, w]}, {} for "none".
-
-        parts: {layer: window}; whole maps are cropped to these, maps of the windows' sizes are used as they are.
-
-        Raises:
-            UnknownName: neither "const", "none" nor one map per layer. ShapeError: a map of another size.
-        """
-        if isinstance(noise, str):
-            if noise not in ("const", "none"):
-                raise UnknownName(
-                    f"noise={noise!r}",
-                    expected='"const", "none" or a dict of noise maps',
-                    do=nearest(noise, ["const", "none"]) or "pass maps made by G.noise_maps()",
-                )
-            if noise == "none":
-                return {}
-            noise = self.noise_maps(size)
-        names, canvas, found = self.conv_names(), self.canvas(size), {}
-        if set(noise) != set(names):
-            odd = sorted(set(noise) ^ set(names))
-            raise UnknownName(
-                f"noise maps with missing or unknown layers {odd}",
-                expected=f"exactly {names}",
-                do="start from G.noise_maps()",
-            )
-        for name in names:
-            given, full = noise[name], canvas[int(name.split(".")[0][1:])]
-            rows, cols = parts[name] if parts else whole(full)
-            part = (rows.stop - rows.start, cols.stop - cols.start)
-            if tuple(given.shape) not in (full, (batch, *full), part, (batch, *part)):
-                raise ShapeError(
-                    f"noise map {name} of shape {tuple(given.shape)}",
-                    expected=f"{full} or {(batch, *full)}",
-                    do="make the maps with G.noise_maps(size), for the size of the image",
-                )
-            found[name] = given if tuple(given.shape[-2:]) == part else given[..., rows, cols]
-        return found
-
     def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """One map per conv layer, {"b4.conv1": [h, w], ...}, for an image of `size`.
 
         At the native size, the checkpoint's constant maps; at any other size, or with a seed, standard normal draws,
         made on the CPU from (seed or 0, layer).
         """
-        canvas, maps = self.canvas(size), {}
-        for i, name in enumerate(self.conv_names()):
-            shape = canvas[int(name.split(".")[0][1:])]
+        maps = {}
+        for i, (name, shape) in enumerate(self.layer_sizes(size).items()):
             const = self.get_buffer(f"{name}.noise_const")
-            if seed is None and tuple(const.shape) == shape:
-                maps[name] = const
-            else:
-                g = torch.Generator().manual_seed(1_000_003 * (seed or 0) + i)
-                maps[name] = torch.randn(shape, generator=g).to(const)
+            own = seed is None and tuple(const.shape) == shape
+            maps[name] = const if own else draw(shape, seed or 0, i).to(const)
         return maps
 
-    def forward(self, ws: Tensor, noise: Noise = "const", size: tuple[int, int] | None = None) -> Tensor:
-        """[N, num_ws, w_dim] -> image [N, 3, H, W], nominally in [-1, 1]."""
-        for _, _, img in self.blocks(ws, noise, size):
-            pass
-        return img
+    def const_maps(self, size: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """The same as `noise_maps`."""
+        return self.noise_maps(size)
 
 
-class Generator(nn.Module):
+class Generator(StyleGenerator):
     """StyleGAN2 generator: `mapping` z -> ws and `synthesis` ws -> image.
 
     Args:
@@ -352,8 +272,6 @@ class Generator(nn.Module):
         mapping_layers: depth of the mapping network.
         conv_clamp: bound on the activations (256 in NVlabs' mixed-precision models), None for no bound.
     """
-
-    any_size = False  # only a Style-INR-GAN draws sizes other than its own
 
     def __init__(
         self,
@@ -365,39 +283,20 @@ class Generator(nn.Module):
         mapping_layers: int = 8,
         conv_clamp: float | None = None,
     ):
-        super().__init__()
-        channels = {int(res): int(c) for res, c in channels.items()}  # JSON keys are strings
-        if set(channels) != set(block_resolutions(resolution)):
-            raise InvalidValue(
-                f"channel plan for {sorted(channels)}",
-                expected=f"one entry for each of {block_resolutions(resolution)}",
-                do="make it with channel_plan(resolution)",
+        do = "make it with channel_plan(resolution)"
+        channels = checked_channels(channels, block_resolutions(resolution), do=do)
+        super().__init__(
+            dict(
+                z_dim=z_dim,
+                w_dim=w_dim,
+                resolution=resolution,
+                channels=channels,
+                mapping_layers=mapping_layers,
+                conv_clamp=conv_clamp,
             )
-        self.z_dim, self.w_dim, self.resolution, self.channels = z_dim, w_dim, resolution, channels
-        self.config = dict(
-            z_dim=z_dim,
-            w_dim=w_dim,
-            resolution=resolution,
-            channels=channels,
-            mapping_layers=mapping_layers,
-            conv_clamp=conv_clamp,
         )
         self.synthesis = self._synthesis(w_dim, resolution, channels, conv_clamp)
-        self.num_ws = self.synthesis.num_ws
         self.mapping = Mapping(z_dim, w_dim, self.num_ws, mapping_layers)
 
     def _synthesis(self, w_dim: int, resolution: int, channels: dict[int, int], conv_clamp: float | None) -> Synthesis:
         return Synthesis(w_dim, resolution, channels, conv_clamp=conv_clamp)
-
-    @property
-    def w_avg(self) -> Tensor:
-        """[w_dim]: the running average of w, tracked in training."""
-        return self.mapping.w_avg
-
-    def noise_maps(self, size: tuple[int, int] | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
-        """See `Synthesis.noise_maps`."""
-        return self.synthesis.noise_maps(size, seed=seed)
-
-    def forward(self, z: Tensor, truncation_psi: float = 1.0, noise: Noise = "const") -> Tensor:
-        """[N, z_dim] -> image [N, 3, R, R]."""
-        return self.synthesis(self.mapping(z, truncation_psi), noise=noise)

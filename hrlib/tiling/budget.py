@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import BudgetError, InvalidValue, UnknownName, nearest, number
 from ..losses import Loss, Perceptual
-from ..nets.windows import Window, needed
+from ..nets.windows import Window
 from . import limits
 from .exact import KEEP, TiledGenerator, TiledLoss, haloed, parts_of, reach_of, tiles
 
@@ -269,7 +269,7 @@ def _tile_bytes(
 
 
 def _maps_of(G: nn.Module, size: tuple[int, int], window: Window, batch: int, like: Tensor) -> dict[str, Tensor]:
-    layers = needed(window, G.synthesis.canvas(size))
+    layers = G.synthesis.parts(size, window)
     shape = lambda name: [w.stop - w.start for w in layers[name]]
     return {name: like.new_zeros(batch, *shape(name)).requires_grad_() for name in G.synthesis.conv_names()}
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from .. import store
 from ..errors import InvalidValue, UnknownName, nearest, sides
 from ..losses import MSE, Loss, Perceptual, Sum, Target
-from ..nets.windows import Window, needed, within
+from ..nets.windows import Window, within
 
 KEEP = ("memory", "file", "recompute", "half")  # where the target's features stay between steps
 
@@ -296,7 +296,7 @@ class _TiledSynthesis(torch.autograd.Function):
         wanted = ctx.needs_input_grad[4:]
         gradients = [torch.zeros_like(v) if w else None for v, w in zip((ws, *maps), wanted, strict=True)]
         for window in tiles(ctx.size, ctx.tile):
-            layers = needed(window, ctx.net.canvas(ctx.size))
+            layers = ctx.net.parts(ctx.size, window)
             places = [(...,), *((..., *layers[name]) for name in ctx.names)]
             leaves = [
                 v[place].detach().requires_grad_(w) for v, place, w in zip((ws, *maps), places, wanted, strict=True)

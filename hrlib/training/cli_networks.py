@@ -38,16 +38,24 @@ def style_inr_command(
         str,
         Option(
             "--from",
-            help="A StyleGAN2: a catalogue name, one of our .safetensors files, an NVlabs .pkl or a rosinality .pt.",
+            help="A StyleGAN2 or MobileStyleGAN: a catalogue name, one of our .safetensors files, an NVlabs .pkl or a "
+            "rosinality .pt.",
         ),
     ],
     out: Annotated[Path, Option(help="The file to write, .safetensors; its card, .md, is written beside it.")],
     folder: Annotated[
         Path | None, Option(help="A folder for this run only; by default build/training/NAME of the file.")
     ] = None,
-    steps: Annotated[int, Option(help="Steps of the training.")] = 1000,
-    hidden: Annotated[int, Option(help="Width of the head's layers.")] = 64,
-    n: Annotated[int, Option(help="Pictures on which the head is measured.")] = 256,
+    steps: Annotated[
+        int | None,
+        Option(help="Steps of the training; by default 1000, and none for a MobileStyleGAN, whose head starts exact."),
+    ] = None,
+    hidden: Annotated[
+        int | None, Option(help="Width of the head's layers; by default 64, and 32 for a MobileStyleGAN.")
+    ] = None,
+    n: Annotated[
+        int | None, Option(help="Pictures on which the head is measured; by default 256, and 20 at 1024 pixels.")
+    ] = None,
     data: Annotated[Path | None, Option(help="Also measure Frechet distances to this set.")] = None,
     seed: Seed = 0,
     threads: Threads = 0,
@@ -56,7 +64,8 @@ def style_inr_command(
         bool, Option("--force", help="Replace the file and its card, and another run in the folder.")
     ] = False,
 ) -> None:
-    """Train an INR head on a StyleGAN2's own samples, so that it draws any canvas."""
+    """Train an INR head on a StyleGAN2's own samples, so that it draws any canvas; make one for a MobileStyleGAN."""
+    from .. import weights
     from ..store import destination
     from . import inr_head
     from .picture_sets import load_set
@@ -66,7 +75,7 @@ def style_inr_command(
         source,
         out,
         folder or ROOT / out.stem,
-        inr_head.InrHeadRecipe(steps=steps, hidden=hidden, seed=seed),
+        inr_head.recipe_for(weights.load_generator(source), steps=steps, hidden=hidden, seed=seed),
         device=accelerator_for(device, threads).device,
         n=n,
         data=load_set(data) if data else None,

@@ -29,9 +29,10 @@ class Entry:
     Attributes:
         kind: "network" (ours or foreign, loadable by this package), "file" (read by other code), or "dataset" (a
             folder).
-        file: path relative to the data folder, or to the installed package; `path` is the absolute one.
+        file: path relative to the data folder, to the installed package, or to the folder build; `path` is the absolute
+            one.
         profile: "laptop" if it ships with the repository, "ffhq" if it is inside a package that `make faces` installs,
-            "paper" if the user provides it.
+            or made from such a file by one of our commands, below the folder build; "paper" if the user provides it.
         package: the package's name in the Python package index, with the version that was tested. We read its files
             and never import it.
         beside: names of the entries that are verified with this one, because its reader opens their files too.
@@ -63,12 +64,19 @@ class Entry:
         return packaged(self.package, self.file) if self.package else data_root(self.profile) / self.file
 
     @property
+    def made_here(self) -> bool:
+        """Whether one of our commands makes the file on this machine, so that no hash of it is known."""
+        return self.profile == "ffhq" and not self.package
+
+    @property
     def by_hand(self) -> str:
         """How to get the file, as a phrase for error messages."""
         if self.profile == "laptop":
             return f"restore it with `git checkout -- data/{self.file}` (it ships with the repository)"
         if self.package:
             return f"run `make faces`, which installs {self.package} ({self.origin}; licence: {self.licence})"
+        if self.made_here:
+            return f"{self.prepare} ({self.origin}; licence: {self.licence})"
         command = f"run `hrlab fetch {self.name}`, or download {self.url}" if self.url else self.prepare
         return f"{command}; put it at {self.path} ({self.origin}; licence: {self.licence})"
 
@@ -82,10 +90,13 @@ def packaged(package: str, file: str) -> Path:
 
 
 def data_root(profile: str) -> Path:
-    """The data folder of a catalogue entry: the repository's if it ships; otherwise $HRLIB_DATA, if that is set.
+    """The folder of a catalogue entry's file: the repository's data if it ships, its build folder if it is made there
+    ("ffhq"); otherwise $HRLIB_DATA, if that is set.
 
     $HRLIB_DATA moves only what is opened by its catalogue name, not pictures that a profile names by path.
     """
+    if profile == "ffhq":
+        return DATA.parent / "build"
     return DATA if profile == "laptop" else Path(os.environ.get("HRLIB_DATA", DATA))
 
 
@@ -234,6 +245,8 @@ def _verify(found: Entry, *, pin: bool = True) -> str:
             raise DamagedFile(
                 f"{found.path} holds {count} pictures", expected=f"at least {found.min_files}", do=found.prepare
             )
+        return "ok"
+    if found.made_here:
         return "ok"
     stat = found.path.stat()
     if found.size is not None and stat.st_size != found.size:

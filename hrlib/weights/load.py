@@ -226,7 +226,7 @@ def load_generator(name_or_path: str | os.PathLike, device: str = "cpu", *, whic
             SynthesisNetwork.xml (with the other three files of its OpenVINO networks beside it).
         which: "G_ema" (the averaged weights, which papers show) or "G", for foreign files that hold both.
     """
-    expected = ("stylegan2", "style_inr", "mobile_stylegan")
+    expected = ("stylegan2", "style_inr", "mobile_stylegan", "mobile_inr")
     return _assemble(_network(name_or_path, which), str(name_or_path), expected).to(device)
 
 
