@@ -35,8 +35,8 @@ class Settings:
     leaves the picture as it is. perceptual: weights of the perceptual loss, "shipped", "imagenet" or a file.
     discriminator: weights of a "discriminator" loss.
     generator: catalogue name or file. noise: optimise noise maps and w+, optim(w, n), or w+ alone, optim(w).
-    num_steps, lr, lam_mse, noise_regularisation, space: as in `inversion.invert`. seed: of the inversion, and of a
-    random network.
+    num_steps, lr, eps_initial, lam_mse, noise_regularisation, normalise_noise, noise_start, space: as in
+    `inversion.invert`. seed: of the inversion, and of a random network.
     columns: measures out of `metrics.METRICS`. lossy: leave the picture as a WebP file of high quality instead of PNG.
     device: "auto" takes the CUDA device of the worker when it has one.
 
@@ -55,8 +55,11 @@ class Settings:
     size: int
     num_steps: int
     lr: float
+    eps_initial: float
     lam_mse: float
     noise_regularisation: float
+    normalise_noise: bool
+    noise_start: float
     space: str
     columns: Sequence[str]
     lossy: bool
@@ -79,8 +82,11 @@ def grid(
     num_steps: int,
     lr: float,
     columns: Sequence[str],
+    eps_initial: float = 0.05,
     lam_mse: float = 0.0,
     noise_regularisation: float = 0.0,
+    normalise_noise: bool = True,
+    noise_start: float = 1.0,
     space: str = "w+",
     discriminator: str = "",
     lossy: bool = False,
@@ -94,8 +100,8 @@ def grid(
         inputs: edges in pixels to which the loss resizes its input; by default `size`, the picture as it is.
         noise: True optimises noise maps with w+, optim(w, n); False only w+, optim(w).
         seeds: of the inversion, and of the random VGG.
-        generator, perceptual, size, num_steps, lr, columns, lam_mse, noise_regularisation, space, discriminator, lossy,
-            device: as in `Settings`.
+        generator, perceptual, size, num_steps, lr, columns, eps_initial, lam_mse, noise_regularisation,
+            normalise_noise, noise_start, space, discriminator, lossy, device: as in `Settings`.
 
     Raises:
         UnknownName, InvalidValue: a loss, tap, column, picture or network that does not exist, or a number out of
@@ -119,8 +125,11 @@ def grid(
             size=size,
             num_steps=num_steps,
             lr=lr,
+            eps_initial=eps_initial,
             lam_mse=lam_mse,
             noise_regularisation=noise_regularisation,
+            normalise_noise=normalise_noise,
+            noise_start=noise_start,
             space=space,
             columns=list(columns),
             lossy=lossy,
@@ -197,8 +206,11 @@ def _inversion(s: Settings, x: Tensor) -> optim.Run[inversion.Result]:
         optimise_noise=s.noise,
         num_steps=s.num_steps,
         lr=s.lr,
+        eps_initial=s.eps_initial,
         lam_mse=s.lam_mse,
         noise_regularisation=s.noise_regularisation,
+        normalise_noise=s.normalise_noise,
+        noise_start=s.noise_start,
         space=s.space,
         seed=s.seed,
     )
