@@ -35,7 +35,9 @@ STEPS = 150
 PEOPLE = tuple(f"imagined:{seed}" for seed in range(1, 7))
 SHOWN = PEOPLE[:3]
 DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientnet_random"
-LAM_MSE = 1000.0  # of the pixel loss where there is one: at 20 dB it is then as large as the perceptual loss near its end
+LAM_MSE = (
+    1000.0  # of the pixel loss where there is one: at 20 dB it is then as large as the perceptual loss near its end
+)
 NOISE_WEIGHT = 1000.0  # of the regularisation of the noise maps in Fig. 1 (c)
 COLUMNS = ("psnr", "ssim", "lpips_st_alex", "artefact_energy", "excess_energy", "roughness", "low_lost", "high_lost")
 
