@@ -32,19 +32,24 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 @dataclass(frozen=True)
 class Sample:
-    """A real photograph inside the scikit-image package, with its origin and licence."""
+    """A real photograph inside the scikit-image package, with its origin and licence.
+
+    box: the part of it that is shown, (left, top, right, bottom) in pixels; None for all of it.
+    """
 
     file: str
     title: str
     licence: str
     origin: str
+    box: tuple[int, int, int, int] | None = None
 
 
 _SKIMAGE = "https://scikit-image.org/docs/stable/api/skimage.data.html"
+_NASA = "NASA Great Images, https://flic.kr/p/r9qvLn"
 SAMPLES = {
-    "astronaut": Sample(
-        "astronaut.png", "Eileen Collins", "public domain", "NASA Great Images, https://flic.kr/p/r9qvLn"
-    ),
+    "astronaut": Sample("astronaut.png", "Eileen Collins", "public domain", _NASA),
+    # framed as in FFHQ: the eyes at 47 % of the height, a quarter of the width apart
+    "astronaut_face": Sample("astronaut.png", "Eileen Collins", "public domain", _NASA, box=(138, 22, 311, 195)),
     "chelsea": Sample("chelsea.png", "Chelsea the cat", "CC0", f"Stefan van der Walt, {_SKIMAGE}"),
     "coffee": Sample("coffee.png", "a cup of coffee", "CC0", f"Rachel Michetti, {_SKIMAGE}"),
     "rocket": Sample("rocket.jpg", "launch of a Falcon 9", "public domain", f"SpaceX, {_SKIMAGE}"),
@@ -101,7 +106,10 @@ def read(
 
 
 def sample(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
-    """A real photograph from `SAMPLES`, without a download, as `read` returns it: [1, 3, H, W] in [-1, 1]."""
+    """A real photograph from `SAMPLES`, without a download, as `read` returns it: [1, 3, H, W] in [-1, 1].
+
+    "astronaut_face" has 173 pixels of its own; at the networks' 256 it is enlarged.
+    """
     if name not in SAMPLES:
         hint = nearest(name, list(SAMPLES))
         raise UnknownName(
@@ -109,7 +117,13 @@ def sample(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
         )
     import skimage
 
-    return read(Path(skimage.__file__).parent / "data" / SAMPLES[name].file, size)
+    found = SAMPLES[name]
+    path = Path(skimage.__file__).parent / "data" / found.file
+    if found.box is None:
+        return read(path, size)
+    left, top, right, bottom = found.box
+    part = read(path)[:, :, top:bottom, left:right].contiguous()
+    return part if size is None else resize(part, size)
 
 
 # --- sizes and depths -------------------------------------------------------------------------------------------------

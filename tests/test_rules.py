@@ -41,7 +41,7 @@ MAY = {
     "optim": BASE,
     "features": BASE | {"weights", "nets"},
     "losses": BASE | {"image", "weights", "features"},
-    "worlds": BASE | {"image"},
+    "worlds": BASE | {"image", "weights"},  # imagined people are made by a generator
     "spectra": BASE | {"image"},
     "retrieval": BASE | {"image", "stats"},
     "faces": BASE | {"image", "weights", "nets"},

@@ -22,11 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from .. import nets, store
 from ..errors import DamagedFile, HRLibError, LayoutMismatch, UnknownName, WeightsError, nearest
-<<<<<<< HEAD
 from ..nets import st_lpips
-=======
 from ..nets.dlib_faces import DlibIdentity
->>>>>>> faces
 from . import files, foreign, openvino_ir, other_networks, pickles
 from .files import Entry, catalogue, path
 

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from .. import image
 from ..errors import SEED, InvalidValue, UnknownName, number
-from . import portraits, scenes
+from . import imagined, portraits, scenes
 
 DRAWN = {"portrait": "photo", **{d: d for d in portraits.DOMAINS if d != "photo"}}  # kind -> domain
-SEEDED = (*DRAWN, "scene")
+SEEDED = (*DRAWN, "scene", "imagined")
 DIGITS = re.compile("[0-9]+")  # unlike str.isdigit, not "²"
-KINDS = (*(f"{kind}:SEED" for kind in SEEDED), "photo:NAME", "file:PATH")
+SHOT = re.compile(r"([0-9]+)(?:\.([0-9]+))?")
+KINDS = (*(f"{kind}:SEED" for kind in SEEDED), "imagined:SEED.SHOT", "photo:NAME", "file:PATH")
 
 
 def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
@@ -23,14 +24,16 @@ def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
 
     Args:
         name: "portrait:7" renders the person of seed 7 (the training set has seed 0: use others), and "cartoon:7",
-            "caricature:7" or "anime:7" the same person in another domain; "scene:7" renders a landscape;
+            "caricature:7" or "anime:7" the same person in another domain; "scene:7" renders a landscape; "imagined:7"
+            makes a picture of a person who does not exist, and "imagined:7.1" another one of that person;
             "photo:astronaut" is a photograph from `image.SAMPLES`; "file:PATH" reads a file, relative to the current
             directory (which `lab.begin` sets to the repository's root).
-        size: edge or (H, W); photographs are cropped centrally. None keeps a photograph's own size and renders the
-            others at 128.
+        size: edge or (H, W); photographs are cropped centrally. None keeps a photograph's own size, makes
+            imagined ones at 1024 and renders the others at 128.
 
     Raises:
         UnknownName: a name of another form. InvalidValue: a seed or a size out of range.
+        MissingWeights: an imagined person without the packages of `make faces`.
     """
     kind, _, what = name.partition(":")
     size = None if size is None else image.sides(size)
@@ -38,6 +41,8 @@ def picture(name: str, size: int | tuple[int, int] | None = None) -> Tensor:
         return portraits.render(people, size or 128, domain=DRAWN[kind])
     if kind == "scene" and DIGITS.fullmatch(what):
         return scenes.render(scenes.sample(1, seed=_seed(what)), size or 128)
+    if kind == "imagined" and (numbers := SHOT.fullmatch(what)):
+        return imagined.render(_seed(numbers[1]), size or imagined.SIDE, shot=_seed(numbers[2] or "0"))
     if kind == "photo":
         return image.sample(what, size)
     if kind == "file" and what:
@@ -59,7 +64,8 @@ def _seed(digits: str) -> int:
 def listed(names: list[str], limit: int = 0) -> list[str]:
     """Names for `picture`, with ranges ("portrait:3..9") and folders ("folder:PATH") expanded, without repetitions.
 
-    Ranges work for landscapes and for every domain. A folder stands for the pictures in it, sorted by name.
+    Ranges work for landscapes, for imagined people (shot 0) and for every domain. A folder stands for the pictures in
+    it, sorted by name.
 
     limit: keep only the first names; 0 keeps all.
 
