@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from hrlib import directions, inversion, losses, metrics, mixing, optim, tiling, weights
-from hrlib.errors import InvalidValue, LayoutMismatch, ShapeError
+from hrlib.errors import InvalidValue, LayoutMismatch, MissingWeights, ShapeError
 from hrlib.nets import MobileGenerator, MobileINR
 from hrlib.nets.style_inr import pixel_grid
 from hrlib.training import inr_head
@@ -91,3 +91,19 @@ def test_the_command_makes_measures_and_ships_it(G, tmp_path, monkeypatch):
     assert float(metrics.psnr(S.synthesis(ws), G.synthesis(ws))[0]) > 90
     card = (tmp_path / "nets/inr.md").read_text()
     assert "MobileStyleGAN `mobile.safetensors`" in card and "StyleGAN2" not in card and "steps 0" in card
+
+
+def test_the_real_head_draws_the_published_picture():
+    try:
+        G = weights.load_generator("ffhq_mobile1024")
+    except MissingWeights:
+        pytest.skip("the package random-face is missing: make faces")
+    S = inr_head.attach(G, hidden=6)
+    ws, size = G.mapping(torch.ones(1, G.z_dim), 0.7), (320, 257)
+    torch.testing.assert_close(S.synthesis(ws, size=size), G.synthesis(ws, size=size), rtol=0, atol=1e-5)
+
+
+def test_the_catalogue_says_how_the_head_is_made():
+    entry = weights.entry("ffhq_inr1024")
+    assert entry.made_here and entry.path.parent.name == "faces" and entry.path.parents[1].name == "build"
+    assert "hrlab train style-inr --from ffhq_mobile1024 --out build/faces/" in entry.by_hand

@@ -386,14 +386,12 @@ def test_networks_round_trip(tmp_path, generator):
 
 
 GENERATOR = dict(resolution=16, channels=PLAN, z_dim=8, w_dim=8)
+MOBILE = dict(resolution=16, channels={4: 8, 8: 8}, z_dim=8, w_dim=8)
 ROUND_TRIPS = {  # architecture: a small configuration, who loads it, who must refuse it
     "stylegan2": (GENERATOR, weights.load_generator, weights.load_discriminator),
     "style_inr": (GENERATOR, weights.load_generator, weights.load_discriminator),
-    "mobile_stylegan": (
-        dict(resolution=16, channels={4: 8, 8: 8}, z_dim=8, w_dim=8),
-        weights.load_generator,
-        weights.load_discriminator,
-    ),
+    "mobile_stylegan": (MOBILE, weights.load_generator, weights.load_discriminator),
+    "mobile_inr": (MOBILE, weights.load_generator, weights.load_discriminator),
     "stylegan2_discriminator": (
         dict(resolution=16, channels=PLAN),
         weights.load_discriminator,

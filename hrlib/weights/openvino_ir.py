@@ -40,7 +40,7 @@ SPREAD = {
     "b512.conv0": 1.36,
     "b512.conv1": 0.25,
 }
-COARSE, FINE = 0.02, 0.05  # shares up to b128, and in b256 and b512; chosen by trial, see the network's card
+COARSE, FINE = 0.02, 0.05  # shares up to b128, and in b256 and b512: the start of an inversion shows no spots
 MOST_XML = 16 << 20  # bytes; the largest graph that we read has half a megabyte
 
 
