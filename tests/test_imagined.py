@@ -57,18 +57,17 @@ def test_layers_take_the_background_out_of_mixed_pixels():
 # --- geometry and surroundings ----------------------------------------------------------------------------------------
 
 
-def test_the_warp_moves_everything_a_little_and_nowhere_shrinks_by_more_than_a_fifth():
+def test_the_warp_moves_everything_a_little_and_shrinks_nothing_by_more_than_a_quarter():
     side = 64
     ramp = torch.stack(torch.meshgrid(*[(torch.arange(side) + 0.5) / side] * 2, indexing="ij"))[None]
     moved = []
     for seed in range(30):
-        seen = imagined._warp(ramp, *imagined._geometry(draws(seed)))[
-            0, :, 8:-8, 8:-8
-        ]  # where each pixel's light comes from
+        view, bend = imagined._geometry(draws(seed))
+        seen = imagined._warp(ramp, view, bend)[0, :, 8:-8, 8:-8]  # where each pixel's light comes from
         moved.append(float((seen - ramp[0, :, 8:-8, 8:-8]).norm(dim=0).mean()))
         dy, dx = seen[:, 1:, :-1] - seen[:, :-1, :-1], seen[:, :-1, 1:] - seen[:, :-1, :-1]
         jacobian = torch.stack([dy, dx], -1).permute(1, 2, 0, 3) * side
-        assert torch.linalg.svdvals(jacobian).max() < 1.25
+        assert torch.linalg.svdvals(jacobian).max() < 4 / 3
         assert torch.linalg.det(jacobian).min() > 0.6, "nothing folds"
     assert min(moved) > 0.01 and max(moved) < 0.06
 

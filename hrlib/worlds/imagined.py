@@ -203,7 +203,7 @@ def _geometry(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarr
 
 
 def _warp(x: Tensor, view: dict[str, np.ndarray], bend: np.ndarray) -> Tensor:
-    """x [1, C, H, W] seen a little differently. Nothing shrinks by a fifth, so bicubic sampling needs no filter.
+    """x [1, C, H, W] seen a little differently. Nothing shrinks by more than a quarter: bicubic is enough.
 
     It is enlarged by 3 % on average, so that little lies beyond the edges, where the picture is mirrored.
     """
