@@ -93,7 +93,9 @@ def _take(seed: int, shot: int) -> np.ndarray:
     G = _generator()
     sample, matte = _sample(G, _codes(G, seed, shot, rng))
     head, behind = _layers(_linear(sample), matte)
-    head, matte = _warp(torch.cat([head * matte, matte], 1), rng).split([3, 1], 1)
+    _, bend = _geometry(np.random.default_rng((seed, 1)))  # that of shot 0: a face keeps its proportions
+    view, _ = _geometry(rng)
+    head, matte = _warp(torch.cat([head * matte, matte], 1), view, bend).split([3, 1], 1)
     scene = head + (1 - matte) * _background(behind, rng)
     return _camera(scene.clamp(min=0), matte, rng)
 
@@ -124,9 +126,9 @@ def _codes(G: nn.Module, seed: int, shot: int, rng: np.random.Generator) -> Tens
     ws = identity(seed).repeat(1, G.num_ws, 1)
     if shot:
         pose, expression, colours = (_code(G, rng) for _ in range(3))
-        ws = ws.lerp(expression, 0.12)
-        ws[:, POSE] = ws[:, POSE].lerp(pose, 0.6)
-        ws[:, COLOURS] = ws[:, COLOURS].lerp(colours, 0.5)
+        ws = ws.lerp(expression, 0.06)
+        ws[:, POSE] = ws[:, POSE].lerp(pose, 0.5)
+        ws[:, COLOURS] = ws[:, COLOURS].lerp(colours, 0.6)
     return ws
 
 
@@ -193,14 +195,19 @@ def _layers(picture: Tensor, matte: Tensor) -> tuple[Tensor, Tensor]:
 # --- geometry ---------------------------------------------------------------------------------------------------------
 
 
-def _warp(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """x [1, C, H, W] seen a little differently. Nothing shrinks by more than 10 %, so bicubic sampling needs no filter.
+def _geometry(rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """How the camera is held, and the smooth displacement [1, 2, 6, 6] that changes the proportions of the face."""
+    view = dict(angle=rng.normal(0, 0.025), zoom=rng.normal(0.03, 0.015))
+    view |= dict(shift=rng.normal(0, 0.012, 2), tilt=rng.normal(0, 0.02, 2))
+    return view, rng.normal(0, 1, (1, 2, 6, 6))
+
+
+def _warp(x: Tensor, view: dict[str, np.ndarray], bend: np.ndarray) -> Tensor:
+    """x [1, C, H, W] seen a little differently. Nothing shrinks by more than a quarter: bicubic is enough.
 
     It is enlarged by 3 % on average, so that little lies beyond the edges, where the picture is mirrored.
     """
-    angle, scale = rng.normal(0, 0.025), np.exp(rng.normal(0.03, 0.015))
-    shift, tilt = rng.normal(0, 0.012, 2), rng.normal(0, 0.02, 2)
-    bend = torch.from_numpy(rng.normal(0, 1, (1, 2, 6, 6)).astype(np.float32))
+    angle, scale, shift, tilt = view["angle"], np.exp(view["zoom"]), view["shift"], view["tilt"]
     height, width = x.shape[2:]
     v, u = torch.meshgrid(
         (torch.arange(height) + 0.5) * 2 / height - 1, (torch.arange(width) + 0.5) * 2 / width - 1, indexing="ij"
@@ -208,8 +215,9 @@ def _warp(x: Tensor, rng: np.random.Generator) -> Tensor:
     depth = 1 + float(tilt[0]) * u + float(tilt[1]) * v
     cos, sin = float(np.cos(angle) / scale), float(np.sin(angle) / scale)
     seen = torch.stack([(cos * u - sin * v) / depth, (sin * u + cos * v) / depth], -1) + torch.tensor(shift).float()
-    bend = F.interpolate(bend, size=(height, width), mode="bicubic", align_corners=True)
-    seen = seen[None] + 0.014 * bend.permute(0, 2, 3, 1)
+    moved = torch.from_numpy(bend.astype(np.float32))
+    moved = F.interpolate(moved, size=(height, width), mode="bicubic", align_corners=True)
+    seen = seen[None] + 0.014 * moved.permute(0, 2, 3, 1)
     return F.grid_sample(x, seen, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 1)
 
 
