@@ -34,13 +34,13 @@ Result = tuple[dict, dict[str, bytes]]  # numbers, and files by name
 COLUMNS = [c for c in at_scale.COLUMNS if not c.startswith("lpips")]  # its weights stay with the package
 
 
-def prepare(size: int) -> None:
+def prepare(size: int, *, people: int) -> None:
     """Write half-precision copies of the networks, and the targets, to build/faces."""
     G = weights.load_generator(at_scale.GENERATOR)
     weights.save_network(G, GENERATOR, card="copy of ffhq_mobile1024, research only", half=True, force=True)
     state = features.efficientnet_lite0("imagenet").net.state_dict()
     weights.save_state({k: v.half() for k, v in state.items()}, NETWORK, force=True)
-    for name in at_scale.PEOPLE:
+    for name in at_scale.PEOPLE[:people]:
         image.write(picture(name, size), target(name))
     print(f"{FACES}: {sum(f.stat().st_size for f in FACES.iterdir()) / 2**20:.0f} MiB")
 
@@ -133,7 +133,7 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     if given.what == "prepare":
-        prepare(given.size)
+        prepare(given.size, people=given.people)
     else:
         run(
             given.out,
