@@ -4,9 +4,9 @@
 
 lambda is a number for each resolution of the synthesis network; the pure functions `paper_lambdas`, `swap_lambdas` and
 `logistic_lambdas` make the usual ones. All weights of the synthesis network are mixed, including the fixed noise maps;
-the INR head of a Style-INR-GAN belongs to the last block. MobileStyleGAN's last block has half of the picture's size;
-its step from there to the picture takes the lambda of the picture's resolution. The mapping network remains the
-source's, as in the authors' code; the codes are mixed instead.
+the INR head of a Style-INR-GAN belongs to the last block. MobileStyleGAN has no b1024 and ignores a lambda for one: its
+step from b512 to the picture belongs to b512. The mapping network remains the source's, as in the authors' code; the
+codes are mixed instead.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def lerp_generators(G_s: nn.Module, G_t: nn.Module, lam: Lambdas) -> nn.Module:
             than the network's. InvalidValue: lambdas out of range.
     """
     check_alike(G_s, G_t)
-    lam = _checked(lam, G_s.resolution)
+    blocks = G_s.synthesis.resolutions
+    lam = _checked(lam, blocks, {G_s.resolution} - set(blocks))
     target = G_t.synthesis.state_dict()
     G_m = copy.deepcopy(G_s)
     with torch.no_grad():
         for name, value in G_m.synthesis.state_dict().items():  # shares its memory with the parameters
-            to_picture = name.startswith(("inr.", f"b{G_s.synthesis.resolutions[-1]}.torgb."))
-            res = G_s.resolution if to_picture else int(name.split(".")[0][1:])
+            res = blocks[-1] if name.startswith("inr.") else int(name.split(".")[0][1:])
             value.copy_(torch.lerp(value, target[name].to(value), lam[res]))  # Eq. (6); exact at both ends
     return G_m
 
@@ -99,7 +99,8 @@ def lerp_ws(ws_s: Tensor, ws_t: Tensor, lam: Lambdas, *, code_blocks: Sequence[i
         raise ShapeError(
             f"{num_ws} codes and {len(code_blocks)} code_blocks", expected="one a code", do="give G.code_blocks"
         )
-    lam = _checked(lam, code_blocks[-1])
+    blocks = sorted(set(code_blocks))
+    lam = _checked(lam, blocks, {2 * blocks[-1]} if code_blocks.count(blocks[-1]) > 2 else set())
     of_code = ws_s.new_tensor([lam[res] for res in code_blocks])[:, None]  # [num_ws, 1]
     return torch.lerp(ws_s, ws_t.to(ws_s), of_code)  # Eq. (7)
 
@@ -139,14 +140,13 @@ def _block(resolution: int, name: str) -> int:
     return int(name[1:])
 
 
-def _checked(lam: Lambdas, resolution: int) -> dict[int, float]:
-    """{resolution: lambda} for every block, in their order."""
-    blocks = block_resolutions(resolution)
+def _checked(lam: Lambdas, blocks: Sequence[int], unused: set[int]) -> dict[int, float]:
+    """{resolution: lambda} for every block, in their order; `lam` may also have some for `unused`."""
     values = dict(lam) if isinstance(lam, Mapping) else dict.fromkeys(blocks, lam)
-    if set(values) != set(blocks):
+    if set(values) - unused != set(blocks):
         raise UnknownName(
             f"lambdas for {sorted(values, key=str)}",
-            expected=f"one for each of {blocks}",
-            do=f"start from mixing.paper_lambdas({resolution})",
+            expected=f"one for each of {list(blocks)}",
+            do=f"start from mixing.paper_lambdas({max(blocks)})",
         )
     return {res: float(number(f"lambdas[{res}]", values[res], "[0, 1]")) for res in blocks}

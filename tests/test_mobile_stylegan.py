@@ -125,16 +125,20 @@ def test_tiles_add_up_to_the_whole(G):
 def test_codes_and_weights_are_mixed_by_resolution(G):
     torch.manual_seed(1)
     other = MobileGenerator(**TINY).eval().requires_grad_(False)
-    assert G.code_blocks == [4, 8, 8, 16, 16, 32]
-    lam = {4: 0.1, 8: 0.2, 16: 0.3, 32: 0.4}  # 32: from the last features to the picture
+    assert G.code_blocks == [4, 8, 8, 16, 16, 16]
+    lam = {4: 0.1, 8: 0.2, 16: 0.3}
     ws = torch.stack([torch.zeros(6, 8), torch.ones(6, 8)])[:, None]
     mixed = mixing.lerp_ws(ws[0], ws[1], lam, code_blocks=G.code_blocks)
-    torch.testing.assert_close(mixed[0, :, 0], torch.tensor([0.1, 0.2, 0.2, 0.3, 0.3, 0.4]))
+    torch.testing.assert_close(mixed[0, :, 0], torch.tensor([0.1, 0.2, 0.2, 0.3, 0.3, 0.3]))
+    paper = lam | {32: 0.9}  # of a 32-pixel StyleGAN2: there is no b32 here
+    assert torch.equal(mixing.lerp_ws(ws[0], ws[1], paper, code_blocks=G.code_blocks), mixed)
     with pytest.raises(UnknownName, match="lambdas"):
-        mixing.lerp_ws(ws[0], ws[1], lam)  # six codes are otherwise those of a 16-pixel StyleGAN2
-    G_m = mixing.lerp_generators(G, other, lam)
+        mixing.lerp_ws(ws[0], ws[1], paper)  # six codes are otherwise those of a 16-pixel StyleGAN2
+    with pytest.raises(UnknownName, match="lambdas"):
+        mixing.lerp_ws(ws[0], ws[1], {4: 0.1, 16: 0.3}, code_blocks=G.code_blocks)
+    G_m = mixing.lerp_generators(G, other, paper)
     for name in ("b4.const", "b8.up.affine.weight", "b16.conv0.depthwise", "b16.torgb.weight"):
-        share = lam[32 if "torgb" in name else int(name.split(".")[0][1:])]
+        share = lam[int(name.split(".")[0][1:])]
         a, b, c = (net.synthesis.get_parameter(name) for net in (G, other, G_m))
         torch.testing.assert_close(c, torch.lerp(a, b, share))
     swapped = mixing.swap_layers(G, other, "b16")

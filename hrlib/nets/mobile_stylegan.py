@@ -167,8 +167,8 @@ class Synthesis(StyleSynthesis):
             n_in = channels[res]
 
     def code_blocks(self) -> list[int]:
-        """[4, 8, 8, 16, 16, ..., R]: the last code makes the picture, at twice the size of the last block."""
-        return [4, *(res for res in self.resolutions[1:] for _ in range(2)), self.resolution]
+        """[4, 8, 8, 16, 16, ..., R/2, R/2, R/2]: the last code, which makes the picture, counts to the last block."""
+        return [4, *(res for res in self.resolutions[1:] for _ in range(2)), self.resolutions[-1]]
 
     def blocks(
         self,
