@@ -12,8 +12,8 @@ person is taken off the generator's manifold in three steps, each of which a pho
 3. a camera: white balance, vignetting, blur of the optics, photon noise as it looks after demosaicing, a tone curve,
    sharpening and JPEG.
 
-How much harder this makes an inversion shows only when it has converged: after 60 steps on pixels alone (w+), two people
-are at 22.0 and 23.9 dB, and as the generator draws them at 23.4 and 25.0 dB, all still rising.
+How much harder this makes an inversion shows only once it has converged: after 60 steps on pixels alone (w+), two
+people are at 22.0 and 23.9 dB, and as the generator draws them at 23.4 and 25.0 dB, all still rising.
 
 The head is cut out by a linear probe on the generator's own features ("ffhq_matte": 1,281 numbers, fitted by
 `benchmarks/fit_matte.py` without any label drawn by hand), refined by a guided filter on the picture.
