@@ -23,8 +23,9 @@ from pathlib import Path
 import torch
 
 import hrlib  # noqa: F401 - heals torchvision's import before timm's
-from hrlib import features, image, inversion, losses, optim, store, weights
+from hrlib import image, inversion, losses, optim, store, weights
 from hrlib.experiments import at_scale, inversions
+from hrlib.nets import efficientnet
 from hrlib.worlds.pictures import picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,8 +39,10 @@ def prepare(size: int, *, people: int) -> None:
     """Write half-precision copies of the networks, and the targets, to build/faces."""
     G = weights.load_generator(at_scale.GENERATOR)
     weights.save_network(G, GENERATOR, card="copy of ffhq_mobile1024, research only", half=True, force=True)
-    state = features.efficientnet_lite0("imagenet").net.state_dict()
-    weights.save_state({k: v.half() for k, v in state.items()}, NETWORK, force=True)
+    name = "efficientnet_lite0_imagenet"
+    state = efficientnet.fill(efficientnet.efficientnet_lite0(), weights.load_state(name)[0], name).state_dict()
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    weights.save_state(halves, NETWORK, {"card": f"copy of {name}"}, force=True)
     for name in at_scale.PEOPLE[:people]:
         image.write(picture(name, size), target(name))
     print(f"{FACES}: {sum(f.stat().st_size for f in FACES.iterdir()) / 2**20:.0f} MiB")

@@ -248,7 +248,7 @@ def _of_one_size(pictures: dict[Path, Tensor]) -> Tensor:
 
 @app.command()
 def align(
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files, each of one person.", metavar="PICTURE...")],
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files, each of one person.", metavar="PICTURE")],
     out: Annotated[Path, typer.Option(help="Folder for the results, FOLDER/NAME.png.", metavar="FOLDER")],
     size: Annotated[int, typer.Option(help="Edge of the results in pixels.", min=1)] = 1024,
     face: Annotated[
