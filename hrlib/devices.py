@@ -1,6 +1,8 @@
-"""The one place that turns a setting such as "auto" into a torch device, or says why it cannot."""
+"""What computes: a setting such as "auto" as a torch device, or why it cannot be one; and the memory of a CPU."""
 
 from __future__ import annotations
+
+import ctypes
 
 import torch
 
@@ -29,3 +31,28 @@ def choose(name: str | torch.device = "auto") -> torch.device:
             do="use 'auto' or 'cpu'; `hrlab doctor` says which GPU there is",
         ) from e
     return device
+
+
+# glibc returns large blocks to the system as soon as they are freed, and the page faults of taking them again cost 1.5
+# of the 3.5 CPU seconds of a step at 1024 pixels. These settings keep what is freed: as environment variables for
+# processes that are yet to start, and as parameters of `mallopt` for this one (for threads that are yet to start).
+KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": 1,
+    "MALLOC_MMAP_MAX_": 0,
+    "MALLOC_TOP_PAD_": 256 << 20,
+    "MALLOC_TRIM_THRESHOLD_": 2**31 - 1,
+}
+_MALLOPT = {"MALLOC_ARENA_MAX": -8, "MALLOC_MMAP_MAX_": -4, "MALLOC_TOP_PAD_": -2, "MALLOC_TRIM_THRESHOLD_": -1}
+
+
+def keep_memory() -> bool:
+    """Let this process keep the memory that it frees, so that a loop need not ask the system for it in every step.
+
+    True if the settings were taken; False where malloc is not glibc's. The peak stays the same within a few percent,
+    but the process holds on to it until it ends.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library; on Windows, no library without a name
+        return False
+    return all([mallopt(_MALLOPT[name], value) for name, value in KEEP_MEMORY.items()])

@@ -43,7 +43,7 @@ DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientn
 LAM_MSE = (
     1000.0  # of the pixel loss where there is one: at 20 dB it is then as large as the perceptual loss near its end
 )
-NOISE_WEIGHT = 10.0  # of the regularisation of the noise maps in Fig. 1 (c)
+NOISE_WEIGHT = 1000.0  # of the regularisation of the noise maps in Fig. 1 (c)
 COLUMNS = ("psnr", "ssim", "lpips_st_alex", "artefact_energy", "excess_energy", "roughness", "low_lost", "high_lost")
 
 

@@ -50,7 +50,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import image, store
+from .. import devices, image, store
 from ..errors import BatchError, StoreError, number, plain
 from ..lab.place import RECORDED, cpus, root
 from ..lab.progress_bar import progress
@@ -66,12 +66,6 @@ T = TypeVar("T")
 ENVIRONMENT = "HRLAB_SCHEDULER"
 PATIENCE = "20 s"  # how long to wait for a scheduler to answer
 LOOK = 10  # seconds between two checks for new workers
-KEEP_MEMORY = {  # for glibc's malloc; other systems ignore them
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TOP_PAD_": str(256 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
-}
 ATTEMPTS = 3  # a run whose worker has died this often counts as failed
 
 
@@ -175,11 +169,12 @@ def sweep(
     lock = folder / "sweep.lock"
     if keep:
         folder = store.inside(root() / RECORDED, keep)
+        devices.keep_memory()  # before a thread of this process performs runs of many minutes
     places = [folder / f"{key}.json" for key in sweep_keys.keys(task, runs, files, "" if keep else version)]
     todo = [i for i, place in enumerate(places) if (_finished(place) or {"error": True})["error"]]
     if todo:
         address = os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler
-        with store.alone(lock, f"sweep named {name}"), _client(workers, address) as client:
+        with store.alone(lock, f"sweep named {name}"), _client(workers, address, frugal=not keep) as client:
             store.sweep_temps(folder)
             if estimate is not None:
                 _predict(client, estimate, runs, todo, within)
@@ -431,17 +426,20 @@ def _words(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _client(workers: int, scheduler: str) -> Iterator[Client]:
-    """A client of the scheduler at an address, or of a cluster on this machine that ends with the block."""
+def _client(workers: int, scheduler: str, *, frugal: bool) -> Iterator[Client]:
+    """A client of the scheduler at an address, or of a cluster on this machine that ends with the block.
+
+    frugal: workers return freed memory to the system, as malloc does by itself.
+    """
     from dask import config
     from dask.distributed import Client
 
     settings = {
         "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
         "distributed.admin.tick.limit": "10 min",  # a step of torch may keep a worker's loop waiting
-        # Dask makes workers return freed memory at once, and glibc does so with large blocks; the page faults of taking
-        # it again cost 1.5 of 3.7 CPU seconds of a step at 1024 pixels. These settings keep it.
-        "distributed.nanny.pre-spawn-environ": KEEP_MEMORY,
+        # Dask makes workers return freed memory at once (MALLOC_TRIM_THRESHOLD_); page faults then double the time of
+        # an inversion (94 ms a step against 42).
+        "distributed.nanny.pre-spawn-environ": {} if frugal else {k: str(v) for k, v in devices.KEEP_MEMORY.items()},
     }
     with config.set(settings):
         if scheduler:
