@@ -116,7 +116,9 @@ class Results:
         machines, days = (sorted({note[name] for note in notes}) for name in ("machine", "day"))
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
         hours = self.seconds.sum() / 3600
-        return f"{len(notes)} recorded runs, {hours:.1f} hours on {' and '.join(machines)}, {when}"
+        return (
+            f"{len(notes)} recorded run{'s' * (len(notes) != 1)}, {hours:.1f} hours on {' and '.join(machines)}, {when}"
+        )
 
     def at(self, rows: Sequence[int]) -> Results:
         """The same sweep with only these rows, in this order; a row may be given more than once."""
