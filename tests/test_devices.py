@@ -36,7 +36,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 torch.set_num_threads(1)
-print(faults(), devices.keep_memory(), faults() and faults())
+print(faults(), devices.keep_memory(), [faults() for _ in range(6)][-1])
 """
 
 
