@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 
-import hrlib  # noqa: F401 - heals torchvision's import before timm's
 from hrlib import image, inversion, losses, optim, store, weights
 from hrlib.experiments import at_scale, inversions
 from hrlib.nets import efficientnet

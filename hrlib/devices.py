@@ -36,13 +36,12 @@ def choose(name: str | torch.device = "auto") -> torch.device:
 # glibc returns large blocks to the system as soon as they are freed, and the page faults of taking them again cost 1.5
 # of the 3.5 CPU seconds of a step at 1024 pixels. These settings keep what is freed: as environment variables for
 # processes that are yet to start, and as parameters of `mallopt` for this one (for threads that are yet to start).
-KEEP_MEMORY = {
-    "MALLOC_ARENA_MAX": 1,
-    "MALLOC_MMAP_MAX_": 0,
-    "MALLOC_TOP_PAD_": 256 << 20,
-    "MALLOC_TRIM_THRESHOLD_": 2**31 - 1,
+KEEP_MEMORY = {  # variable -> (parameter of mallopt, value)
+    "MALLOC_ARENA_MAX": (-8, 1),
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_TOP_PAD_": (-2, 256 << 20),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
 }
-_MALLOPT = {"MALLOC_ARENA_MAX": -8, "MALLOC_MMAP_MAX_": -4, "MALLOC_TOP_PAD_": -2, "MALLOC_TRIM_THRESHOLD_": -1}
 
 
 def keep_memory() -> bool:
@@ -55,4 +54,4 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library; on Windows, no library without a name
         return False
-    return all([mallopt(_MALLOPT[name], value) for name, value in KEEP_MEMORY.items()])
+    return all([mallopt(parameter, value) for parameter, value in KEEP_MEMORY.values()])

@@ -23,8 +23,9 @@ from itertools import product
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from .. import devices, features, inversion, metrics, optim, pivotal, weights
+from .. import devices, features, inversion, losses, metrics, optim, pivotal, weights
 from ..errors import UnknownName, nearest
 from ..image import resize
 from ..optim import Iterate
@@ -44,6 +45,8 @@ LAM_MSE = (
     1000.0  # of the pixel loss where there is one: at 20 dB it is then as large as the perceptual loss near its end
 )
 NOISE_WEIGHT = 1000.0  # of the regularisation of the noise maps in Fig. 1 (c)
+# Of an inversion; the head of this file gives the reasons.
+NO_EPS, FREE_NOISE = {"eps_initial": 0.0}, {"normalise_noise": False, "noise_start": 0.0}
 COLUMNS = ("psnr", "ssim", "lpips_st_alex", "artefact_energy", "excess_energy", "roughness", "low_lost", "high_lost")
 
 
@@ -60,8 +63,8 @@ def stages(*, image: str, loss: str, num_steps: int, steps: Sequence[int], size:
 
     The settings are those of the recorded inversions.
     """
-    x = picture(image, size).to(devices.choose("auto"))
-    where, values, files = str(x.device), {}, {}
+    x, G, d = _ready(image, size, loss)
+    values, files = {}, {}
 
     def watch(iterates: Iterator[Iterate]) -> Iterator[Iterate]:
         for it in iterates:
@@ -70,28 +73,26 @@ def stages(*, image: str, loss: str, num_steps: int, steps: Sequence[int], size:
                 files[f"step_{it.step + 1}.webp"] = inversions.webp(resize(it.image.clamp(-1, 1), shown))
             yield it
 
-    d = inversions.loss_of(loss, "imagenet", None, 0, where)
-    G = inversions.generator_of(GENERATOR, where)
-    optim.solve(
-        inversion.invert(G, x, d, num_steps=num_steps, eps_initial=0.0, normalise_noise=False, noise_start=0.0),
-        watch=watch,
-    )
+    optim.solve(inversion.invert(G, x, d, num_steps=num_steps, **NO_EPS, **FREE_NOISE), watch=watch)
     return Measured(values, files)
 
 
 def tuned(*, image: str, loss: str, pivot_steps: int, num_steps: int, size: int, columns: Sequence[str]) -> Measured:
     """Pivotal tuning: an inversion in W without noise maps, then the generator's weights; see `hrlib.pivotal`."""
-    x = picture(image, size).to(devices.choose("auto"))
-    where = str(x.device)
-    G, d = inversions.generator_of(GENERATOR, where), inversions.loss_of(loss, "imagenet", None, 0, where)
-    pivot = optim.solve(
-        inversion.invert(G, x, d, num_steps=pivot_steps, space="w", optimise_noise=False, eps_initial=0.0)
-    )
+    x, G, d = _ready(image, size, loss)
+    pivot = optim.solve(inversion.invert(G, x, d, num_steps=pivot_steps, space="w", optimise_noise=False, **NO_EPS))
     found = optim.solve(pivotal.tune(G, pivot.ws, x, d, num_steps=num_steps, lam_mse=LAM_MSE))
     values = {c: float(metrics.METRICS[c][1](found.image, x)[0]) for c in columns}
     return Measured(
         values | {"psnr_of_pivot": float(metrics.psnr(pivot.image, x)[0])}, {"image.webp": inversions.webp(found.image)}
     )
+
+
+def _ready(image: str, size: int, loss: str) -> tuple[Tensor, nn.Module, losses.Loss]:
+    """(the target, the generator, the loss at full input) on the worker's device."""
+    x = picture(image, size).to(devices.choose("auto"))
+    where = str(x.device)
+    return x, inversions.generator_of(GENERATOR, where), inversions.loss_of(loss, "imagenet", None, 0, where)
 
 
 @torch.no_grad()
@@ -151,11 +152,10 @@ def _runs(
             size=SIZE,
             num_steps=STEPS,
             lr=0.1,
-            eps_initial=0.0,
+            **NO_EPS,
             lam_mse=lam_mse,
             noise_regularisation=noise_regularisation,
-            normalise_noise=False,
-            noise_start=0.0,
+            **FREE_NOISE,
             space="w+",
             columns=list(COLUMNS),
             lossy=True,

@@ -173,15 +173,17 @@ def perform(s: Settings) -> Measured:
 
 def webp(x: Tensor) -> bytes:
     """A picture [1, 3, H, W] in [-1, 1] as the bytes of a WebP file of quality 90."""
-    buffer = io.BytesIO()
-    to_pil(x.clamp(-1, 1)).save(buffer, format="WebP", quality=90, method=6)
-    return buffer.getvalue()
+    return _file(x, format="WebP", quality=90, method=6)
 
 
 def png(x: Tensor) -> bytes:
     """A picture [1, 3, H, W] in [-1, 1] as the bytes of a PNG file."""
+    return _file(x, format="PNG")
+
+
+def _file(x: Tensor, **how: str | int) -> bytes:
     buffer = io.BytesIO()
-    to_pil(x.clamp(-1, 1)).save(buffer, format="PNG")
+    to_pil(x.clamp(-1, 1)).save(buffer, **how)
     return buffer.getvalue()
 
 

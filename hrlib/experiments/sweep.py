@@ -54,7 +54,6 @@ from .. import devices, image, store
 from ..errors import BatchError, StoreError, number, plain
 from ..lab.place import RECORDED, cpus, root
 from ..lab.progress_bar import progress
-from ..lab.provenance import Hashes
 from . import sweep_keys
 
 if TYPE_CHECKING:
@@ -161,10 +160,7 @@ def sweep(
     """
     sweep_keys.check_task(task)
     asked = sweep_keys.dicts(runs)
-    runs = [sweep_keys.absolute(run) for run in runs]
-    hashes = Hashes()
-    files = [sweep_keys.named_files(run, hashes) for run in runs]
-    hashes.save()
+    runs, files, hashes = sweep_keys.hashed(runs)
     sources = sweep_keys.sources(task, runs)
     version = sweep_keys.version(sources)
     folder = store.inside(root() / "build" / "sweeps", name)
@@ -173,7 +169,7 @@ def sweep(
         folder = store.inside(root() / RECORDED, keep)
         devices.keep_memory()  # before a thread of this process performs runs of many minutes
     places = [folder / f"{key}.json" for key in sweep_keys.keys(task, runs, files, "" if keep else version)]
-    todo = [i for i, place in enumerate(places) if (_finished(place) or {"error": True})["error"]]
+    todo = [i for i, place in enumerate(places) if not _succeeded(place)]
     if todo:
         address = os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler
         with store.alone(lock, f"sweep named {name}"), _client(workers, address, frugal=not keep) as client:
@@ -197,10 +193,9 @@ def kept(task: Callable[..., Measured], runs: Sequence[Any], name: str) -> Resul
         BatchError: as `sweep`. StoreError: there is none.
     """
     asked, folder = sweep_keys.dicts(runs), store.inside(root() / RECORDED, name)
-    runs = [sweep_keys.absolute(run) for run in runs]
-    files = [sweep_keys.named_files(run, Hashes()) for run in runs]
+    runs, files, _ = sweep_keys.hashed(runs)
     places = [folder / f"{key}.json" for key in sweep_keys.keys(task, runs, files, "")]
-    there = [i for i, place in enumerate(places) if not (_finished(place) or {"error": True})["error"]]
+    there = [i for i, place in enumerate(places) if _succeeded(place)]
     if not there:
         raise StoreError(
             f"none of {len(runs)} recorded runs in {folder}",
@@ -245,6 +240,12 @@ def _finished(place: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, StoreError, KeyError, TypeError, ValueError):
         pass  # the last three: numbers or file names that `_write` would not have written
     return None
+
+
+def _succeeded(place: Path) -> bool:
+    """Whether a run is finished, without an error."""
+    found = _finished(place)
+    return found is not None and not found["error"]
 
 
 def _written(value: float | str | None) -> Any:
@@ -441,7 +442,9 @@ def _client(workers: int, scheduler: str, *, frugal: bool) -> Iterator[Client]:
         "distributed.admin.tick.limit": "10 min",  # a step of torch may keep a worker's loop waiting
         # Dask makes workers return freed memory at once (MALLOC_TRIM_THRESHOLD_); page faults then double the time of
         # an inversion (94 ms a step against 42).
-        "distributed.nanny.pre-spawn-environ": {} if frugal else {k: str(v) for k, v in devices.KEEP_MEMORY.items()},
+        "distributed.nanny.pre-spawn-environ": {}
+        if frugal
+        else {k: str(v) for k, (_, v) in devices.KEEP_MEMORY.items()},
     }
     with config.set(settings):
         if scheduler:

@@ -182,6 +182,14 @@ def absolute(value: Any) -> Any:
     return absolute_name(value) if value.startswith("file:") else str(path.absolute())
 
 
+def hashed(runs: Iterable[Any]) -> tuple[list[Any], list[dict[str, str]], Hashes]:
+    """Runs with absolute paths, the hashes of the files that each names, and where these hashes are kept."""
+    runs, hashes = [absolute(run) for run in runs], Hashes()
+    files = [named_files(run, hashes) for run in runs]
+    hashes.save()
+    return runs, files, hashes
+
+
 def named_files(value: Any, hashes: Hashes) -> dict[str, str]:
     """Path -> hash, of the files that settings name; `BatchError` if they name a folder."""
     if parts := _parts(value):
