@@ -155,6 +155,8 @@ METRICS = {
     **{f"lpips_{net}": (title, functools.partial(lpips, net=net)) for net, title in losses.LPIPS_TITLES.items()},
     "artefact_energy": ("artefact energy", spectra.artefact_energy),
     "excess_energy": ("excess energy", spectra.excess_energy),
+    "incoherent_energy": ("incoherent energy", spectra.incoherent_energy),
+    "coherence": ("coherence of the fine texture", spectra.coherence),
     "low_lost": ("share of energy lost below 1/8 cycle per pixel", lambda a, b: spectra.share_lost(a, b)[0]),
     "high_lost": ("share of energy lost from 1/8 cycle per pixel on", lambda a, b: spectra.share_lost(a, b)[1]),
     "roughness": ("roughness", spectra.roughness),

@@ -51,16 +51,51 @@ def artefact_energy(recon: Tensor, target: Tensor, factor: int = 4) -> np.ndarra
 
 
 def excess_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: int = 32) -> np.ndarray:
-    """Fine texture that the reconstruction has and the target does not have there, relative to the target's. [N].
+    """Fine texture that the reconstruction has in excess of the target's, relative to the target's. [N].
 
     Local energies at `cutoff` cycles per pixel and above, in Hann windows of `window` pixels that overlap by half: the
     sum of what the reconstruction has in excess of the target, over the sum of the target's. Grain on smooth skin
     counts, and hair that came back too smooth cannot hide it. `artefact_energy` also counts detail that is missing, or
-    that is a little displaced. 0 is a reconstruction without artefacts; NaN if the target has no such energy.
+    that is a little displaced. A wrong texture as strong as the right one does not count: see `incoherent_energy`.
+    0 is a reconstruction without excess; NaN if the target has no such energy.
 
     Raises:
         ShapeError: images smaller than the window.
     """
+    found, own, _ = _local_energies(recon, target, cutoff, window)
+    return _relative((found - own).clamp(min=0), own)
+
+
+def incoherent_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: int = 32) -> np.ndarray:
+    """Fine texture of the reconstruction that does not agree with the target's, relative to the target's. [N].
+
+    In the windows and band of `excess_energy`, r = a t + n with n uncorrelated with t: the energy of n, over the
+    target's. Detail that is missing does not count. Texture in the wrong place does, be it grid or believable hair.
+    0 is a reconstruction without artefacts; NaN if the target has no such energy.
+
+    Raises:
+        ShapeError: images smaller than the window.
+    """
+    found, own, cross = _local_energies(recon, target, cutoff, window)
+    right = torch.where(own > 0, cross.clamp(min=0).square() / own, 0.0)
+    return _relative(found - right, own)
+
+
+def coherence(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: int = 32) -> np.ndarray:
+    """Share of the reconstruction's fine texture that is right: its squared correlation with the target's, 0 to 1. [N].
+
+    In the windows and band of `excess_energy`. A faded copy has full coherence; texture of the right strength in the
+    wrong places has none. NaN if either has no such energy; 0 if the correlation is negative.
+
+    Raises:
+        ShapeError: images smaller than the window.
+    """
+    found, own, cross = (energy.sum(1) for energy in _local_energies(recon, target, cutoff, window))
+    return _relative(cross.clamp(min=0).square()[:, None], (found * own)[:, None])
+
+
+def _local_energies(recon: Tensor, target: Tensor, cutoff: float, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Energies of recon and target and their cross energy [N, windows] from `cutoff` on; see `excess_energy`."""
     a, b = comparable(recon, target)
     cutoff, window = number("cutoff", cutoff, "(0, 0.5)"), number("window", window, "whole [8, inf)")
     if min(a.shape[2:]) < window:
@@ -72,15 +107,22 @@ def excess_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: 
     hann = torch.hann_window(window, dtype=torch.float64, device=a.device)
     taper = hann[:, None] * hann[None, :]
 
-    def energies(x: Tensor) -> Tensor:
-        """[N, windows]: |FFT|^2 in the band, summed over the channels."""
-        cut = x.unfold(2, window, window // 2).unfold(3, window, window // 2).flatten(2, 3)  # [N, 3, windows, w, w]
-        cut = cut - cut.mean((3, 4), keepdim=True)
-        return (torch.fft.fft2(cut * taper).abs().square() * band).sum((1, 3, 4))
+    def transformed(x: Tensor) -> Tensor:
+        """[N, 3, windows, w, w]."""
+        cut = x.unfold(2, window, window // 2).unfold(3, window, window // 2).flatten(2, 3)
+        return torch.fft.fft2((cut - cut.mean((3, 4), keepdim=True)) * taper)
 
-    found, own = energies(a), energies(b)
-    excess, whole = (found - own).clamp(min=0).sum(1), own.sum(1)
-    return torch.where(whole > 0, excess / whole, torch.nan).cpu().numpy()
+    def energy(x: Tensor, y: Tensor) -> Tensor:
+        return ((x * y.conj()).real * band).sum((1, 3, 4))
+
+    r, t = transformed(a), transformed(b)
+    return energy(r, r), energy(t, t), energy(r, t)
+
+
+def _relative(part: Tensor, whole: Tensor) -> np.ndarray:
+    """The sum of `part` over the sum of `whole`, both [N, windows]; NaN where there is nothing. [N]."""
+    part, whole = part.sum(1), whole.sum(1)
+    return torch.where(whole > 0, part / whole, torch.nan).cpu().numpy()
 
 
 def roughness(recon: Tensor, target: Tensor) -> np.ndarray:

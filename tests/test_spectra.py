@@ -157,10 +157,32 @@ def test_excess_counts_from_the_cutoff_on(cycles, counts):
     assert (spectra.excess_energy(x + grating, x)[0] > 0.1) == counts
 
 
-def test_excess_of_unusable_pictures_is_refused():
+def test_incoherent_energy_and_coherence_tell_right_texture_from_wrong():
+    x, other = noise(0), noise(1)
+    faded, mixed = 0.3 * x, 0.6 * x + 0.8 * other
+    rows = {"same": x, "faded": faded, "mixed": mixed, "other": other, "none": torch.zeros_like(x), "negative": -x}
+    wrong = {name: spectra.incoherent_energy(r, x)[0] for name, r in rows.items()}
+    right = {name: spectra.coherence(r, x)[0] for name, r in rows.items()}
+    assert max(wrong["same"], wrong["faded"]) < 1e-9, "what is missing is not incoherent"
+    assert min(right["same"], right["faded"]) == pytest.approx(1)
+    assert wrong["mixed"] == pytest.approx(0.64, abs=0.05) and right["mixed"] == pytest.approx(0.36, abs=0.05)
+    assert wrong["other"] == pytest.approx(1, abs=0.05) and right["other"] < 0.01
+    assert wrong["negative"] == pytest.approx(1) and right["negative"] == 0
+    assert wrong["none"] == 0 and np.isnan(right["none"])
+
+
+def test_wrong_texture_of_the_right_strength_is_no_excess_but_incoherent():
+    x = half_textured()
+    replaced = x.clone()
+    replaced[..., : SIZE // 2] = 0.8 * noise(1)[..., : SIZE // 2]
+    assert spectra.excess_energy(replaced, x)[0] < 0.1 < 0.5 < spectra.incoherent_energy(replaced, x)[0]
+
+
+@pytest.mark.parametrize("measure", [spectra.excess_energy, spectra.incoherent_energy, spectra.coherence])
+def test_excess_of_unusable_pictures_is_refused(measure):
     x = noise(0)
     with pytest.raises(ShapeError, match="at least the window"):
-        spectra.excess_energy(x[..., :16], x[..., :16])
+        measure(x[..., :16], x[..., :16])
     with pytest.raises(InvalidValue, match="cutoff"):
-        spectra.excess_energy(x, x, cutoff=0.7)
-    assert np.isnan(spectra.excess_energy(x, torch.zeros_like(x))[0])
+        measure(x, x, cutoff=0.7)
+    assert np.isnan(measure(x, torch.zeros_like(x))[0])

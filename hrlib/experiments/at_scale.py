@@ -47,7 +47,18 @@ LAM_MSE = (
 NOISE_WEIGHT = 1000.0  # of the regularisation of the noise maps in Fig. 1 (c)
 # Of an inversion; the head of this file gives the reasons.
 NO_EPS, FREE_NOISE = {"eps_initial": 0.0}, {"normalise_noise": False, "noise_start": 0.0}
-COLUMNS = ("psnr", "ssim", "lpips_st_alex", "artefact_energy", "excess_energy", "roughness", "low_lost", "high_lost")
+COLUMNS = (
+    "psnr",
+    "ssim",
+    "lpips_st_alex",
+    "artefact_energy",
+    "excess_energy",
+    "incoherent_energy",
+    "coherence",
+    "roughness",
+    "low_lost",
+    "high_lost",
+)
 
 
 # --- the tasks --------------------------------------------------------------------------------------------------------
@@ -134,6 +145,7 @@ def _runs(
     inputs: Sequence[int],
     *,
     people: Sequence[str] = PEOPLE,
+    space: str = "w+",
     noise: bool = True,
     lam_mse: float = 0.0,
     noise_regularisation: float = 0.0,
@@ -156,7 +168,7 @@ def _runs(
             lam_mse=lam_mse,
             noise_regularisation=noise_regularisation,
             **FREE_NOISE,
-            space="w+",
+            space=space,
             columns=list(COLUMNS),
             lossy=True,
             device="auto",
@@ -191,8 +203,8 @@ FIGURES = {
     "features": Figure(seen, [{"image": image, "size": SIZE, "reduced": REDUCED} for image in PEOPLE], "features"),
     # (b) reduced, (d) full, (c) reduced with regularised noise maps
     "fig1": _inversions(*(part for image in PEOPLE for part in _fig1(image))),
-    # w alone, beside Fig. 1 (d)
-    "fig4": _inversions(_runs([DENSE], [SIZE], noise=False)),
+    # w alone, beside Fig. 1 (d): a code per layer, and one code for all
+    "fig4": _inversions(*(_runs([DENSE], [SIZE], noise=False, space=space) for space in ("w+", "w"))),
     # dense and sparse taps; w alone; the same with a pixel loss, which sees the full size in every row
     "table2": _inversions(
         _runs([DENSE, SPARSE], BOTH),
