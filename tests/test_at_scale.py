@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hrlib import weights
+from hrlib import image, weights
 from hrlib.errors import MissingWeights, StoreError, UnknownName
 from hrlib.experiments import at_scale, inversions, sweep
 from hrlib.experiments.at_scale import FIGURES, Figure
 from hrlib.weights import files
+from hrlib.worlds.pictures import picture
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_packages = pytest.mark.skipif(
@@ -25,7 +27,9 @@ def test_what_is_recorded_is_the_papers_experiment():
     runs = {name: {repr(run) for run in figure.runs} for name, figure in FIGURES.items()}
     assert all(len(runs[name]) == len(figure.runs) for name, figure in FIGURES.items()), "no run twice"
     assert len(runs["fig1"] & runs["table2"]) == 2 * len(at_scale.PEOPLE), "Table II takes up the runs of Fig. 1"
-    assert len(runs["fig4"] & runs["table2"]) == len(at_scale.PEOPLE), "Table II has the codes of Fig. 4, layer by layer"
+    assert len(runs["fig4"] & runs["table2"]) == len(at_scale.PEOPLE), (
+        "Table II has the codes of Fig. 4, layer by layer"
+    )
     settings = [run for name in ("fig1", "fig4", "table2", "fig6", "fig12") for run in FIGURES[name].runs]
     assert {run.size for run in settings} == {1024} and {run.input for run in settings} == {256, 1024}
     assert min(run.num_steps for run in settings) >= 150 and len(at_scale.PEOPLE) >= 6
@@ -58,7 +62,22 @@ def small(repo, monkeypatch):
             ],
             "pivotal",
         ),
+        "oblong": Figure(
+            at_scale.oblong,
+            [
+                {
+                    "image": "portrait:1",
+                    "loss": "mse",
+                    "noise": True,
+                    "num_steps": 2,
+                    "size": [96, 128],
+                    "columns": ["psnr"],
+                }
+            ],
+            "oblong",
+        ),
     }
+    monkeypatch.setattr(at_scale, "INR", "portraits_inr128")
     monkeypatch.setattr(at_scale, "FIGURES", made)
     return repo / "data" / "recorded"
 
@@ -84,6 +103,23 @@ def test_stages_and_tuning_leave_pictures_and_numbers(small, monkeypatch):
     tuned = at_scale.results("pivotal", perform=True, workers=0)
     assert tuned.table["psnr"][0] > tuned.table["psnr_of_pivot"][0] and tuned.image(0).shape == (1, 3, 128, 128)
     assert tuned.table["high_lost"][0] > 0
+
+
+def test_a_picture_that_is_not_square_is_inverted_in_its_shape(small, monkeypatch):
+    monkeypatch.setattr(weights, "path", lambda name: ROOT / "data" / "weights" / f"{name}.safetensors")
+    oblong = at_scale.results("oblong", perform=True, workers=0)
+    assert oblong.image(0).shape == image.read(oblong.file(0, "target.webp")).shape == (1, 3, 96, 128)
+    assert oblong.table["psnr"][0] > 5
+
+
+@needs_packages
+def test_a_person_is_looked_up_among_others(monkeypatch):
+    wrong = picture(at_scale.CROWD[0], 512)
+    monkeypatch.setattr(at_scale.optim, "solve", lambda run: SimpleNamespace(image=wrong))
+    found = at_scale.recognised(image=at_scale.CROWD[1], crowd=3, loss="mse", num_steps=1, size=512)
+    assert found.values["rank_another"] == 1 and found.values["distance_another"] < 0.36, "the same person"
+    assert found.values["rank_inverted"] > 1 and found.values["distance_inverted"] > 0.36, "somebody else"
+    assert len(set(at_scale.CROWD)) == 50 and set(found.files) == {"image.webp"}
 
 
 def test_without_the_packages_nothing_starts(monkeypatch, repo):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrlib import directions, inversion, losses, metrics, mixing, optim, tiling, weights
+from hrlib import directions, inversion, losses, metrics, mixing, optim, pivotal, tiling, weights
 from hrlib.errors import DamagedFile, InvalidValue, LayoutMismatch, MissingWeights, ShapeError, UnknownName
 from hrlib.nets.mobile_stylegan import MobileGenerator, inverse_haar
 from hrlib.weights import openvino_ir
@@ -281,6 +281,13 @@ def test_another_network_is_no_mobile_stylegan(G, tmp_path):
     file.write_text(file.read_text().replace("m.layers.0.conv1.bias", "m.layers.0.conv1.offset"))
     with pytest.raises(LayoutMismatch, match=r"m\.layers\.0\.conv1"):
         openvino_ir.mobile_stylegan(tmp_path)
+
+
+def test_its_weights_can_be_tuned_around_a_code(G):
+    ws = G.mapping(torch.randn(1, 8))
+    x = (0.7 * G.synthesis(ws) + 0.1).clamp(-1, 1)
+    tuned = optim.solve(pivotal.tune(G, ws, x, losses.named("mse"), num_steps=20, lr=1e-3))
+    assert tuned.history[-1]["mse"] < tuned.history[0]["mse"]
 
 
 def test_it_loads_converts_and_inverts_like_any_generator(G, tmp_path):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -29,17 +30,20 @@ from .. import devices, features, inversion, losses, metrics, optim, pivotal, we
 from ..errors import UnknownName, nearest
 from ..image import resize
 from ..optim import Iterate
+from ..retrieval import id_retrieval
 from ..worlds import imagined
 from ..worlds.pictures import picture
 from . import inversions
 from .inversions import Settings
 from .sweep import Measured, Results, kept, sweep
 
-GENERATOR = "ffhq_mobile1024"
+GENERATOR, INR = "ffhq_mobile1024", "ffhq_inr1024"
 SIZE, REDUCED = 1024, 256  # edges of the picture and of the reduced input, pixels, as in the paper
 STEPS = 150
 PEOPLE = tuple(f"imagined:{seed}" for seed in imagined.CHOSEN[:6])
 SHOWN = PEOPLE[:3]
+# Of ID retrieval; the first of them are looked up.
+CROWD = tuple(f"imagined:{seed}" for seed in (*imagined.CHOSEN, *range(60, 60 + 50 - len(imagined.CHOSEN))))
 DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientnet_random"
 LAM_MSE = (
     1000.0  # of the pixel loss where there is one: at 20 dB it is then as large as the perceptual loss near its end
@@ -99,11 +103,51 @@ def tuned(*, image: str, loss: str, pivot_steps: int, num_steps: int, size: int,
     )
 
 
-def _ready(image: str, size: int, loss: str) -> tuple[Tensor, nn.Module, losses.Loss]:
+def oblong(
+    *, image: str, loss: str, noise: bool, num_steps: int, size: Sequence[int], columns: Sequence[str]
+) -> Measured:
+    """A target of (H, W) pixels, as target.webp, inverted with the Style-INR-GAN, as image.webp (Fig. 4)."""
+    x, G, d = _ready(image, tuple(size), loss, generator=INR)
+    found = optim.solve(inversion.invert(G, x, d, num_steps=num_steps, optimise_noise=noise, **NO_EPS, **FREE_NOISE))
+    values = {c: float(metrics.METRICS[c][1](found.image, x)[0]) for c in columns}
+    return Measured(values, {"target.webp": inversions.webp(x), "image.webp": inversions.webp(found.image)})
+
+
+def recognised(*, image: str, crowd: int, loss: str, num_steps: int, size: int) -> Measured:
+    """ID retrieval (Sec. III-D) by dlib: is the person of `image` found among `crowd` people?
+
+    Two pictures are looked up: "inverted", by codes alone, and "another", which shows the same person in another pose
+    and light. rank_WHICH: 1 + how many people are nearer than the right one; distance_WHICH: squared, to that person.
+    """
+    x, G, d = _ready(image, size, loss)
+    found = optim.solve(inversion.invert(G, x, d, num_steps=num_steps, optimise_noise=False, **NO_EPS))
+    look = weights.load_identity("dlib").embed
+    shown = {"inverted": found.image.clamp(-1, 1).cpu(), "another": picture(f"{image}.1", size)}
+    labels = [CROWD.index(image)] * len(shown)
+    result = id_retrieval(_vectors(crowd, size), torch.cat([look(picture) for picture in shown.values()]), labels)
+    values = {f"rank_{which}": float(rank) for which, rank in zip(shown, result.rank, strict=True)}
+    values |= {f"distance_{which}": float(own) for which, own in zip(shown, result.own, strict=True)}
+    return Measured(values, {"image.webp": inversions.webp(resize(shown["inverted"], size // 4))})
+
+
+@lru_cache(maxsize=1)
+def _vectors(crowd: int, size: int) -> Tensor:
+    """[crowd, 128]: dlib's vectors of the first people of CROWD."""
+    look = weights.load_identity("dlib").embed
+    return torch.cat([look(picture(name, size)) for name in CROWD[:crowd]])
+
+
+def _ready(
+    image: str, size: int | tuple[int, int], loss: str, generator: str = ""
+) -> tuple[Tensor, nn.Module, losses.Loss]:
     """(the target, the generator, the loss at full input) on the worker's device."""
     x = picture(image, size).to(devices.choose("auto"))
     where = str(x.device)
-    return x, inversions.generator_of(GENERATOR, where), inversions.loss_of(loss, "imagenet", None, 0, where)
+    return (
+        x,
+        inversions.generator_of(generator or GENERATOR, where),
+        inversions.loss_of(loss, "imagenet", None, 0, where),
+    )
 
 
 @torch.no_grad()
@@ -124,14 +168,20 @@ def seen(*, image: str, size: int, reduced: int) -> Measured:
 
 # --- what is recorded -------------------------------------------------------------------------------------------------
 
+NEEDS = (GENERATOR, "efficientnet_lite0_imagenet", "st_lpips_alex")
+
 
 @dataclass(frozen=True)
 class Figure:
-    """The runs behind a figure or table: `task` for each of `runs`; kept in data/recorded/`folder`."""
+    """The runs behind a figure or table: `task` for each of `runs`; kept in data/recorded/`folder`.
+
+    needs: catalogue names of what the task reads, to be missed before the first run rather than in it.
+    """
 
     task: Callable[..., Measured]
     runs: Sequence[Any]
     folder: str
+    needs: Sequence[str] = NEEDS
 
 
 def _inversions(*groups: Sequence[Settings]) -> Figure:
@@ -226,6 +276,29 @@ FIGURES = {
         ],
         "pivotal",
     ),
+    # a picture that is not square, by codes alone and by codes and noise maps
+    "oblong": Figure(
+        oblong,
+        [
+            {
+                "image": PEOPLE[2],
+                "loss": DENSE,
+                "noise": noise,
+                "num_steps": STEPS,
+                "size": [SIZE, 832],
+                "columns": list(COLUMNS),
+            }
+            for noise in (False, True)
+        ],
+        "oblong",
+        needs=(*NEEDS, INR),
+    ),
+    "recognised": Figure(
+        recognised,
+        [{"image": image, "crowd": len(CROWD), "loss": DENSE, "num_steps": 75, "size": SIZE} for image in CROWD[:20]],
+        "recognised",
+        needs=(*NEEDS, "dlib_recognition", "dlib_landmarks5"),
+    ),
     # two losses more: the same network with random weights, and LPIPS
     "fig6": _inversions(_runs([RANDOM], BOTH), _runs(["st_lpips"], BOTH, people=SHOWN)),
     # w alone, by the features of one depth after the other
@@ -255,7 +328,7 @@ def results(figure: str, *, perform: bool = False, workers: int = 2) -> Results:
         )
     f = FIGURES[figure]
     if perform:
-        weights.path(GENERATOR)
-        weights.path("efficientnet_lite0_imagenet")
+        for name in f.needs:
+            weights.path(name)
         sweep(f.task, f.runs, name=f"recorded_{figure}", workers=workers, label=figure, keep=f.folder)
     return kept(f.task, f.runs, f.folder)

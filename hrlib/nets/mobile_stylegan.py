@@ -220,7 +220,7 @@ class Synthesis(StyleSynthesis):
         return {name: self._like(name).new_zeros(()).expand(s) for name, s in self.layer_sizes(size).items()}
 
     def _like(self, name: str) -> Tensor:
-        return self.get_parameter(f"{name}.noise_strength")
+        return self.get_submodule(name).noise_strength  # get_parameter refuses what functional_call puts in place
 
     def forward(
         self,
