@@ -253,6 +253,8 @@ FIGURES = {
     "features": Figure(seen, [{"image": image, "size": SIZE, "reduced": REDUCED} for image in PEOPLE], "features"),
     # (b) reduced, (d) full, (c) reduced with regularised noise maps
     "fig1": _inversions(*(part for image in PEOPLE for part in _fig1(image))),
+    # somebody who exists; the face is too small for measures of fine texture
+    "photograph": _inversions(_runs([DENSE], [SIZE], people=["photo:astronaut_face"])),
     # w alone, beside Fig. 1 (d): a code per layer, and one code for all
     "fig4": _inversions(*(_runs([DENSE], [SIZE], noise=False, space=space) for space in ("w+", "w"))),
     # dense and sparse taps; w alone; the same with a pixel loss, which sees the full size in every row
@@ -299,8 +301,8 @@ FIGURES = {
         "recognised",
         needs=(*NEEDS, "dlib_recognition", "dlib_landmarks5"),
     ),
-    # two losses more: the same network with random weights, and LPIPS
-    "fig6": _inversions(_runs([RANDOM], BOTH), _runs(["st_lpips"], BOTH, people=SHOWN)),
+    # two losses more: the same network with random weights, and LPIPS, which takes a quarter of an hour at full input
+    "fig6": _inversions(_runs([RANDOM], BOTH), _runs(["st_lpips"], BOTH, people=SHOWN[:1])),
     # w alone, by the features of one depth after the other
     "fig12": _inversions(
         _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=SHOWN[:2], noise=False)

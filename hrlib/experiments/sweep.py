@@ -104,10 +104,10 @@ class Results:
             )
         return path
 
-    def image(self, row: int) -> Tensor:
-        """The picture [1, 3, H, W] in [-1, 1] that the task of a row left as image.png or image.webp (8 bits)."""
+    def image(self, row: int, name: str = "") -> Tensor:
+        """The picture [1, 3, H, W] in [-1, 1], of 8 bits, that a row left as `name`, or as image.png or image.webp."""
         lossy = self._places[row].with_suffix("") / "image.webp"
-        return image.read(self.file(row, "image.webp" if lossy.exists() else "image.png"))
+        return image.read(self.file(row, name or ("image.webp" if lossy.exists() else "image.png")))
 
     def made(self) -> str:
         """How recorded runs were made, in a sentence: machines, days, hours."""

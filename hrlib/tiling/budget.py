@@ -219,12 +219,15 @@ def _refusal(options: list[Plan], budget: int, pixels: int) -> BudgetError:
     least = min(options, key=lambda p: p.peak)
     fixed = least.needs["libraries and networks"] + least.needs["a tile"]
     fits = max(0, budget - fixed) / ((least.peak - fixed) / pixels)
+    ways = [f"give it {shown(1.05 * least.peak)}"]
+    if fits >= 1e4:  # else the networks alone are too large
+        ways.append(f"reduce the picture to {fits / 1e6:.2f} megapixels or less")
+    if least.moments != "file":
+        ways.append("keep Adam's moments in files (moments='file')")
     return BudgetError(
         f"a budget of {shown(budget)} for {pixels / 1e6:.2f} megapixels, which need {shown(least.peak)}:\n{least}",
         expected="enough memory for the noise maps, the picture and one tile",
-        do=f"give it {shown(1.05 * least.peak)}, reduce the picture to {fits / 1e6:.2f} megapixels or less"
-        + ("" if least.moments == "file" else ", keep Adam's moments in files (moments='file')")
-        + ", or leave the noise maps fixed (optimise_noise=False)",
+        do=", or ".join([*ways, "leave the noise maps fixed (in Python, optimise_noise=False)"]),
     )
 
 
