@@ -2,9 +2,10 @@
 
     min_theta  d[G(w_p; theta), x] + lam_mse d_mse[G(w_p; theta), x]
 
-w_p, the pivot, stays fixed; theta are the weights of the synthesis network. It is not of the paper: it is the strongest
-inversion there is, so it says what a reconstruction could reach. Tuned weights, unlike noise maps, take part in every
-edit. Its authors take a pivot in W from 450 steps, LPIPS as d, and 350 steps of Adam with a constant rate of 3e-4.
+w_p, the pivot, stays fixed; theta are the weights of the synthesis network. It is not part of the paper; as one of
+the strongest inversions known, it shows what a reconstruction could reach. Tuned weights, unlike noise maps, take part
+in every edit. Its authors take a pivot in W from 450 steps, LPIPS as d, and 350 steps of Adam with a constant rate of
+3e-4.
 """
 
 from __future__ import annotations

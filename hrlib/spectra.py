@@ -70,7 +70,8 @@ def incoherent_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, wind
     """Fine texture of the reconstruction that does not agree with the target's, relative to the target's. [N].
 
     In the windows and band of `excess_energy`, r = a t + n with n uncorrelated with t: the energy of n, over the
-    target's. Detail that is missing does not count. Texture in the wrong place does, be it grid or believable hair.
+    target's. Detail that faded evenly over the band does not count; where only the upper part of the band is missing,
+    up to a quarter of the target's energy does. Texture in the wrong place counts, be it grid or believable hair.
     0 is a reconstruction without artefacts; NaN if the target has no such energy.
 
     Raises:
@@ -84,8 +85,8 @@ def incoherent_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, wind
 def coherence(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: int = 32) -> np.ndarray:
     """Share of the reconstruction's fine texture that is right: its squared correlation with the target's, 0 to 1. [N].
 
-    In the windows and band of `excess_energy`. A faded copy has full coherence; texture of the right strength in the
-    wrong places has none. NaN if either has no such energy; 0 if the correlation is negative.
+    In the windows and band of `excess_energy`. An evenly faded copy has full coherence, a blurred one less; texture of
+    the right strength in the wrong places has none. NaN if either has no such energy; 0 if the correlation is negative.
 
     Raises:
         ShapeError: images smaller than the window.
@@ -175,9 +176,10 @@ def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarr
 def share_lost(recon: Tensor, target: Tensor, cutoff: float = 1 / 8) -> tuple[np.ndarray, np.ndarray]:
     """Energy of (recon - target) relative to the target's, below `cutoff` and from there on: ([N], [N]).
 
-    0 means that this part of the spectrum came back completely, 1 that nothing did; NaN if the target has no energy
-    there. Computed from radial spectra up to 0.5 cycles per pixel, without the mean; each ring is weighted by its
-    frequency, to which its area is proportional. Rings without a frequency, in small pictures, do not count.
+    0 means that this part of the spectrum came back completely, 1 that nothing did, more that what came is wrong; NaN
+    if the target has no energy there. Computed from radial spectra up to 0.5 cycles per pixel, without the mean; each
+    ring is weighted by its frequency, to which its area is proportional. Rings without a frequency, in small pictures,
+    do not count.
 
     cutoff: in cycles per pixel.
     """

@@ -11,7 +11,7 @@ import pytest
 
 from hrlib import weights
 from hrlib.errors import MissingWeights, StoreError, UnknownName
-from hrlib.experiments import at_scale, inversions, sweep
+from hrlib.experiments import at_scale, inversions
 from hrlib.experiments.at_scale import FIGURES, Figure
 from hrlib.weights import files
 from hrlib.worlds.pictures import picture
@@ -124,7 +124,7 @@ def test_a_person_is_looked_up_among_others(monkeypatch):
 
 def test_without_the_packages_nothing_starts(monkeypatch, repo):
     monkeypatch.setattr(files, "packaged", lambda package, file: Path("/nowhere") / file)
-    monkeypatch.setattr(sweep, "sweep", lambda *_, **__: pytest.fail("something started"))
+    monkeypatch.setattr(at_scale, "sweep", lambda *_, **__: pytest.fail("something started"))
     with pytest.raises(MissingWeights, match="make faces"):
         at_scale.results("fig1", perform=True)
     with pytest.raises(UnknownName, match="did you mean 'fig1'"):
@@ -155,7 +155,7 @@ def test_the_script_for_a_gpu_runs_on_a_cpu_and_goes_on_where_it_stopped(on_gpu,
     on_gpu.run(out, minutes=0, **tiny)
     assert not list(out.iterdir()) and "tasks are left" in capsys.readouterr().out
     tasks = list(on_gpu.tasks(**tiny))
-    assert tasks[0][0] == "timings" and len({name for name, _, _ in tasks}) == len(tasks) == 20
+    assert tasks[0][0] == "timings" and len({name for name, _, _ in tasks}) == len(tasks) == 19
     (out / f"{tasks[0][0]}.json").write_text("{}")
     for name, _, _ in tasks[3:]:
         (out / f"{name}.json").write_text("{}")

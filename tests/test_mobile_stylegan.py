@@ -160,6 +160,9 @@ def test_closed_form_directions_take_every_layer_that_a_code_drives(G):
 def test_impossible_configurations_are_refused():
     with pytest.raises(InvalidValue, match="channel plan"):
         MobileGenerator(**TINY | {"channels": {4: 16, 8: 16}})
+    for resolution in (4, 8, 48):
+        with pytest.raises(InvalidValue, match="a power of two from 16"):
+            MobileGenerator(**TINY | {"resolution": resolution})
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

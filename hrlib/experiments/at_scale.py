@@ -11,8 +11,8 @@ taps for its ReLU features. The inversion is the published projector's, with thr
 
 - 150 steps instead of 1000, a CPU's compromise; the PSNR gained over the last 50 says how far a run is from its end;
 - no exploration noise: the projector's eps is as wide as the codes themselves, and MobileStyleGAN, which lacks
-  demodulation, answers with a grey picture for most of so short a run;
-- noise maps that start at zero and are not normalised, so that what they hold at the end, the run has put there.
+  StyleGAN2's demodulation by w, answers with a grey picture for most of so short a run;
+- noise maps that start at zero and are not normalised, so that whatever they hold at the end was put there by the run.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ SHOWN = PEOPLE[:3]
 # Of ID retrieval; the first of them are looked up.
 CROWD = tuple(f"imagined:{seed}" for seed in (*imagined.CHOSEN, *range(60, 60 + 50 - len(imagined.CHOSEN))))
 DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientnet_random"
-LAM_MSE = (
-    1000.0  # of the pixel loss where there is one: at 20 dB it is then as large as the perceptual loss near its end
-)
+LAM_MSE = 1000.0  # of the pixel loss where there is one: its term is 40 at 20 dB, 4 at 30 dB
 NOISE_WEIGHT = 1000.0  # of the regularisation of the noise maps in Fig. 1 (c)
 # Of an inversion; the head of this file gives the reasons.
 NO_EPS, FREE_NOISE = {"eps_initial": 0.0}, {"normalise_noise": False, "noise_start": 0.0}
@@ -74,9 +72,9 @@ def show(*, image: str, size: int) -> Measured:
 
 
 def stages(*, image: str, loss: str, num_steps: int, steps: Sequence[int], size: int, shown: int) -> Measured:
-    """One inversion, watched: the picture after each of `steps` as step_N.webp, `shown` pixels large, and its PSNR.
+    """One inversion, watched: the picture that the loss saw in each of `steps` as step_N.webp, `shown` pixels large.
 
-    The settings are those of the recorded inversions.
+    psnr_N is that picture's PSNR. The settings are those of the recorded inversions.
     """
     x, G, d = _ready(image, size, loss)
     values, files = {}, {}
@@ -175,7 +173,7 @@ NEEDS = (GENERATOR, "efficientnet_lite0_imagenet", "st_lpips_alex")
 class Figure:
     """The runs behind a figure or table: `task` for each of `runs`; kept in data/recorded/`folder`.
 
-    needs: catalogue names of what the task reads, to be missed before the first run rather than in it.
+    needs: catalogue names of what the task reads, so that a missing one is reported before the first run starts.
     """
 
     task: Callable[..., Measured]
@@ -332,5 +330,7 @@ def results(figure: str, *, perform: bool = False, workers: int = 2) -> Results:
     if perform:
         for name in f.needs:
             weights.path(name)
-        sweep(f.task, f.runs, name=f"recorded_{figure}", workers=workers, label=figure, keep=f.folder)
+        made = sweep(f.task, f.runs, name=f"recorded_{figure}", workers=workers, label=figure, keep=f.folder).table
+        for _, failed in made[made["error"] != ""].iterrows():
+            print(f"failed: {figure}, {failed['image']}: {failed['error']}")
     return kept(f.task, f.runs, f.folder)

@@ -110,7 +110,7 @@ class Results:
         return image.read(self.file(row, name or ("image.webp" if lossy.exists() else "image.png")))
 
     def made(self) -> str:
-        """How recorded runs were made, in a sentence: machines, days, hours."""
+        """How recorded runs were made, in a phrase: how many, hours, machines, days."""
         notes = [store.read_json(place)["made"] for place in self._places]
         machines, days = (sorted({note[name] for note in notes}) for name in ("machine", "day"))
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

@@ -26,7 +26,9 @@ POINTED_AT = 1024  # longest side of the copy in which points are found, since d
 CERTAIN = (
     0.5  # score; beside a face as certain as that, less certain ones are patterns of cloth or leaves, or passers-by
 )
-SMALLEST_EYES = 16  # pixels between the eyes; the vector of a face shrunk to that size has moved by 0.25, see `same_as`
+SMALLEST_EYES = (
+    16  # pixels between the eyes; the vector of a face shrunk to that size has moved by 0.25, see `same_person`
+)
 CHIP = 150, 0.25  # edge of the aligned face that dlib's recognition network sees, and the margin around the face
 # The mean place of the five points in FFHQ's frame, as shares of the side of the square: over 256 samples of the
 # generator ffhq_mobile1024 at truncation 0.7, seeds 0 to 255, halved to 512 pixels, by benchmarks/faces.py. Standard

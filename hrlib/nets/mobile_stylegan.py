@@ -249,11 +249,11 @@ class MobileGenerator(StyleGenerator):
     any_size = True
 
     def __init__(self, *, z_dim: int, w_dim: int, resolution: int, channels: dict[int, int], mapping_layers: int = 8):
-        wanted = [2**k for k in range(2, resolution.bit_length() - 1)]
-        if 2 * wanted[-1] != resolution:
+        if resolution < 16 or resolution & (resolution - 1):
             raise InvalidValue(
                 f"resolution {resolution}", expected="a power of two from 16", do="take the configuration from the file"
             )
+        wanted = [2**k for k in range(2, resolution.bit_length() - 1)]
         channels = checked_channels(channels, wanted, do="take the configuration from the file")
         super().__init__(
             dict(z_dim=z_dim, w_dim=w_dim, resolution=resolution, channels=channels, mapping_layers=mapping_layers)

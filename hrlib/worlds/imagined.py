@@ -12,8 +12,8 @@ person is taken off the generator's manifold in three steps, each of which a pho
 3. a camera: white balance, vignetting, blur of the optics, photon noise as it looks after demosaicing, a tone curve,
    sharpening and JPEG.
 
-How much harder this makes an inversion shows only once it has converged: after 60 steps on pixels alone (w+), two
-people are at 22.0 and 23.9 dB, and as the generator draws them at 23.4 and 25.0 dB, all still rising.
+It makes an inversion harder: after 60 steps on pixels alone (w+), two people are at 22.0 and 23.9 dB, and as the
+generator draws them at 23.4 and 25.0 dB. All are still rising, so the final gap may be larger.
 
 The head is cut out by a linear probe on the generator's own features ("ffhq_matte": 1,281 numbers, fitted by
 `benchmarks/fit_matte.py` without any label drawn by hand), refined by a guided filter on the picture.
@@ -125,7 +125,7 @@ def _code(G: nn.Module, rng: np.random.Generator) -> Tensor:
 
 def _codes(G: nn.Module, seed: int, shot: int, rng: np.random.Generator) -> Tensor:
     """[1, 16, 512]. A person is in the middle codes; the first ones (pose) and the last ones (colours, light) of other
-    shots go half of the way to those of other people, the middle ones a little (expression).
+    shots go about half of the way to those of other people, the middle ones a little (expression).
 
     With dlib's recogniser (same person below 0.6), shots 0 and 1 of 50 people are 0.29 apart (median; 95 % below 0.43,
     the most 0.61) and different people 0.78; the nearest shot 0 is the right one for 50 of 50.
