@@ -78,6 +78,7 @@ def small(repo, monkeypatch):
         ),
     }
     monkeypatch.setattr(at_scale, "INR", "portraits_inr128")
+    monkeypatch.setattr(at_scale, "SIZE", 128)
     monkeypatch.setattr(at_scale, "FIGURES", made)
     return repo / "data" / "recorded"
 

@@ -46,6 +46,9 @@ SHOWN = PEOPLE[:3]
 CROWD = tuple(f"imagined:{seed}" for seed in (*imagined.CHOSEN, *range(60, 60 + 50 - len(imagined.CHOSEN))))
 DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientnet_random"
 LAM_MSE = 1000.0  # of the pixel loss where there is one: its term is 40 at 20 dB, 4 at 30 dB
+SLOWER = (
+    0.03  # rate for random features: at 0.1 the codes leave the generator's faces for a grey picture, and stay there
+)
 NOISE_WEIGHT = 1000.0  # of the regularisation of the noise maps in Fig. 1 (c)
 # Of an inversion; the head of this file gives the reasons.
 NO_EPS, FREE_NOISE = {"eps_initial": 0.0}, {"normalise_noise": False, "noise_start": 0.0}
@@ -104,8 +107,14 @@ def tuned(*, image: str, loss: str, pivot_steps: int, num_steps: int, size: int,
 def oblong(
     *, image: str, loss: str, noise: bool, num_steps: int, size: Sequence[int], columns: Sequence[str]
 ) -> Measured:
-    """A target of (H, W) pixels, as target.webp, inverted with the Style-INR-GAN, as image.webp (Fig. 4)."""
-    x, G, d = _ready(image, tuple(size), loss, generator=INR)
+    """A target of (H, W) pixels, as target.webp, inverted with the Style-INR-GAN, as image.webp (Fig. 4).
+
+    It is the upper left part of a square picture: there the network, which has seen faces in the middle of a square
+    only, expects the face on a canvas of this size.
+    """
+    height, width = size
+    x, G, d = _ready(image, SIZE, loss, generator=INR)
+    x = x[:, :, :height, :width].contiguous()
     found = optim.solve(inversion.invert(G, x, d, num_steps=num_steps, optimise_noise=noise, **NO_EPS, **FREE_NOISE))
     values = {c: float(metrics.METRICS[c][1](found.image, x)[0]) for c in columns}
     return Measured(values, {"target.webp": inversions.webp(x), "image.webp": inversions.webp(found.image)})
@@ -135,9 +144,7 @@ def _vectors(crowd: int, size: int) -> Tensor:
     return torch.cat([look(picture(name, size)) for name in CROWD[:crowd]])
 
 
-def _ready(
-    image: str, size: int | tuple[int, int], loss: str, generator: str = ""
-) -> tuple[Tensor, nn.Module, losses.Loss]:
+def _ready(image: str, size: int, loss: str, generator: str = "") -> tuple[Tensor, nn.Module, losses.Loss]:
     """(the target, the generator, the loss at full input) on the worker's device."""
     x = picture(image, size).to(devices.choose("auto"))
     where = str(x.device)
@@ -197,6 +204,7 @@ def _runs(
     noise: bool = True,
     lam_mse: float = 0.0,
     noise_regularisation: float = 0.0,
+    lr: float = 0.1,
 ) -> list[Settings]:
     """Every loss and input for every picture, one picture after the other."""
     return [
@@ -211,7 +219,7 @@ def _runs(
             discriminator="",
             size=SIZE,
             num_steps=STEPS,
-            lr=0.1,
+            lr=lr,
             **NO_EPS,
             lam_mse=lam_mse,
             noise_regularisation=noise_regularisation,
@@ -300,7 +308,7 @@ FIGURES = {
         needs=(*NEEDS, "dlib_recognition", "dlib_landmarks5"),
     ),
     # two losses more: the same network with random weights, and LPIPS, which takes a quarter of an hour at full input
-    "fig6": _inversions(_runs([RANDOM], BOTH), _runs(["st_lpips"], BOTH, people=SHOWN[:1])),
+    "fig6": _inversions(_runs([RANDOM], BOTH, lr=SLOWER), _runs(["st_lpips"], BOTH, people=SHOWN[:1])),
     # w alone, by the features of one depth after the other
     "fig12": _inversions(
         _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=SHOWN[:2], noise=False)
