@@ -311,7 +311,7 @@ FIGURES = {
     "fig6": _inversions(_runs([RANDOM], BOTH, lr=SLOWER), _runs(["st_lpips"], BOTH, people=SHOWN[:1])),
     # w alone, by the features of one depth after the other
     "fig12": _inversions(
-        _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=SHOWN[:2], noise=False)
+        _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=SHOWN[:2], noise=False, lr=SLOWER)
     ),
 }
 
