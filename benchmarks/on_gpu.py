@@ -55,7 +55,6 @@ def target(name: str) -> Path:
 def tasks(*, num_steps: int, size: int, people: int, device: str) -> Iterator[tuple[str, str, Callable[[], Result]]]:
     """(name, kind, what to do), in order; tasks of one kind take about as long."""
     yield "timings", "timings", lambda: timings(size=size, device=device)
-    known = set()  # some runs belong to both figures
     for figure in ("table2", "fig12"):
         chosen = [run for run in at_scale.FIGURES[figure].runs if run.image in at_scale.PEOPLE[:people]]
         for run in sorted(chosen, key=lambda run: at_scale.PEOPLE.index(run.image)):
@@ -71,10 +70,7 @@ def tasks(*, num_steps: int, size: int, people: int, device: str) -> Iterator[tu
                 device=device,
             )
             what = asdict(run) | {"num_steps": num_steps, "size": size, "columns": COLUMNS}
-            name = f"inversion_{store.digest(what)[:12]}"
-            if name not in known:
-                known.add(name)
-                yield name, f"input {run.input}", lambda s=here, w=what: inverted(s, w)
+            yield f"{figure}_{store.digest(what)[:12]}", f"input {run.input}", lambda s=here, w=what: inverted(s, w)
 
 
 def inverted(settings: inversions.Settings, what: dict) -> Result:

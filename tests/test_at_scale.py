@@ -156,7 +156,7 @@ def test_the_script_for_a_gpu_runs_on_a_cpu_and_goes_on_where_it_stopped(on_gpu,
     on_gpu.run(out, minutes=0, **tiny)
     assert not list(out.iterdir()) and "tasks are left" in capsys.readouterr().out
     tasks = list(on_gpu.tasks(**tiny))
-    assert tasks[0][0] == "timings" and len({name for name, _, _ in tasks}) == len(tasks) == 19
+    assert tasks[0][0] == "timings" and len({name for name, _, _ in tasks}) == len(tasks) == 20
     (out / f"{tasks[0][0]}.json").write_text("{}")
     for name, _, _ in tasks[3:]:
         (out / f"{name}.json").write_text("{}")
