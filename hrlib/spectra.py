@@ -63,7 +63,7 @@ def excess_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: 
         ShapeError: images smaller than the window.
     """
     found, own, _ = _local_energies(recon, target, cutoff, window)
-    return _relative((found - own).clamp(min=0), own)
+    return _relative((found - own).clamp(min=0).sum(1), own.sum(1))
 
 
 def incoherent_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: int = 32) -> np.ndarray:
@@ -79,7 +79,7 @@ def incoherent_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, wind
     """
     found, own, cross = _local_energies(recon, target, cutoff, window)
     right = torch.where(own > 0, cross.clamp(min=0).square() / own, 0.0)
-    return _relative(found - right, own)
+    return _relative((found - right).sum(1), own.sum(1))
 
 
 def coherence(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: int = 32) -> np.ndarray:
@@ -92,7 +92,7 @@ def coherence(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: int 
         ShapeError: images smaller than the window.
     """
     found, own, cross = (energy.sum(1) for energy in _local_energies(recon, target, cutoff, window))
-    return _relative(cross.clamp(min=0).square()[:, None], (found * own)[:, None])
+    return _relative(cross.clamp(min=0).square(), found * own)
 
 
 def _local_energies(recon: Tensor, target: Tensor, cutoff: float, window: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,8 +121,7 @@ def _local_energies(recon: Tensor, target: Tensor, cutoff: float, window: int) -
 
 
 def _relative(part: Tensor, whole: Tensor) -> np.ndarray:
-    """The sum of `part` over the sum of `whole`, both [N, windows]; NaN where there is nothing. [N]."""
-    part, whole = part.sum(1), whole.sum(1)
+    """`part` over `whole`, both [N]; NaN where the whole is nothing."""
     return torch.where(whole > 0, part / whole, torch.nan).cpu().numpy()
 
 

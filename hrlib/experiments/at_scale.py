@@ -46,9 +46,7 @@ SHOWN = PEOPLE[:3]
 CROWD = tuple(f"imagined:{seed}" for seed in (*imagined.CHOSEN, *range(60, 60 + 50 - len(imagined.CHOSEN))))
 DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientnet_random"
 LAM_MSE = 1000.0  # of the pixel loss where there is one: its term is 40 at 20 dB, 4 at 30 dB
-SLOWER = (
-    0.03  # rate for random features: at 0.1 the codes leave the generator's faces for a grey picture, and stay there
-)
+SLOWER = 0.03  # rate for random features and for single taps: at 0.1 some codes leave all faces, and stay in a blur
 NOISE_WEIGHT = 1000.0  # of the regularisation of the noise maps in Fig. 1 (c)
 # Of an inversion; the head of this file gives the reasons.
 NO_EPS, FREE_NOISE = {"eps_initial": 0.0}, {"normalise_noise": False, "noise_start": 0.0}
@@ -98,7 +96,7 @@ def tuned(*, image: str, loss: str, pivot_steps: int, num_steps: int, size: int,
     x, G, d = _ready(image, size, loss)
     pivot = optim.solve(inversion.invert(G, x, d, num_steps=pivot_steps, space="w", optimise_noise=False, **NO_EPS))
     found = optim.solve(pivotal.tune(G, pivot.ws, x, d, num_steps=num_steps, lam_mse=LAM_MSE))
-    values = {c: float(metrics.METRICS[c][1](found.image, x)[0]) for c in columns}
+    values = inversions.measured(found.image, x, columns)
     return Measured(
         values | {"psnr_of_pivot": float(metrics.psnr(pivot.image, x)[0])}, {"image.webp": inversions.webp(found.image)}
     )
@@ -116,7 +114,7 @@ def oblong(
     x, G, d = _ready(image, SIZE, loss, generator=INR)
     x = x[:, :, :height, :width].contiguous()
     found = optim.solve(inversion.invert(G, x, d, num_steps=num_steps, optimise_noise=noise, **NO_EPS, **FREE_NOISE))
-    values = {c: float(metrics.METRICS[c][1](found.image, x)[0]) for c in columns}
+    values = inversions.measured(found.image, x, columns)
     return Measured(values, {"target.webp": inversions.webp(x), "image.webp": inversions.webp(found.image)})
 
 

@@ -163,12 +163,17 @@ def perform(s: Settings) -> Measured:
             yield it
 
     result = optim.solve(_inversion(s, x), watch=watch)
-    values: dict[str, float | None] = {c: float(metrics.METRICS[c][1](result.image, x)[0]) for c in s.columns}
+    values: dict[str, float | None] = {**measured(result.image, x, s.columns)}
     before = curve.get(s.num_steps - 50)
     values["psnr_gain_of_last_50"] = None if before is None else curve[s.num_steps] - before
     facts = {"config": result.config, "psnr": curve, "peak_bytes": result.peak_bytes, "best_step": result.best_step}
     name, data = ("image.webp", webp(result.image)) if s.lossy else ("image.png", png(result.image))
     return Measured(values, {name: data, "run.json": json.dumps(facts, indent=1).encode()})
+
+
+def measured(recon: Tensor, target: Tensor, columns: Sequence[str]) -> dict[str, float]:
+    """{column: value} of one reconstruction [1, 3, H, W], by the measures of `metrics.METRICS`."""
+    return {column: float(metrics.METRICS[column][1](recon, target)[0]) for column in columns}
 
 
 def webp(x: Tensor) -> bytes:
