@@ -46,7 +46,7 @@ SHOWN = PEOPLE[:3]
 CROWD = tuple(f"imagined:{seed}" for seed in (*imagined.CHOSEN, *range(60, 60 + 50 - len(imagined.CHOSEN))))
 DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientnet_random"
 LAM_MSE = 1000.0  # of the pixel loss where there is one: its term is 40 at 20 dB, 4 at 30 dB
-SLOWER = 0.03  # rate for random features and for single taps: at 0.1 some codes leave all faces, and stay in a blur
+SLOWER = 0.03  # rate for single taps: at 0.1 some codes leave all faces, and stay in a blur
 NOISE_WEIGHT = 1000.0  # of the regularisation of the noise maps in Fig. 1 (c)
 # Of an inversion; the head of this file gives the reasons.
 NO_EPS, FREE_NOISE = {"eps_initial": 0.0}, {"normalise_noise": False, "noise_start": 0.0}
@@ -306,7 +306,7 @@ FIGURES = {
         needs=(*NEEDS, "dlib_recognition", "dlib_landmarks5"),
     ),
     # two losses more: the same network with random weights, and LPIPS, which takes a quarter of an hour at full input
-    "fig6": _inversions(_runs([RANDOM], BOTH, lr=SLOWER), _runs(["st_lpips"], BOTH, people=SHOWN[:1])),
+    "fig6": _inversions(_runs([RANDOM], BOTH), _runs(["st_lpips"], BOTH, people=SHOWN[:1])),
     # w alone, by the features of one depth after the other
     "fig12": _inversions(
         _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=SHOWN[:2], noise=False, lr=SLOWER)
