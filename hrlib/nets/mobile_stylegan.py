@@ -99,8 +99,8 @@ class StyledConv(nn.Module):
         x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)[:, :, *keep]
         if noise is not None:
             noise = noise if noise.ndim == 2 else noise[:, None]  # [H, W] or [N, 1, H, W]
-            x = x + (self.published(part) + self.noise_strength * noise).to(x.dtype)
-        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), 0.2)
+            x += (self.published(part) + self.noise_strength * noise).to(x.dtype)  # no gradient needs x itself
+        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), 0.2, inplace=True)
 
     def published(self, part: Window) -> Tensor:
         """The constant map on part of a canvas of any size, [H, W]: it repeats beyond its own size."""

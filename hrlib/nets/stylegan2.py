@@ -146,8 +146,8 @@ class ModulatedConv(nn.Module):
         x = x * (demod * SQRT2)[:, :, None, None].to(x.dtype)
         if noise is not None:
             noise = noise if noise.ndim == 2 else noise[:, None]  # [H, W] or [N, 1, H, W]
-            x = x + (noise * (self.noise_strength * SQRT2)).to(x.dtype)
-        x = F.leaky_relu(x + (self.bias * SQRT2)[:, None, None].to(x.dtype), 0.2)
+            x += (noise * (self.noise_strength * SQRT2)).to(x.dtype)  # no gradient needs x itself
+        x = F.leaky_relu(x + (self.bias * SQRT2)[:, None, None].to(x.dtype), 0.2, inplace=True)
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
