@@ -305,11 +305,11 @@ FIGURES = {
         "recognised",
         needs=(*NEEDS, "dlib_recognition", "dlib_landmarks5"),
     ),
-    # two losses more: the same network with random weights, and LPIPS, which takes a quarter of an hour at full input
-    "fig6": _inversions(_runs([RANDOM], BOTH), _runs(["st_lpips"], BOTH, people=SHOWN[:1])),
+    # the same network with random weights
+    "fig6": _inversions(_runs([RANDOM], BOTH)),
     # w alone, by the features of one depth after the other
     "fig12": _inversions(
-        _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=SHOWN[:2], noise=False, lr=SLOWER)
+        _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=SHOWN[:1], noise=False, lr=SLOWER)
     ),
 }
 
