@@ -41,7 +41,6 @@ GENERATOR, INR = "ffhq_mobile1024", "ffhq_inr1024"
 SIZE, REDUCED = 1024, 256  # edges of the picture and of the reduced input, pixels, as in the paper
 STEPS = 150
 PEOPLE = tuple(f"imagined:{seed}" for seed in imagined.CHOSEN[:6])
-SHOWN = PEOPLE[:3]
 # Of ID retrieval; the first of them are looked up.
 CROWD = tuple(f"imagined:{seed}" for seed in (*imagined.CHOSEN, *range(60, 60 + 50 - len(imagined.CHOSEN))))
 DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientnet_random"
@@ -309,7 +308,7 @@ FIGURES = {
     "fig6": _inversions(_runs([RANDOM], BOTH)),
     # w alone, by the features of one depth after the other
     "fig12": _inversions(
-        _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=SHOWN[:1], noise=False, lr=SLOWER)
+        _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=PEOPLE[:1], noise=False, lr=SLOWER)
     ),
 }
 
