@@ -41,6 +41,7 @@ GENERATOR, INR = "ffhq_mobile1024", "ffhq_inr1024"
 SIZE, REDUCED = 1024, 256  # edges of the picture and of the reduced input, pixels, as in the paper
 STEPS = 150
 PEOPLE = tuple(f"imagined:{seed}" for seed in imagined.CHOSEN[:6])
+EYE, CHEEK, HAIR = (0.32, 0.42, 0.13, 0.13), (0.28, 0.56, 0.13, 0.13), (0.42, 0.05, 0.13, 0.13)  # of lab.image_grid
 # Of ID retrieval; the first of them are looked up.
 CROWD = tuple(f"imagined:{seed}" for seed in (*imagined.CHOSEN, *range(60, 60 + 50 - len(imagined.CHOSEN))))
 DENSE, SPARSE, RANDOM = "efficientnet_dense", "efficientnet_sparse", "efficientnet_random"
@@ -311,6 +312,12 @@ FIGURES = {
         _runs(["mse", *(f"{DENSE}:{tap}" for tap in TAPS), DENSE], [SIZE], people=PEOPLE[:1], noise=False, lr=SLOWER)
     ),
 }
+
+
+def originals(*, perform: bool = False) -> dict[str, Tensor]:
+    """The targets, {name: [1, 3, H, W]}; arguments and errors as for `results`."""
+    found = results("targets", perform=perform)
+    return {name: found.image(i) for i, name in enumerate(found.table["image"])}
 
 
 def results(figure: str, *, perform: bool = False, workers: int = 2) -> Results:
