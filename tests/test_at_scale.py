@@ -91,6 +91,7 @@ def test_results_are_read_without_being_made_and_made_once(small, monkeypatch):
     assert made.performed == 0 and made.image(1).shape == (1, 3, 64, 64)
     before = {path: path.stat().st_mtime_ns for path in small.rglob("*")}
     assert at_scale.results("targets", perform=True, workers=0).table["image"].tolist() == ["portrait:1", "portrait:2"]
+    assert list(at_scale.originals()) == ["portrait:1", "portrait:2"]
     assert {path: path.stat().st_mtime_ns for path in small.rglob("*")} == before
     next(small.glob("targets/*.json")).unlink()
     assert len(at_scale.results("targets").table) == 1, "what is missing is left out"
