@@ -351,7 +351,7 @@ def test_every_import_is_declared():
     files = [*MODULES, *sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
     sources = {_id(p): p.read_text(encoding="utf-8") for p in files}
     sources |= {_id(p): "\n".join(source(c) for c in code_cells(p)) for p in NOTEBOOKS}
-    beside = {p.stem for p in (ROOT / "tests").glob("*.py")}  # what tests share
+    beside = {p.stem for folder in ("tests", "benchmarks") for p in (ROOT / folder).glob("*.py")}  # what they share
     known, missing = packages_distributions(), {}
     faces = {"dlib"}  # of `make faces`, and imported when it is used; its distribution is dlib-bin
     for where, text in sources.items():
