@@ -112,7 +112,7 @@ class Results:
     def made(self) -> str:
         """How recorded runs were made, in a phrase: how many, hours, machines, days."""
         notes = [store.read_json(place)["made"] for place in self._places]
-        machines, days = (sorted({note[name] for note in notes}) for name in ("machine", "day"))
+        machines, days = (sorted({note[name].split(", ")[0] for note in notes}) for name in ("machine", "day"))
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
         hours = self.seconds.sum() / 3600
         return (

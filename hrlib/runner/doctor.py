@@ -122,7 +122,7 @@ def _catalogued(values: Mapping[str, Mapping[str, Any]], profile: str) -> Iterat
     files = {name: entry.file for name, entry in entries.items() if entry.kind == "dataset"}
     used = set().union(*(_used(of_one, files) for of_one in values.values()))
     for name, entry in entries.items():
-        needed = entry.profile == "laptop" or name in used or (profile == "ffhq" and bool(entry.package))
+        needed = entry.profile == "laptop" or name in used or entry.profile == profile == "ffhq"
         if needed or profile == "paper":
             state = weights.status(name)
             kind = "data set" if entry.kind == "dataset" else "weights"
