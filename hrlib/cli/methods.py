@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,66 +15,149 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 app = typer.Typer()
+ANY_SIZE, OWN_SIZE = "one picture of any size", "pictures at the generator's own size"  # the two ways of `invert`
 galleries = typer.Typer(no_args_is_help=True, help="Style galleries: pictures of a domain as codes of its generator.")
 app.add_typer(galleries, name="gallery")
 
 
 @app.command()
 def invert(
-    picture: Annotated[
-        str, typer.Argument(help='A picture file, or a name such as "scene:17" or "photo:coffee".', metavar="PICTURE")
+    pictures: Annotated[
+        list[str],
+        typer.Argument(
+            help='A folder or a picture file, or names such as "scene:17", "photo:coffee", "imagined:3..9".',
+            metavar="PICTURE...",
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="Output folder: new, empty, or that of an interrupted run, which continues.")
     ],
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels; default: the size of the file.")] = "",
     generator: Annotated[
-        str, typer.Option(help="A Style-INR-GAN: a catalogue name or a weight file.")
+        str,
+        typer.Option(
+            help="A catalogue name or a weight file. A Style-INR-GAN inverts one picture at its own size; faces at the "
+            "generator's size need ffhq_mobile1024 (`make faces`), for instance."
+        ),
     ] = "scenes_inr128",
+    loss: Annotated[str, typer.Option(help='Such as "vgg_conv"; by default what suits the generator.')] = "",
     perceptual: Annotated[
-        str, typer.Option(help='VGG16 weights of the loss: "shipped", "imagenet" or a file.')
-    ] = "shipped",
-    memory: Annotated[
-        str, typer.Option(help='Memory limit of the whole process, e.g. "4GB"; default: most of the free memory.')
+        str,
+        typer.Option(help='Weights of the loss: "shipped", "imagenet" or a file; default: what suits the generator.'),
     ] = "",
-    num_steps: Annotated[int, typer.Option(help="Number of Adam steps.", min=1)] = 50,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1.0,
+    num_steps: Annotated[
+        int | None, typer.Option(help="Number of Adam steps; default: 50 for one picture of any size, else 150.", min=1)
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of Adam; default: 1 for one picture of any size, else 0.1.")
+    ] = None,
     mse: Annotated[
-        float, typer.Option(help="Weight of the squared pixel error, which is summed over the picture.")
-    ] = 0.001,
+        float | None,
+        typer.Option(
+            help="Weight of the squared pixel error: of its sum for one picture of any size (default: 0.001), else of "
+            "its mean (0)."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the exploration noise.")] = 0,
-    every: Annotated[int, typer.Option(help="Write a checkpoint and a preview every N steps.", min=1)] = 10,
-    suffix: Annotated[
-        str, typer.Option("--format", help="Format of the reconstruction: png, jpg or tif (tiled).")
-    ] = "png",
     force: Annotated[
-        bool, typer.Option("--force", help="Use any folder and start from step 0, replacing files the run would write.")
+        bool, typer.Option("--force", help="Use any folder and start afresh, replacing files the run would write.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--plan", help="Print the memory plan and exit.")] = False,
+    size: Annotated[
+        str, typer.Option(help="WIDTHxHEIGHT in pixels; default: the size of the file.", rich_help_panel=ANY_SIZE)
+    ] = "",
+    memory: Annotated[
+        str,
+        typer.Option(
+            help='Memory limit of the whole process, e.g. "4GB"; default: most of the free memory.',
+            rich_help_panel=ANY_SIZE,
+        ),
+    ] = "",
+    every: Annotated[
+        int, typer.Option(help="Write a checkpoint and a preview every N steps.", min=1, rich_help_panel=ANY_SIZE)
+    ] = 10,
+    suffix: Annotated[
+        str,
+        typer.Option(
+            "--format", help="Format of the reconstruction: png, jpg or tif (tiled).", rich_help_panel=ANY_SIZE
+        ),
+    ] = "png",
+    dry_run: Annotated[
+        bool, typer.Option("--plan", help="Print the memory plan and exit.", rich_help_panel=ANY_SIZE)
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(help="Number of worker processes; 0 uses this one.", min=0, rich_help_panel=OWN_SIZE)
+    ] = 0,
+    codes_only: Annotated[
+        bool, typer.Option("--codes", help="Optimise codes alone, not noise maps.", rich_help_panel=OWN_SIZE)
+    ] = False,
 ) -> None:
-    """Invert a picture of any size and aspect ratio within a memory limit (Sec. IV-F)."""
-    from .. import image
+    """Invert one picture of any size within a memory limit (Sec. IV-F), or pictures at the generator's own size.
+
+    The first with a Style-INR-GAN and a single picture, the second with several pictures, a folder, or another
+    generator. Either way, an interrupted run continues.
+    """
+    from .. import devices, image
+    from ..experiments import own_size, panoramas
+    from ..worlds.pictures import listed
+
+    devices.keep_memory()
+    names = listed([_name(picture) for picture in pictures])
+    if len(names) == 1 and not Path(pictures[0]).is_dir() and own_size.any_size(generator):
+        _refuse({"--loss": loss, "--codes": codes_only, "--workers": workers}, OWN_SIZE)
+        given = dict(perceptual=perceptual or None, num_steps=num_steps, lr=lr, mse=mse)
+        settings = panoramas.Settings(
+            generator=generator, seed=seed, **{name: value for name, value in given.items() if value is not None}
+        )
+        how = dict(title=pictures[0], memory=memory or None, every=every, suffix=f".{suffix.lstrip('.')}", force=force)
+        _any_size(names[0], image.sides(_size(size)) if size else None, out, settings, how, dry_run=dry_run)
+        return
+    _refuse({"--size": size, "--memory": memory, "--plan": dry_run}, ANY_SIZE)
+    runs = own_size.grid(
+        names,
+        generator=generator,
+        loss=loss or None,
+        perceptual=perceptual or None,
+        num_steps=num_steps,
+        lr=lr,
+        lam_mse=mse,
+        noise=False if codes_only else None,
+        seed=seed,
+    )
+    table = own_size.invert_into(runs, out, workers=workers, force=force)
+    failed = table[table["error"] != ""]
+    print(f"{len(table) - len(failed)} of {len(table)} pictures, mean PSNR {table['psnr'].mean():.1f} dB; see {out}")
+    if len(failed):
+        print("\n".join(f"{row.image}: {row.error}" for row in failed.itertuples()), file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _any_size(
+    name: str, size: tuple[int, int] | None, out: Path, settings: Any, how: dict[str, Any], *, dry_run: bool
+) -> None:
+    """One picture by a Style-INR-GAN, or the plan for it alone."""
     from ..experiments import panoramas
     from ..lab.place import root
-    from ..worlds.pictures import picture as read
+    from ..worlds.pictures import picture
 
-    settings = panoramas.Settings(
-        generator=generator, perceptual=perceptual, num_steps=num_steps, lr=lr, mse=mse, seed=seed
-    )
-    wanted = image.sides(_size(size)) if size else None
-    if dry_run and wanted:  # the plan depends on the size alone
-        print(panoramas.plan(settings, wanted, memory=memory or None))
-        return
-    name = picture if picture.partition(":")[1] else f"file:{Path(picture).resolve()}"
-    x = read(name, wanted)
-    if dry_run:
-        print(panoramas.plan(settings, tuple(x.shape[2:]), memory=memory or None))
+    if dry_run:  # the plan depends on the size alone
+        print(panoramas.plan(settings, size or tuple(picture(name).shape[2:]), memory=how["memory"]))
         return
     source = root() / name.removeprefix("file:") if name.startswith("file:") else None
-    how = dict(title=picture, memory=memory or None, every=every, suffix=f".{suffix.lstrip('.')}")
-    facts = panoramas.reconstruct_into(x, out, settings, source=source, force=force, **how)
+    facts = panoramas.reconstruct_into(picture(name, size), out, settings, source=source, **how)
     print(", ".join(f"{name} {value:.3f}" for name, value in facts["whole"].items()))
     print(f"{facts['seconds_per_step']:.1f} s a step, peak {facts['peak'] / 1e9:.2f} GB; see {out / 'zoom/index.html'}")
+
+
+def _name(picture: str) -> str:
+    """A name for `worlds.pictures.listed`: pictures and folders of the user's by their absolute paths."""
+    if ":" in picture and not Path(picture).exists():
+        return picture
+    return f"{'folder' if Path(picture).is_dir() else 'file'}:{Path(picture).resolve()}"
+
+
+def _refuse(options: dict[str, Any], kind: str) -> None:
+    """`typer.BadParameter` for options that are set and belong to the other way of `invert`."""
+    if odd := [name for name, value in options.items() if value]:
+        raise typer.BadParameter(f"for {kind} only", param_hint=", ".join(odd))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -14,9 +14,9 @@ from .claims import DECIDED, PAPER_ONLY, REPRODUCED, VERDICTS, Finding, Verdict
 
 ABOUT = (
     "Every statement of the paper that can be checked, and what the recorded numbers say of it. Verdicts are computed "
-    "from the records by one rule, never written by hand; effects count in the direction that the paper states. At 1024 pixels "
-    "EfficientNet-Lite0 stands in for VGG16: the outputs of its blocks for convolutional features, the same after a ReLU "
-    "for ReLU features."
+    "from the records by one rule, never written by hand; effects count in the direction that the paper states. At "
+    "1024 pixels EfficientNet-Lite0 stands in for VGG16: the outputs of its blocks for convolutional features, the "
+    "same after a ReLU for ReLU features."
 )
 RULE = " ".join(claims.__doc__.split("The rule. ")[1].split())
 
