@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InvalidValue
+from . import frozen
 from .style_based import (
     SQRT2,
     Noise,
@@ -95,12 +96,12 @@ class StyledConv(nn.Module):
         """
         x = x * (self.affine(w) * self.gain).to(x.dtype)
         if hasattr(self, "depthwise"):
-            x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
-        x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)[:, :, *keep]
+            x = frozen.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
+        x = frozen.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)[:, :, *keep]
         if noise is not None:
             noise = noise if noise.ndim == 2 else noise[:, None]  # [H, W] or [N, 1, H, W]
-            x += (self.published(part) + self.noise_strength * noise).to(x.dtype)  # no gradient needs x itself
-        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), 0.2, inplace=True)
+            noise = self.published(part) + self.noise_strength * noise
+        return frozen.activate(x, None, noise, self.bias)
 
     def published(self, part: Window) -> Tensor:
         """The constant map on part of a canvas of any size, [H, W]: it repeats beyond its own size."""

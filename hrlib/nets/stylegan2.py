@@ -1,11 +1,8 @@
 """StyleGAN2's generator (Karras et al. 2020, the paper's [3]) in plain PyTorch, on any device.
 
 Parameter names and numerics are those of NVlabs' stylegan2-ada-pytorch, so its checkpoints load unchanged once
-converted. Two things differ, for speed, with equal results (the parity tests check it):
-
-- modulation multiplies the activations and demodulation the result, so one shared convolution serves a whole batch;
-- the FIR filter [1, 3, 3, 1] and the adjacent 3x3 kernel, both linear and translation invariant, are composed into one
-  6x6 kernel, which takes one pass over memory instead of two.
+converted. One thing differs, for speed, with equal results (the parity tests check it): modulation multiplies the
+activations and demodulation the result, so one shared convolution serves a whole batch.
 
 Images are float32 [N, 3, H, W], nominally in [-1, 1]: the generator does not clip.
 """
@@ -13,13 +10,13 @@ Images are float32 [N, 3, H, W], nominally in [-1, 1]: the generator does not cl
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InvalidValue
+from . import frozen
 from .style_based import (
     SQRT2,
     Noise,
@@ -49,24 +46,6 @@ def channel_plan(resolution: int, *, base: int = 32768, most: int = 512) -> dict
     return {res: min(base // res, most) for res in block_resolutions(resolution)}
 
 
-@lru_cache
-def blur_matrix(k: int) -> Tensor:
-    """[k k, (k + 3)^2]: full convolution of a k x k kernel with the FIR filter, as a matrix on the flattened kernel."""
-    basis = torch.eye(k * k, dtype=torch.float64).reshape(k * k, 1, k, k)
-    return F.conv2d(basis, FIR.double()[None, None], padding=3).reshape(k * k, -1)
-
-
-@lru_cache
-def _phase_matrix() -> Tensor:
-    """[9, 36]: a 3x3 kernel -> the four 3x3 kernels that compute the four parities of an up-sampled output.
-
-    With zero insertion, each output pixel uses only 3x3 of the 6x6 taps of kernel and filter: output row 2q + p reads
-    input rows q - 1 .. q + 1 through taps 1 - p + 2 m, m = 0 .. 2, of the flipped kernel.
-    """
-    taps = blur_matrix(3).reshape(3, 3, 6, 6).flip(0, 1).reshape(9, 3, 2, 3, 2)  # [9, m, parity, m, parity]
-    return 4 * taps.flip(2, 4).permute(0, 2, 4, 1, 3).reshape(9, 36)
-
-
 def upsample_image(x: Tensor) -> Tensor:
     """FIR up-sampling by two, [N, C, H, W] -> [N, C, 2H, 2W].
 
@@ -76,14 +55,9 @@ def upsample_image(x: Tensor) -> Tensor:
 
 
 def upsample_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """Stride-2 transposed 3x3 convolution, then the FIR filter with gain 4: [N, I, H, W] -> [N, O, 2H, 2W].
-
-    Computed as four ordinary convolutions at the low resolution (one call with 4 O outputs) and a pixel shuffle.
-    """
-    o, i, _, _ = weight.shape
-    phases = weight.reshape(o, i, 9) @ _phase_matrix().to(weight)  # [O, I, 4 parities * 9]
-    phases = phases.reshape(o, i, 4, 3, 3).transpose(1, 2).reshape(4 * o, i, 3, 3)
-    return F.pixel_shuffle(F.conv2d(x, phases, padding=1), 2)
+    """Stride-2 transposed 3x3 convolution, then the FIR filter with gain 4: [N, I, H, W] -> [N, O, 2H, 2W]."""
+    x = frozen.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, O, 2H + 1, 2W + 1]
+    return frozen.conv2d(x, (FIR * 4).to(x).expand(x.shape[1], 1, 4, 4), padding=1, groups=x.shape[1])
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -140,14 +114,12 @@ class ModulatedConv(nn.Module):
         norm2 = style.square() @ self.weight.square().sum((2, 3)).t()  # [N, O]
         demod = (norm2 + 1e-8).rsqrt()
         x = x * style[:, :, None, None].to(x.dtype)
-        x = upsample_conv(x, self.weight) if self.up else F.conv2d(x, self.weight, padding=1)
+        x = upsample_conv(x, self.weight) if self.up else frozen.conv2d(x, self.weight, padding=1)
         x = x[:, :, keep[0], keep[1]]
         # As in Linear, the gain sqrt 2 multiplies the small factors.
-        x = x * (demod * SQRT2)[:, :, None, None].to(x.dtype)
         if noise is not None:
-            noise = noise if noise.ndim == 2 else noise[:, None]  # [H, W] or [N, 1, H, W]
-            x += (noise * (self.noise_strength * SQRT2)).to(x.dtype)  # no gradient needs x itself
-        x = F.leaky_relu(x + (self.bias * SQRT2)[:, None, None].to(x.dtype), 0.2, inplace=True)
+            noise = (noise if noise.ndim == 2 else noise[:, None]) * (self.noise_strength * SQRT2)
+        x = frozen.activate(x, demod * SQRT2, noise, self.bias * SQRT2)
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError
-from .stylegan2 import SQRT2, Linear, block_resolutions, blur_matrix, full_precision
+from .stylegan2 import FIR, SQRT2, Linear, block_resolutions, full_precision
+
+
+@lru_cache
+def blur_matrix(k: int) -> Tensor:
+    """[k k, (k + 3)^2]: full convolution of a k x k kernel with the FIR filter, as a matrix on the flattened kernel."""
+    basis = torch.eye(k * k, dtype=torch.float64).reshape(k * k, 1, k, k)
+    return F.conv2d(basis, FIR.double()[None, None], padding=3).reshape(k * k, -1)
 
 
 def downsample_conv(x: Tensor, weight: Tensor) -> Tensor:
