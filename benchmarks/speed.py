@@ -1,6 +1,6 @@
 """How fast and how large a step is: this library beside `reference.py`, which does the same in textbook operations.
 
-    python benchmarks/speed.py                    # every row that this machine can do; twenty minutes on two cores
+    python benchmarks/speed.py                    # every row that this machine can do; half an hour on two cores
     python benchmarks/speed.py --rows shipped     # those whose name has this text
     python benchmarks/speed.py --rounds 5
 
@@ -9,8 +9,7 @@ turns, so that a busy moment of the machine meets both. Seconds are the median o
 ratios are between neighbours, with their least and greatest. Memory is the peak beyond that of the process with its
 networks loaded. Full-width networks are random: a step takes as long whatever the weights' values.
 
-Results go to benchmarks/results/speed.json, table and plots to benchmarks/results/speed.md and .svg, which
-`make site` shows.
+Results are printed, and kept by machine in benchmarks/results/speed.json.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results" / "speed"
+RESULTS = Path(__file__).parent / "results" / "speed.json"
 
 
 @dataclass(frozen=True)
@@ -185,15 +184,15 @@ def main() -> None:
 
     from hrlib import devices, store
 
-    device, path = str(devices.choose(asked.device)), RESULTS.with_suffix(".json")
-    found = store.read_json(path) if path.exists() else {}
+    device = str(devices.choose(asked.device))
+    found = store.read_json(RESULTS) if RESULTS.exists() else {}
     here = found.setdefault(machine(device), {})
     for row in (row for row in ROWS if asked.rows in str(row)):
         if row.network == "ffhq" and not installed("ffhq_mobile1024"):
             print(f"{row}: left out; `make faces` installs its networks")
             continue
         here[str(row)] = asdict(row) | compare(row, rounds=asked.rounds, device=device)
-        store.write_json(path, found)
+        store.write_json(RESULTS, found)
         print(line(row, here[str(row)]), flush=True)
 
 
