@@ -100,4 +100,3 @@ class _Activate(torch.autograd.Function):
             g_noise = g_z.sum(1, keepdim=True).sum_to_size(noise.shape)
         g_u = g_z if factor is None else g_z.mul_(factor[:, :, None, None])
         return g_u, g_factor, g_noise, None
-
