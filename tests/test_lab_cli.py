@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from hrlib import retrieval, store, weights
 from hrlib.cli import app, main, methods
 from hrlib.errors import BatchError, InvalidValue, MissingWeights, UnknownName
 from hrlib.experiments import galleries, panoramas, sweep
+from hrlib.experiments import own_size as own
 from hrlib.lab import notebook
 from hrlib.runner import batch, doctor
 from hrlib.training.cli import app as training
@@ -72,7 +74,7 @@ def test_numbers_of_run_are_checked_before_work(write_notebook, options):
 @pytest.mark.parametrize(
     ("command", "library", "same"),
     [
-        (methods.invert, panoramas.Settings, {"generator", "perceptual", "num_steps", "lr", "mse", "seed"}),
+        (methods.invert, panoramas.Settings, {"generator", "seed"}),
         (methods.invert, panoramas.reconstruct_into, {"every", "force"}),
         (methods.build_gallery, galleries.build, {"perceptual", "num_steps", "lr", "lam_mse", "fit", "workers"}),
         (methods.id_retrieval, retrieval.evaluate, {"face", "batch", "threshold"}),
@@ -82,6 +84,14 @@ def test_defaults_are_the_librarys(command, library, same):
     """The commands repeat them: to read them from the library, help would have to import torch."""
     here, there = (inspect.signature(f).parameters for f in (command, library))
     assert {name: here[name].default for name in same} == {name: there[name].default for name in same}
+
+
+def test_defaults_of_both_ways_of_invert_are_in_its_help():
+    command = typer.main.get_command(app).commands["invert"]
+    said = {p.name: re.findall(r"[0-9.]*[0-9]", p.help) for p in command.params if p.param_type_name == "option"}
+    any_size, own_size = panoramas.Settings(), own.Settings(image="", generator="")
+    for name, (one, other) in {"num_steps": ("num_steps",) * 2, "lr": ("lr",) * 2, "mse": ("mse", "lam_mse")}.items():
+        assert [float(v) for v in said[name]] == [getattr(any_size, one), getattr(own_size, other)], name
 
 
 @pytest.mark.parametrize("top", [app, training])

@@ -39,6 +39,8 @@ PARSED = {
     "cd hrinversion": "the clone",
     "make": "minutes; continuous integration runs them",
     "source .venv": "the environment of `make setup`",
+    "hrlab align": "needs `make faces`",
+    "hrlab invert my/faces": "needs `make faces`",
     "hrlab run": "minutes; tests/test_notebooks.py runs every notebook",
     "hrlab doctor": "says what this machine lacks",
     "hrlab fetch": "a download",

@@ -26,7 +26,7 @@ def invert(
         list[str],
         typer.Argument(
             help='A folder or a picture file, or names such as "scene:17", "photo:coffee", "imagined:3..9".',
-            metavar="PICTURE...",
+            metavar="PICTURE",
         ),
     ],
     out: Annotated[
