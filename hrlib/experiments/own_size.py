@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 
 from .. import devices, inversion, metrics, optim, store
-from ..errors import InvalidValue, StoreError
+from ..errors import InvalidValue
 from ..nets.mobile_stylegan import MobileGenerator
 from ..nets.style_inr import StyleINR
 from ..worlds.pictures import listed, picture
 from .inversions import generator_of, loss_of, measured, png
+from .panoramas import spare
 from .sweep import Measured, check_numbers, sweep
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ def invert_into(runs: Sequence[Settings], folder: str | Path, *, workers: int = 
     loss_of(first.loss, first.perceptual, None, first.seed, "cpu")
     names = [TABLE, *(f"{title}{suffix}" for title in titles for suffix in (".png", ".safetensors"))]
     for run in runs:
-        _spare(run.image, folder, names)
+        if run.image.startswith("file:"):
+            spare(Path(run.image.removeprefix("file:")), folder, names)
     identity = asdict(first) | {"image": [run.image for run in runs]}
     identity["weights"] = store.fingerprint(generator_of(first.generator, "cpu").state_dict())
     files = [glob.escape(name) for name in names]
@@ -176,14 +178,3 @@ def _title(name: str) -> str:
     """What the results of a picture are called: the stem of its file, or its name without a colon."""
     kind, _, what = name.partition(":")
     return Path(what).stem if kind == "file" else name.replace(":", "_")
-
-
-def _spare(name: str, folder: Path, names: Sequence[str]) -> None:
-    """`StoreError` if the file of a picture is one that the run would write, forced or not."""
-    path = Path(name.removeprefix("file:"))
-    if name.startswith("file:") and any(p.exists() and p.samefile(path) for p in map(folder.joinpath, names)):
-        raise StoreError(
-            f"the picture {path} lies in {folder} under the name of a result",
-            expected="a picture that the run does not replace",
-            do="choose another folder",
-        )

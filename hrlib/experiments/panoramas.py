@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,7 +152,7 @@ def reconstruct_into(
         "loss": planned.apply(G, settings.loss(size))["loss"].describe(),
     }
     if source is not None:
-        _spare(Path(source), folder)
+        spare(Path(source), folder, (*FILES, "zoom"))
     page = lambda: deepzoom.prepare(folder / "zoom", force=force)
     with store.claimed(folder, "run of `hrlab invert`", identity, files=FILES, force=force, check=page) as resumed:
         if resumed:
@@ -161,16 +161,19 @@ def reconstruct_into(
         return _inverted(x, folder, settings, planned, title=title, every=every, suffix=suffix, force=force)
 
 
-def _spare(source: Path, folder: Path) -> None:
+def spare(source: Path, folder: Path, names: Sequence[str]) -> None:
     """Refuse a source picture that lies in the run's folder where a result will be written, forced or not.
 
     Upper and lower case count as the same: not every disk distinguishes reconstruction.PNG and reconstruction.png.
+
+    names: of files and folders that the run writes.
     """
-    named = [p for p in folder.glob("*") if p.name.lower() in FILES and p.exists()]
-    if any(p.samefile(source) for p in named) or source.resolve().is_relative_to((folder / "zoom").resolve()):
+    written = {name.lower() for name in names}
+    named = [p for p in folder.glob("*") if p.name.lower() in written and p.exists()]
+    if source.exists() and any(p.samefile(source) or source.resolve().is_relative_to(p.resolve()) for p in named):
         raise StoreError(
             f"the picture {source} lies in {folder} under a name that the run's own files have",
-            expected="a picture that the run does not replace",
+            expected="a picture that does not lie there under the name of a result",
             do="choose another folder, or move the picture",
         )
 
