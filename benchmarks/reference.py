@@ -30,21 +30,27 @@ def invert(
     num_steps: int = 1000,
     optimise_noise: bool = True,
     lr: float = 0.1,
+    eps_initial: float = 0.05,
+    free_noise: bool = False,
     seed: int = 0,
 ) -> Iterator[Tensor]:
-    """Minimise Eq. (1); yields G(w + eps, n) of each step. x: [N, 3, H, W] of the generator's size."""
+    """Minimise Eq. (1); yields G(w + eps, n) of each step. x: [N, 3, H, W] of the generator's size.
+
+    free_noise: noise maps start at zero and are not normalised, as MobileStyleGAN needs it (`experiments.at_scale`).
+    """
     w_avg, w_std = inversion.w_statistics(G)
     torch.manual_seed(seed)
     w = w_avg.repeat(len(x), G.num_ws, 1)  # [N, num_ws, w_dim]
-    n = {k: torch.randn(len(x), *m.shape, device=x.device) for k, m in G.noise_maps().items()}
+    n = {k: torch.randn(len(x), *m.shape, device=x.device) * (not free_noise) for k, m in G.noise_maps().items()}
     phi_x = features(d, x)  # of images without gradients
 
     def objective(t: float) -> tuple[Tensor, Tensor]:
-        eps = torch.randn_like(w) * optim.exploration_scale(t, w_std=w_std)
+        eps = torch.randn_like(w) * optim.exploration_scale(t, w_std=w_std, initial=eps_initial)
         image = synthesis(G, w + eps, n)
         return distance(d, image, phi_x), image
 
-    yield from descend([w, *(n.values() if optimise_noise else [])], n, objective, num_steps=num_steps, lr=lr)
+    variables, normalised = [w, *(n.values() if optimise_noise else [])], {} if free_noise else n
+    yield from descend(variables, normalised, objective, num_steps=num_steps, lr=lr)
 
 
 def optimise(

@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from hrlib import cli, image, weights
-from hrlib.errors import InvalidValue, StoreError
+from hrlib.errors import InvalidValue, LayoutMismatch, StoreError
 from hrlib.experiments import own_size
 from hrlib.inversion import NOISE
 
@@ -68,14 +68,19 @@ def test_results_never_replace_what_is_not_theirs(folder, tmp_path):
 def test_options_of_the_other_way_are_refused(folder, tmp_path):
     done = run(folder, "--out", tmp_path / "out", "--memory", "4GB")
     assert done.exit_code == 2 and "one picture of any size only" in done.output
+    with pytest.raises(LayoutMismatch, match="start for another"):
+        runs = own_size.grid([f"folder:{folder}"], generator="anime_inr128", start=f"{GENERATOR}_start")
+        own_size.invert_into(runs, tmp_path / "out")
     done = run(folder / "a.png", "--out", tmp_path / "out", "--codes")
     assert done.exit_code == 2 and not (tmp_path / "out").exists()
 
 
 def test_settings_suit_the_generator():
     (portrait,) = own_size.grid(["portrait:1"], generator=GENERATOR, num_steps=7)
-    assert (portrait.loss, portrait.eps_initial, portrait.num_steps) == ("vgg_conv", 0.05, 7)
+    assert (portrait.loss, portrait.start, portrait.num_steps) == ("vgg_conv", f"{GENERATOR}_start", 7)
+    (anime,) = own_size.grid(["portrait:1"], generator="anime_inr128", lr=0.1)
+    assert (anime.start, anime.normalise_noise, anime.lr) == (own_size.MEAN, True, 0.1)
     if weights.status("ffhq_mobile1024_synthesis") == "ok":
         (face,) = own_size.grid(["portrait:1"], generator="ffhq_mobile1024", lr=0.2)
-        assert (face.loss, face.perceptual, face.eps_initial, face.lr) == ("efficientnet_dense", "imagenet", 0.0, 0.2)
+        assert (face.loss, face.perceptual, face.noise_start, face.lr) == ("efficientnet_dense", "imagenet", 0.0, 0.2)
         assert not own_size.any_size("ffhq_mobile1024") and own_size.any_size(GENERATOR)

@@ -109,6 +109,31 @@ def test_half_precision_is_near_and_says_so(G):
     assert "half precision" in half.describe() and "half" not in tiling.TiledLoss(loss, (64, 64)).describe()
 
 
+def test_random_tiles_are_right_on_average(G, monkeypatch):
+    loss = losses.Perceptual(features.vgg16("shipped")) + losses.MSE(3.0)
+    x, _, _ = problem(G, (128, 128), torch.float32)
+    every, some = tiling.TiledLoss(loss, (64, 64)), tiling.TiledLoss(loss, (64, 64), share=0.25)
+
+    def found(tiled):
+        picture = x.flip(3).clone().requires_grad_()
+        total = sum(tiled(picture, tiled.prepare(x)).values())
+        return float(total.detach()), torch.autograd.grad(total, picture)[0]
+
+    value, slope = found(every)
+    drawn = [some.seen((x + shift).requires_grad_()) for shift in torch.linspace(0, 0.5, 30)]
+    assert {len(tiles) for tiles in drawn} == {1} and len({tiles[0][0] for tiles in drawn}) == 4
+    assert found(some)[0] == found(some)[0] != value, "the same tiles for the same picture"
+    with torch.no_grad():
+        assert float(sum(some(x.flip(3), x).values())) == pytest.approx(value, rel=1e-6)
+    one_by_one = []
+    for k in range(4):
+        monkeypatch.setattr(some, "seen", lambda image, k=k: [every.seen(image)[k]])
+        one_by_one.append(found(some))
+    assert sum(value for value, _ in one_by_one) / 4 == pytest.approx(value, rel=1e-6)
+    assert relative(sum(slope for _, slope in one_by_one) / 4, slope) < 1e-6
+    assert "0.25" in some.describe() and "share" not in every.describe() and "tiles" not in every.describe()
+
+
 def test_a_halo_one_pixel_too_narrow_would_be_noticed(G):
     loss = losses.Perceptual(features.vgg16("shipped"))
     assert loss.features.reach(["features_28"]) == (16, 90) and loss.features.reach(["features_2"]) == (1, 2)
@@ -165,6 +190,8 @@ def test_other_refusals(G):
     loss = losses.Perceptual(features.vgg16("shipped")) + losses.MSE()
     with pytest.raises(UnknownName, match="disk"):
         tiling.TiledLoss(loss, (64, 64), keep="disk")
+    with pytest.raises(InvalidValue, match="share"):
+        tiling.TiledLoss(loss, (64, 64), share=0)
     with pytest.raises(ShapeError, match="32 pixels"):  # why a side below 32 pixels does not work
         tiling.TiledLoss(loss, (64, 64)).prepare(torch.zeros(1, 3, 20, 400))
     square = Generator(z_dim=8, w_dim=8, resolution=16, channels={4: 4, 8: 4, 16: 4})

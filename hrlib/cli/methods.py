@@ -45,10 +45,10 @@ def invert(
         typer.Option(help='Weights of the loss: "shipped", "imagenet" or a file; default: what suits the generator.'),
     ] = "",
     num_steps: Annotated[
-        int | None, typer.Option(help="Number of Adam steps; default: 50 for one picture of any size, else 150.", min=1)
+        int | None, typer.Option(help="Number of Adam steps; default: 50 for one picture of any size, else 200.", min=1)
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate of Adam; default: 1 for one picture of any size, else 0.1.")
+        float | None, typer.Option(help="Learning rate of Adam; default: 1 for one picture of any size, else 0.6.")
     ] = None,
     mse: Annotated[
         float | None,
@@ -86,6 +86,14 @@ def invert(
     workers: Annotated[
         int, typer.Option(help="Number of worker processes; 0 uses this one.", min=0, rich_help_panel=OWN_SIZE)
     ] = 0,
+    start: Annotated[
+        str,
+        typer.Option(
+            help='Codes to begin with: "mean", or a start by catalogue name or file (`hrlab train start`); default: '
+            "GENERATOR_start if there is one.",
+            rich_help_panel=OWN_SIZE,
+        ),
+    ] = "",
     codes_only: Annotated[
         bool, typer.Option("--codes", help="Optimise codes alone, not noise maps.", rich_help_panel=OWN_SIZE)
     ] = False,
@@ -102,7 +110,7 @@ def invert(
     devices.keep_memory()
     names = listed([_name(picture) for picture in pictures])
     if len(names) == 1 and not Path(pictures[0]).is_dir() and own_size.any_size(generator):
-        _refuse({"--loss": loss, "--codes": codes_only, "--workers": workers}, OWN_SIZE)
+        _refuse({"--loss": loss, "--start": start, "--codes": codes_only, "--workers": workers}, OWN_SIZE)
         given = dict(perceptual=perceptual or None, num_steps=num_steps, lr=lr, mse=mse)
         settings = panoramas.Settings(
             generator=generator, seed=seed, **{name: value for name, value in given.items() if value is not None}
@@ -116,6 +124,7 @@ def invert(
         generator=generator,
         loss=loss or None,
         perceptual=perceptual or None,
+        start=start or None,
         num_steps=num_steps,
         lr=lr,
         lam_mse=mse,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 
-from .. import devices, inversion, metrics, optim, store
+from .. import devices, inversion, metrics, optim, starts, store, weights
 from ..errors import InvalidValue
 from ..nets.mobile_stylegan import MobileGenerator
 from ..nets.style_inr import StyleINR
@@ -32,17 +32,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE, CODES, RECONSTRUCTION = "inversions.csv", "codes.safetensors", "image.png"
-RANGES = {name: inversion.RANGES[name] for name in ("num_steps", "lr", "lam_mse", "eps_initial", "noise_start", "seed")}
+NUMBERS = ("num_steps", "lr", "beta2", "lr_ramp_down", "lam_mse", "eps_initial", "noise_start", "seed")
+MEAN = "mean"  # as a start: the projector's
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a picture is inverted; the defaults are the published projector's, except for the number of steps.
+    """How a picture is inverted; the defaults are those for few steps, `inversion.QUICK`, not the projector's.
 
     image: a picture's name. generator: catalogue name or file. loss: for `losses.named`, at full input. perceptual: its
-    weights, "shipped", "imagenet" or a file. num_steps, lr, lam_mse, eps_initial, normalise_noise, noise_start, seed:
-    as in `inversion.invert`. noise: optimise noise maps beside w+. columns: of `metrics.METRICS`. device: "auto" takes
-    a GPU if there is one.
+    weights, "shipped", "imagenet" or a file. start: "mean" begins at the mean code, as the projector does; otherwise
+    a start of `hrlib.starts`, by catalogue name or file. num_steps, lr, beta2, lr_ramp_down, lam_mse, eps_initial,
+    normalise_noise, noise_start, seed: as in `inversion.invert`. noise: optimise noise maps beside w+. columns: of
+    `metrics.METRICS`. device: "auto" takes a GPU if there is one.
 
     Raises:
         InvalidValue: a number out of range.
@@ -52,11 +54,14 @@ class Settings:
     generator: str
     loss: str = "vgg_conv"
     perceptual: str = "shipped"
-    num_steps: int = 150
-    lr: float = 0.1
+    start: str = MEAN
+    num_steps: int = inversion.QUICK["num_steps"]
+    lr: float = inversion.QUICK["lr"]
+    beta2: float = inversion.QUICK["beta2"]
+    lr_ramp_down: float = inversion.QUICK["lr_ramp_down"]
     lam_mse: float = 0.0
     noise: bool = True
-    eps_initial: float = 0.05
+    eps_initial: float = inversion.QUICK["eps_initial"]
     normalise_noise: bool = True
     noise_start: float = 1.0
     seed: int = 0
@@ -64,7 +69,7 @@ class Settings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        check_numbers(self, RANGES)
+        check_numbers(self, {name: inversion.RANGES[name] for name in NUMBERS})
 
 
 def any_size(generator: str) -> bool:
@@ -73,16 +78,16 @@ def any_size(generator: str) -> bool:
 
 
 def suited(generator: str) -> dict[str, Any]:
-    """The settings that differ from the defaults for a generator: those of the recorded runs for a MobileStyleGAN."""
+    """The settings that differ from the defaults for a generator; for a MobileStyleGAN, as in the recorded runs."""
+    start = {"start": name} if (name := starts.of(generator)) else {}
     if isinstance(generator_of(generator, "cpu"), MobileGenerator):
-        return {
+        return start | {
             "loss": "efficientnet_dense",
             "perceptual": "imagenet",
-            "eps_initial": 0.0,
             "normalise_noise": False,
             "noise_start": 0.0,
         }
-    return {}
+    return start
 
 
 def grid(
@@ -91,6 +96,7 @@ def grid(
     generator: str,
     loss: str | None = None,
     perceptual: str | None = None,
+    start: str | None = None,
     num_steps: int | None = None,
     lr: float | None = None,
     lam_mse: float | None = None,
@@ -103,7 +109,7 @@ def grid(
     The other arguments are those of `Settings`; None stands for what suits the generator.
     """
     given = dict(loss=loss, perceptual=perceptual, num_steps=num_steps, lr=lr, lam_mse=lam_mse, noise=noise, seed=seed)
-    given |= {"device": device}
+    given |= {"device": device, "start": start}
     how = suited(generator) | {name: value for name, value in given.items() if value is not None}
     return [Settings(image=name, generator=generator, **how) for name in listed(list(names))]
 
@@ -119,8 +125,11 @@ def perform(s: Settings) -> Measured:
         loss_of(s.loss, s.perceptual, None, s.seed, where),
         num_steps=s.num_steps,
         lr=s.lr,
+        beta2=s.beta2,
+        lr_ramp_down=s.lr_ramp_down,
         lam_mse=s.lam_mse,
         optimise_noise=s.noise,
+        ws_init=None if s.start == MEAN else start_of(s.start).codes(x, G),
         eps_initial=s.eps_initial,
         normalise_noise=s.normalise_noise,
         noise_start=s.noise_start,
@@ -130,6 +139,12 @@ def perform(s: Settings) -> Measured:
     codes = {"ws": found.ws} | {inversion.NOISE + k: v for k, v in found.noise.items()}
     codes = safetensors.torch.save({k: v.cpu().contiguous() for k, v in codes.items()})
     return Measured(measured(found.image, x, s.columns), {RECONSTRUCTION: png(found.image), CODES: codes})
+
+
+@weights.cached(4)
+def start_of(name: str) -> starts.Start:
+    """A start of `hrlib.starts` by catalogue name or file, kept by the process that uses it."""
+    return starts.load(name)
 
 
 def invert_into(runs: Sequence[Settings], folder: str | Path, *, workers: int = 0, force: bool = False) -> pd.DataFrame:
@@ -157,6 +172,8 @@ def invert_into(runs: Sequence[Settings], folder: str | Path, *, workers: int = 
         )
     metrics.check_columns(first.columns)
     loss_of(first.loss, first.perceptual, None, first.seed, "cpu")
+    if first.start != MEAN:
+        start_of(first.start).check(generator_of(first.generator, "cpu"))
     names = [TABLE, *(f"{title}{suffix}" for title in titles for suffix in (".png", ".safetensors"))]
     for run in runs:
         if run.image.startswith("file:"):

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import store
-from ..errors import InvalidValue, UnknownName, nearest, sides
+from ..errors import InvalidValue, UnknownName, nearest, number, sides
 from ..losses import MSE, Loss, Perceptual, Sum, Target
 from ..nets.windows import Window, within
 
@@ -136,6 +136,10 @@ class TiledTarget(Target):
 class TiledLoss(Loss):
     """The value and the gradient of `loss`, computed tile by tile.
 
+    With a `share` below 1, a step sees only that share of the tiles, drawn anew each time, and its value and gradient
+    are multiplied by 1 / share: right on average, at a fraction of the cost, and noisy. Values without a gradient, such
+    as those that choose the best iterate at the end, still see all tiles.
+
     Sum its terms with equal weights, as every loop of this library does: the gradient of that sum is computed along
     with the terms, so that each tile is processed once.
 
@@ -145,30 +149,49 @@ class TiledLoss(Loss):
         keep: where the target's features stay between steps: "memory", "file", "recompute", or "half", which rounds
             them to 16 bits and is therefore not exact.
         folder: where "file" creates its temporary folder.
+        share: of the tiles that a step sees, in (0, 1]; at least one tile.
 
     Raises:
-        InvalidValue: a loss that is not a sum over positions or that resizes, or a tile smaller than a pixel.
+        InvalidValue: a loss that is not a sum over positions or that resizes, a tile smaller than a pixel, or a share
+            out of range.
         UnknownName: an unknown `keep`.
     """
 
     def __init__(
-        self, loss: Loss, tile: tuple[int, int], *, keep: str = "memory", folder: str | Path | None = None
+        self,
+        loss: Loss,
+        tile: tuple[int, int],
+        *,
+        keep: str = "memory",
+        folder: str | Path | None = None,
+        share: float = 1.0,
     ) -> None:
         super().__init__()
         if keep not in KEEP:
             hint = nearest(str(keep), list(KEEP)) or "leave it to budget.plan"
             raise UnknownName(f"keep={keep!r}", expected=f"one of {', '.join(KEEP)}", do=hint)
-        self.loss, self.keep, self.folder = loss, keep, folder
+        self.loss, self.keep, self.folder, self.share = loss, keep, folder, number("share", share, "(0, 1]")
         self.stride, self.halo = reach_of(loss)
         self.tile = tuple(-(-n // self.stride) * self.stride for n in sides("tile", tile))
 
     def describe(self) -> str:
         """The loss's description, and whether its target is rounded; not the tiles, which may change on resuming."""
-        return self.loss.describe() + (", target features in half precision" if self.keep == "half" else "")
+        half = ", target features in half precision" * (self.keep == "half")
+        return self.loss.describe() + half + f", {self.share} of the tiles a step" * (self.share < 1)
 
     def windows(self, size: tuple[int, int]) -> list[tuple[Window, Window]]:
         """The (own window, window with halo) of every tile of a picture (H, W)."""
         return [(w, haloed(w, size, stride=self.stride, halo=self.halo)) for w in tiles(size, self.tile)]
+
+    def seen(self, image: Tensor) -> list[tuple[int, Window, Window]]:
+        """The tiles of a step, (number, own window, window with halo); drawn by the picture's own numbers, so that a
+        resumed run draws the same."""
+        every = [(k, *pair) for k, pair in enumerate(self.windows(image.shape[2:]))]
+        count = max(1, round(self.share * len(every)))
+        if count == len(every) or not image.requires_grad:
+            return every
+        seed = int(image.detach().double().sum().cpu().view(torch.int64)) % 2**63
+        return [every[k] for k in torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))[:count]]
 
     @torch.no_grad()
     def _prepare(self, image: Tensor) -> TiledTarget:
@@ -184,7 +207,7 @@ class TiledLoss(Loss):
 
     def _terms(self, pred: Tensor, target: TiledTarget) -> dict[str, Tensor]:
         names: list[str] = []
-        values = _TiledTerms.apply(pred, self, target, names)
+        values = _TiledTerms.apply(pred, self, self.seen(pred), target, names)
         return dict(zip(names, values, strict=True))
 
     def terms_of_tile(self, k: int, x: Tensor, window: Window, seen: Window, target: TiledTarget) -> dict[str, Tensor]:
@@ -218,10 +241,13 @@ class _TiledTerms(torch.autograd.Function):
     """The terms of a `TiledLoss`, and the gradient of their sum with respect to the picture."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, loss: TiledLoss, target: TiledTarget, names: list[str]) -> Tensor:
+    def forward(
+        ctx: Any, image: Tensor, loss: TiledLoss, chosen: list, target: TiledTarget, names: list[str]
+    ) -> Tensor:
         gradient = torch.zeros_like(image) if ctx.needs_input_grad[0] else None
         sums: dict[str, float] = {}
-        for k, (window, seen) in enumerate(loss.windows(image.shape[2:])):
+        times = len(loss.windows(image.shape[2:])) / len(chosen)  # 1 unless the loss has a share
+        for k, window, seen in chosen:
             x = image[:, :, *seen].detach().requires_grad_(gradient is not None)
             with torch.set_grad_enabled(gradient is not None):
                 terms = loss.terms_of_tile(k, x, window, seen, target)
@@ -230,18 +256,18 @@ class _TiledTerms(torch.autograd.Function):
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
         names += sums
-        ctx.gradient = gradient
-        return image.new_tensor(list(sums.values()))
+        ctx.gradient = gradient if gradient is None or times == 1 else gradient.mul_(times)
+        return image.new_tensor([times * value for value in sums.values()])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         if not bool((grad == grad[0]).all()):
             raise InvalidValue(
                 f"terms of a tiled loss weighted by {grad.tolist()}",
                 expected="one weight for all terms, since only the gradient of their sum was computed",
                 do="put the weights into the losses, as in MSE(0.1)",
             )
-        return (ctx.gradient if float(grad[0]) == 1 else ctx.gradient * grad[0]), None, None, None
+        return (ctx.gradient if float(grad[0]) == 1 else ctx.gradient * grad[0]), None, None, None, None
 
 
 # --- synthesis --------------------------------------------------------------------------------------------------------
@@ -296,6 +322,8 @@ class _TiledSynthesis(torch.autograd.Function):
         wanted = ctx.needs_input_grad[4:]
         gradients = [torch.zeros_like(v) if w else None for v, w in zip((ws, *maps), wanted, strict=True)]
         for window in tiles(ctx.size, ctx.tile):
+            if not bool(grad[:, :, *window].any()):  # where a loss of random tiles did not look
+                continue
             layers = ctx.net.parts(ctx.size, window)
             places = [(...,), *((..., *layers[name]) for name in ctx.names)]
             leaves = [

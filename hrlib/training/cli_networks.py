@@ -140,6 +140,36 @@ def pose_command(
     typer.echo(pose.run(folder, out, force=force).to_string(index=False))
 
 
+@app.command("start")
+def start_command(
+    generator: Annotated[str, typer.Argument(help="A catalogue name or a weight file.", metavar="GENERATOR")],
+    out: Annotated[
+        Path | None, Option(help="The file to write; by default data/weights/GENERATOR_start.safetensors.")
+    ] = None,
+    folder: Annotated[
+        Path | None, Option(help="Folder for the samples' features; by default build/training/start/GENERATOR_start.")
+    ] = None,
+    loss: Annotated[
+        str, Option(help="The perceptual loss whose features are read; default: what suits GENERATOR.")
+    ] = "",
+    perceptual: Annotated[
+        str, Option(help='Its weights: "shipped", "imagenet" or a file; default: what suits GENERATOR.')
+    ] = "",
+    n: Annotated[int | None, Option(help="Samples to fit on; by default 3000, and 1500 above 256 px.", min=10)] = None,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    force: Force = False,
+) -> None:
+    """Fit where inversions with a generator start: a linear map from a picture's features to w."""
+    from .. import devices
+    from . import start
+
+    devices.keep_memory()
+    set_threads(threads)
+    how = dict(folder=folder, n=n, seed=seed, force=force, tell=typer.echo)
+    show(start.run(generator, out, loss=loss or None, perceptual=perceptual or None, **how))
+
+
 @app.command("starganv2")
 def starganv2_command(
     work: Work = ROOT,

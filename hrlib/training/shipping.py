@@ -69,10 +69,10 @@ def ship(
     return enter(file, card)
 
 
-def enter(file: Path, card: str) -> Path:
-    """Write the card, Markdown, of a finished file; one in data/weights enters the catalogue as well."""
+def enter(file: Path, card: str, *, licence: str = "MIT") -> Path:
+    """Write the card, Markdown, of a finished file; one in data/weights enters the catalogue, with its licence."""
     if file.resolve().parent == shipped().resolve():
-        weights.register(file.stem, file, card=card)
+        weights.register(file.stem, file, card=card, licence=licence)
     else:
         write_bytes(file.with_suffix(".md"), card.strip().encode() + b"\n")
     return file

@@ -1,0 +1,118 @@
+"""How soon a picture is as good: the projector's schedule in textbook operations, and this library's for few steps.
+
+    python benchmarks/fewer_steps.py                  # both worlds; half an hour on two cores
+    python benchmarks/fewer_steps.py --world shipped
+
+The measure is the time to the reference's final PSNR. Rates fall towards the end of a run, so a run is as good as its
+end: each line is a run of its own length. Lines between the reference and the last say which part does what: the
+library's faster steps, the schedule `inversion.QUICK`, the start (`hrlib.starts`). Pictures were seen by no training
+and no choice of settings. Run it on a quiet machine.
+
+Results are printed, and kept by machine in benchmarks/results/fewer_steps.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from reference import invert
+from speed import installed, machine
+from torch import Tensor
+
+from hrlib import devices, inversion, losses, metrics, optim, starts, store, weights
+from hrlib.experiments import at_scale, own_size
+from hrlib.worlds.pictures import picture
+
+RESULTS = Path(__file__).parent / "results" / "fewer_steps.json"
+# world -> (generator, groups of pictures that are inverted together, steps of the reference, of the library)
+WORLDS = {
+    "shipped": ("portraits_inr128", [[f"portrait:{i}" for i in range(901, 909)]], 1000, (100, 150, 200)),
+    "ffhq": (at_scale.GENERATOR, [["imagined:37"], ["imagined:42"]], 300, (40, 100)),
+}
+
+
+def runs(world: str) -> Iterator[tuple[str, int, dict]]:
+    """(line, steps, settings); no settings for the reference."""
+    _, _, reference, ours = WORLDS[world]
+    projector = {"lr": 0.1, "beta2": 0.999, "lr_ramp_down": 0.25, "start": own_size.MEAN}
+    yield "reference, the projector's schedule", reference, {}
+    yield "the projector's schedule", ours[-1], projector
+    yield "few steps", ours[-1], {"start": own_size.MEAN}
+    for steps in ours:
+        yield "few steps, start", steps, {}
+
+
+def invert_with(world: str, line: str, steps: int, how: dict, x: Tensor, device: str) -> tuple[Tensor, float]:
+    """(reconstruction [N, 3, H, W] in [-1, 1], seconds without loading)."""
+    generator = WORLDS[world][0]
+    (s,) = own_size.grid(["portrait:1"], generator=generator)
+    G, d = own_size.generator_of(generator, device), own_size.loss_of(s.loss, s.perceptual, None, 0, device)
+    free = not s.normalise_noise
+    if line.startswith("reference"):
+        eps = 0.0 if free else 0.05
+        begun = time.perf_counter()
+        for image in invert(G, x, d, num_steps=steps, eps_initial=eps, free_noise=free):
+            pass
+        return image.clamp(-1, 1), time.perf_counter() - begun
+    start = how.pop("start", s.start)
+    settings = {name: getattr(s, name) for name in ("lr", "beta2", "lr_ramp_down", "eps_initial")} | how
+    begun = time.perf_counter()
+    ws = None if start == own_size.MEAN else starts.load(start).codes(x, G)
+    run = inversion.invert(
+        G, x, d, num_steps=steps, ws_init=ws, normalise_noise=not free, noise_start=s.noise_start, **settings
+    )
+    return optim.solve(run).image.clamp(-1, 1), time.perf_counter() - begun
+
+
+def lpips(a: Tensor, b: Tensor, world: str) -> Tensor:
+    """[N]: LPIPS on the shipped VGG16 at 128 pixels, ST-LPIPS at 1024."""
+    measure = losses.LPIPS("thin" if world == "shipped" else "st_alex")
+    with torch.no_grad():
+        return torch.stack(list(measure.distances(a, b).values())).sum(0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", choices=list(WORLDS), action="append")
+    parser.add_argument("--device", default="auto")
+    asked = parser.parse_args()
+    device = str(devices.choose(asked.device))
+    devices.keep_memory()
+    found = store.read_json(RESULTS) if RESULTS.exists() else {}
+    here = found.setdefault(machine(device), {})
+    for world in asked.world or WORLDS:
+        generator, groups, _, _ = WORLDS[world]
+        if generator == at_scale.GENERATOR and not installed(generator):
+            print(f"{world}: left out; `make faces` installs its networks")
+            continue
+        G = weights.load_generator(generator, device)
+        pictures = [torch.cat([picture(name, G.resolution) for name in group]).to(device) for group in groups]
+        rows = here[world] = []
+        for line, steps, how in runs(world):
+            done = [invert_with(world, line, steps, dict(how), x, device) for x in pictures]
+            psnr = torch.cat([metrics.psnr(image, x) for (image, _), x in zip(done, pictures, strict=True)])
+            near = torch.cat([lpips(image, x, world) for (image, _), x in zip(done, pictures, strict=True)])
+            rows.append(
+                {"line": line, "steps": steps, "n": len(psnr), "seconds": sum(seconds for _, seconds in done)}
+                | {"psnr": psnr.tolist(), "lpips": near.tolist()}
+            )
+            store.write_json(RESULTS, found)
+            print(said(world, rows[-1], rows[0]), flush=True)
+
+
+def said(world: str, row: dict, reference: dict) -> str:
+    """A line of the table."""
+    mean = lambda values: sum(values) / len(values)
+    return (
+        f"{world:8s} {row['line']:36s} {row['steps']:5d} steps {row['seconds']:7.1f} s "
+        f"(1/{reference['seconds'] / row['seconds']:.1f}), PSNR {mean(row['psnr']):.2f} dB "
+        f"({min(row['psnr']):.1f} to {max(row['psnr']):.1f}), LPIPS {mean(row['lpips']):.4f}, n = {row['n']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
