@@ -35,7 +35,7 @@ class Row:
 
     task: "w+", "w+, n" (inversions), "lso" or "generation". network: "shipped" (thin StyleGAN2 with INR head, thin
     VGG16), "full" (StyleGAN2 and VGG16 of the published widths) or "ffhq" (MobileStyleGAN, EfficientNet-Lite0). size:
-    edge in pixels.
+    edge in pixels. bf16: the library under bfloat16 autocast; the reference stays in float32.
     """
 
     task: str
@@ -43,9 +43,11 @@ class Row:
     size: int
     batch: int = 1
     steps: int = 12
+    bf16: bool = False
 
     def __str__(self) -> str:
-        return f"{self.task}; {self.network}; {self.size} px" + f"; batch {self.batch}" * (self.batch > 1)
+        batch, precision = f"; batch {self.batch}" * (self.batch > 1), "; bfloat16" * self.bf16
+        return f"{self.task}; {self.network}; {self.size} px{batch}{precision}"
 
 
 ROWS = [
@@ -56,6 +58,7 @@ ROWS = [
     Row("generation", "full", 256, 1, 10),
     *(Row(task, "ffhq", 1024, 1, 8) for task in ("w+, n", "w+", "generation")),
     Row("w+, n", "ffhq", 1024, 2, 4),
+    *(Row("w+, n", network, size, 1, 4, bf16=True) for network, size in (("full", 256), ("ffhq", 1024))),
     *(Row("w+, n", "full", size, 1, 3) for size in (512, 1024)),
 ]
 
@@ -110,7 +113,8 @@ def steps_of(row: Row, which: str, device: str) -> Iterator[None]:
         yield from (None for _ in run(G, ws, x, d, lam_reg=1e-4, num_steps=row.steps))
     else:
         run = invert if which == "reference" else inversion.invert
-        yield from (None for _ in run(G, x, d, num_steps=row.steps, optimise_noise=row.task == "w+, n"))
+        with torch.autocast(device, torch.bfloat16, enabled=row.bf16 and which == "ours"):
+            yield from (None for _ in run(G, x, d, num_steps=row.steps, optimise_noise=row.task == "w+, n"))
 
 
 def measure(row: Row, which: str, device: str) -> dict[str, float]:
