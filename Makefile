@@ -67,6 +67,7 @@ site: figures ## build the static site of the executed notebooks in build/site
 	rm -rf build/site-source && mkdir -p build/site-source
 	cp docs/conf.py docs/index.md build/site-source
 	cp $(if $(filter laptop,$(PROFILE)),figures,build/figures-$(PROFILE))/claims.md build/site-source
+	cp benchmarks/results/speed.md benchmarks/results/growth.svg build/site-source
 	for nb in notebooks/*.ipynb; do cp build/executed/$(PROFILE)/$${nb##*/} build/site-source; done
 	$(BIN)/sphinx-build -q -W --keep-going -b html build/site-source build/site
 	@echo "open build/site/index.html"

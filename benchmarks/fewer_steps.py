@@ -38,7 +38,7 @@ WORLDS = {
 def runs(world: str) -> Iterator[tuple[str, int, dict]]:
     """(line, steps, settings); no settings for the reference."""
     _, _, reference, ours = WORLDS[world]
-    projector = {"lr": 0.1, "beta2": 0.999, "lr_ramp_down": 0.25, "start": own_size.MEAN}
+    projector = {"lr": 0.1, "beta2": 0.999, "noise_gain": 1.0, "lr_ramp_down": 0.25, "start": own_size.MEAN}
     yield "reference, the projector's schedule", reference, {}
     yield "the projector's schedule", ours[-1], projector
     yield "few steps", ours[-1], {"start": own_size.MEAN}
@@ -59,7 +59,7 @@ def invert_with(world: str, line: str, steps: int, how: dict, x: Tensor, device:
             pass
         return image.clamp(-1, 1), time.perf_counter() - begun
     start = how.pop("start", s.start)
-    settings = {name: getattr(s, name) for name in ("lr", "beta2", "lr_ramp_down", "eps_initial")} | how
+    settings = {name: getattr(s, name) for name in ("lr", "beta2", "noise_gain", "lr_ramp_down", "eps_initial")} | how
     begun = time.perf_counter()
     ws = None if start == own_size.MEAN else starts.load(start).codes(x, G)
     run = inversion.invert(

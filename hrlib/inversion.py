@@ -39,6 +39,7 @@ RANGES = optim.RANGES | {
     "noise_start": "[0, inf)",
     "beta1": "[0, 1)",
     "beta2": "[0, 1)",
+    "noise_gain": "(0, inf)",
 }
 FLAGS = ("optimise_ws", "optimise_noise", "normalise_noise")
 MAX_ABS = 1.001  # of a target: 1, and what rounding adds
@@ -74,6 +75,7 @@ def invert(
     lr: float = 0.1,
     beta1: float = 0.9,
     beta2: float = 0.999,
+    noise_gain: float = 1.0,
     lr_ramp_up: float = 0.05,
     lr_ramp_down: float = 0.25,
     eps_initial: float = 0.05,
@@ -112,6 +114,7 @@ def invert(
         lr: peak learning rate of Adam.
         beta1, beta2: decay rates of Adam's averages of the gradient and of its square. Smaller values help runs of a
             few dozen steps, where the first gradients are large.
+        noise_gain: factor of the learning rate for the noise maps.
         lr_ramp_up, lr_ramp_down: fractions of the run over which the learning rate rises and falls.
         eps_initial: initial standard deviation of eps, in units of w_std.
         eps_length: fraction of the run over which eps fades to 0.
@@ -221,11 +224,13 @@ def invert(
         return variables
 
     def steps(state: State | None) -> Iterator[Iterate]:
+        variables = start()
         return optim.descend(
-            start(),
+            variables,
             objective,
             num_steps=s.num_steps,
             lr=s.lr,
+            gains={name: s.noise_gain for name in variables if name.startswith(NOISE)},
             betas=(s.beta1, s.beta2),
             lr_schedule=lambda t: optim.lr_ramp(t, ramp_up=s.lr_ramp_up, ramp_down=s.lr_ramp_down),
             after_step=after_step,

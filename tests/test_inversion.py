@@ -282,6 +282,18 @@ def test_noise_maps_may_start_from_nothing_if_nothing_scales_them_up(small):
         inversion.invert(small, x, losses.MSE(), noise_start=0.0)
 
 
+def test_noise_maps_have_a_rate_of_their_own(small):
+    x, moved = target_for((16, 16)), {}
+    for gain in (1.0, 3.0):
+        how = dict(num_steps=40, noise_gain=gain, normalise_noise=False, noise_start=0.0, eps_initial=0.0)
+        steps = inversion.invert(small, x, losses.MSE(), **how)
+        moved[gain] = list(islice(steps, 2))[-1].variables  # the first step's rate is 0, and the second one's not
+    name = next(k for k in moved[1.0] if k.startswith(inversion.NOISE))
+    assert moved[1.0][name].abs().max() > 0
+    torch.testing.assert_close(moved[3.0][name], 3 * moved[1.0][name])
+    assert torch.equal(moved[3.0]["ws"], moved[1.0]["ws"])
+
+
 def test_adam_takes_the_betas_that_are_asked_for(small):
     x, ws = target_for((16, 16)), {}
     for beta2 in (0.999, 0.9):
@@ -438,6 +450,7 @@ def test_bad_settings(small, G64):
         ("noise_start", -0.5),
         ("beta1", 1.0),
         ("beta2", -0.1),
+        ("noise_gain", 0.0),
         ("lr_ramp_up", 0.0),
         ("lr_ramp_down", math.nan),
         ("eps_initial", -1.0),

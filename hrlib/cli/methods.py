@@ -48,7 +48,10 @@ def invert(
         int | None, typer.Option(help="Number of Adam steps; default: 50 for one picture of any size, else 200.", min=1)
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate of Adam; default: 1 for one picture of any size, else 0.6.")
+        float | None,
+        typer.Option(
+            help="Learning rate of Adam; default: 1 for one picture of any size, else 0.6 or what suits the generator."
+        ),
     ] = None,
     mse: Annotated[
         float | None,
