@@ -4,9 +4,9 @@
     python benchmarks/fewer_steps.py --world shipped
 
 The measure is the time to the reference's final PSNR. Rates fall towards the end of a run, so a run is as good as its
-end: each line is a run of its own length. The lines in between say which part does what: the
-library's faster steps, the schedule `inversion.QUICK`, the start (`hrlib.starts`). Pictures were seen by no training
-and no choice of settings. Run it on a quiet machine.
+end: each line is a run of its own length. The lines in between say which part does what: the library's faster steps,
+the schedule `inversion.QUICK`, the start (`hrlib.starts`). No training and no choice of settings has seen these
+pictures. Run it on a quiet machine.
 
 Results are printed, and kept by machine in benchmarks/results/fewer_steps.json.
 """

@@ -84,3 +84,22 @@ def test_settings_suit_the_generator():
         (face,) = own_size.grid(["portrait:1"], generator="ffhq_mobile1024", lr=0.2)
         assert (face.loss, face.perceptual, face.noise_start, face.lr) == ("efficientnet_dense", "imagenet", 0.0, 0.2)
         assert not own_size.any_size("ffhq_mobile1024") and own_size.any_size(GENERATOR)
+
+
+def test_many_pictures_of_a_small_network_take_every_cpu(folder, tmp_path, monkeypatch):
+    asked = []
+
+    class Stop(Exception):
+        pass
+
+    def swept(*_, workers, **__):
+        asked.append(workers)
+        raise Stop
+
+    monkeypatch.setattr(own_size, "sweep", swept)
+    monkeypatch.setattr(own_size, "cpus", lambda: 3)
+    for count, how in ((8, {}), (7, {}), (8, {"workers": 1})):
+        runs = own_size.grid([f"portrait:{i}" for i in range(count)], generator=GENERATOR)
+        with pytest.raises(Stop):
+            own_size.invert_into(runs, tmp_path / f"{count}{len(how)}", **how)
+    assert asked == [3, 0, 1]

@@ -87,8 +87,14 @@ def invert(
         bool, typer.Option("--plan", help="Print the memory plan and exit.", rich_help_panel=ANY_SIZE)
     ] = False,
     workers: Annotated[
-        int, typer.Option(help="Number of worker processes; 0 uses this one.", min=0, rich_help_panel=OWN_SIZE)
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Number of worker processes, 0 for this one alone; default: one a CPU for eight pictures or more of a "
+            "generator of up to 256 pixels, else 0.",
+            min=0,
+            rich_help_panel=OWN_SIZE,
+        ),
+    ] = None,
     start: Annotated[
         str,
         typer.Option(
@@ -113,7 +119,7 @@ def invert(
     devices.keep_memory()
     names = listed([_name(picture) for picture in pictures])
     if len(names) == 1 and not Path(pictures[0]).is_dir() and own_size.any_size(generator):
-        _refuse({"--loss": loss, "--start": start, "--codes": codes_only, "--workers": workers}, OWN_SIZE)
+        _refuse({"--loss": loss, "--start": start, "--codes": codes_only, "--workers": workers is not None}, OWN_SIZE)
         given = dict(perceptual=perceptual or None, num_steps=num_steps, lr=lr, mse=mse)
         settings = panoramas.Settings(
             generator=generator, seed=seed, **{name: value for name, value in given.items() if value is not None}

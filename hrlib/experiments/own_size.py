@@ -21,6 +21,7 @@ import safetensors.torch
 
 from .. import devices, inversion, metrics, optim, starts, store, weights
 from ..errors import InvalidValue
+from ..lab.place import cpus
 from ..nets.mobile_stylegan import MobileGenerator
 from ..nets.style_inr import StyleINR
 from ..worlds.pictures import listed, picture
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 TABLE, CODES, RECONSTRUCTION = "inversions.csv", "codes.safetensors", "image.png"
 NUMBERS = ("num_steps", "lr", "beta2", "noise_gain", "lr_ramp_down", "lam_mse", "eps_initial", "noise_start", "seed")
 MEAN = "mean"  # as a start: the projector's
+SMALL, MANY = 256, 8  # edge of a generator whose layers gain nothing from threads; pictures that pay for new processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,14 +153,17 @@ def start_of(name: str) -> starts.Start:
     return starts.load(name)
 
 
-def invert_into(runs: Sequence[Settings], folder: str | Path, *, workers: int = 0, force: bool = False) -> pd.DataFrame:
+def invert_into(
+    runs: Sequence[Settings], folder: str | Path, *, workers: int | None = None, force: bool = False
+) -> pd.DataFrame:
     """Perform runs that differ in the picture alone, leave their results in a folder, and return the table.
 
     Args:
         runs: from `grid`. Pictures are cropped and resized to the generator's own size; of a face in a larger
             photograph, `hrlab align` makes an aligned picture.
         folder: new, empty, or that of an interrupted call with the same runs.
-        workers: processes, as in `sweep`; 0 for none.
+        workers: processes, as in `sweep`; 0 for none. None: one a CPU where that is quicker, with many pictures of
+            small networks, whose layers gain nothing from threads; else none.
         force: take the folder whatever it holds, replacing only files with the names of this call's.
 
     Raises:
@@ -185,6 +190,10 @@ def invert_into(runs: Sequence[Settings], folder: str | Path, *, workers: int = 
     identity = asdict(first) | {"image": [run.image for run in runs]}
     identity["weights"] = store.fingerprint(generator_of(first.generator, "cpu").state_dict())
     files = [glob.escape(name) for name in names]
+    if workers is None:
+        small = generator_of(first.generator, "cpu").resolution <= SMALL
+        pays = small and len(runs) >= MANY and cpus() > 1 and devices.choose(first.device).type == "cpu"
+        workers = cpus() if pays else 0
     with store.claimed(folder, "run of `hrlab invert`", identity, files=files, force=force):
         found = sweep(perform, runs, name="own_size", workers=workers, label="inversions")
         table = found.table[["image", *first.columns, "error"]].assign(seconds=found.seconds.round(1))
