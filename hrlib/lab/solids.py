@@ -40,8 +40,7 @@ def mesh(G: CIPS3D, variables: dict[str, Tensor], resolution: int = 96) -> trime
         raise ShapeError(
             f"styles of {len(styles['nerf'])} pictures", expected="of one", do="index one picture, as v[:1]"
         )
-    near, far, count = (float(G.camera[k]) for k in ("ray_start", "ray_end", "num_steps"))
-    level = math.log(2) * (count - 1) / (far - near)  # 1 - exp(-density x length) = 1/2
+    near, far, level = float(G.camera["ray_start"]), float(G.camera["ray_end"]), G.level
     half = max(math.tan(math.radians(float(G.camera["fov"])) / 2), 1 - near)
     axis = torch.linspace(-half, half, resolution)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
