@@ -83,17 +83,18 @@ class Gan3dRecipe(Recipe):
     )
     critic: dict = field(default_factory=lambda: {64: 16, 32: 32, 16: 48, 8: 64, 4: 64})  # channels
     held_out: int = 200  # the first people of the set, on whom the result is measured
-    ray_images: int = 200_000  # stage 1
+    ray_images: int = 352_000  # stage 1
     whole_images: int = 3_200  # stage 2
-    total_images: int = 204_800
-    batch: int = 8
-    rays: int = 384  # pixels of a picture in stage 1
+    total_images: int = 356_800
+    batch: int = 16
+    rays: int = 192  # pixels of a picture in stage 1
     lr: float = 2e-3
     lr_adversarial: float = 5e-4
     lr_fall: float = 0.5  # share of the regression, and of the rest, at their ends, over which the rates fall to a tenth
     frequencies: tuple[float, float] = (0.3, 3.0)  # least and most, times the first layer's usual weights
-    mapping_gain: float = 2.0  # times lr for the mapping networks
-    film_gain: float = 0.2  # times lr for the sine layers, whose small weights are multiplied by about 30
+    mapping_gain: float = 2.0  # times lr for the INR's mapping network
+    nerf_gain: float = 0.5  # times lr for the NeRF's, because its styles multiply frequencies
+    film_gain: float = 0.05  # times lr for the sine layers, whose small weights are multiplied by about 30
     density_gain: float = 10.0  # times lr for the layer of the densities, which are large numbers
     face_share: float = 3.0  # how many times more rays fall on a pixel of a face than on one of its hair
     lam_aux: float = 0.1
@@ -114,7 +115,7 @@ class Gan3dRecipe(Recipe):
         **dict.fromkeys(("adversarial_every", "r1_every", "ema_images"), "whole [1, inf)"),
         **dict.fromkeys(("held_out", "ray_images", "whole_images"), "whole [0, inf)"),
         **dict.fromkeys(("lr", "lr_adversarial", "face_share"), "(0, inf)"),
-        **dict.fromkeys(("mapping_gain", "film_gain", "density_gain"), "[0, inf)"),
+        **dict.fromkeys(("mapping_gain", "nerf_gain", "film_gain", "density_gain"), "[0, inf)"),
         **dict.fromkeys(("lam_aux", "lam_mask", "lam_depth", "lam_density", "lam_vgg"), "[0, inf)"),
         **dict.fromkeys(("lam_adversarial", "r1_gamma"), "[0, inf)"),
         **dict.fromkeys(("lr_fall", "fresh"), "[0, 1]"),
@@ -142,10 +143,10 @@ class State:
         self.ema = copy.deepcopy(self.G).requires_grad_(False)
         density = list(siren.final_layer.parameters())
         film = [p for part in (siren.network, siren.color_layer_sine) for p in part.parameters()]
-        mapping = [p for part in (self.G.mapping_network_nerf, self.G.mapping_network_inr) for p in part.parameters()]
-        ours = {id(p) for p in (*density, *film, *mapping)}
+        mapping, nerf = (list(m.parameters()) for m in (self.G.mapping_network_inr, self.G.mapping_network_nerf))
+        ours = {id(p) for p in (*density, *film, *mapping, *nerf)}
         rest = [p for p in self.G.parameters() if id(p) not in ours]
-        groups = [{"params": part} for part in (rest, mapping, film, density)]
+        groups = [{"params": part} for part in (rest, mapping, nerf, film, density)]
         self.opt_G = torch.optim.Adam(groups, lr=recipe.lr, betas=(0.9, 0.99))
         self.opt_D = torch.optim.Adam(self.D.parameters(), lr=recipe.lr_adversarial, betas=(0.0, 0.99))
         self.step = 0
@@ -205,7 +206,7 @@ def _set_rates(state: State, recipe: Gan3dRecipe, seen: int) -> None:
     else:
         left = 1 - (seen - regression) / max(recipe.total_images - regression, 1)
         lr, betas = recipe.lr_adversarial * fallen(left, recipe.lr_fall), (0.0, 0.99)
-    gains = (1, recipe.mapping_gain, recipe.film_gain, recipe.density_gain, 1)
+    gains = (1, recipe.mapping_gain, recipe.nerf_gain, recipe.film_gain, recipe.density_gain, 1)
     for group, gain in zip((*state.opt_G.param_groups, *state.opt_D.param_groups), gains, strict=True):
         group["lr"], group["betas"] = lr * gain, betas
     state.opt_D.param_groups[0]["betas"] = (0.0, 0.99)
