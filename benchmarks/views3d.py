@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=GALLERY)
     n = min(parser.parse_args().people, GALLERY)
-    G, net = weights.load_generator3d("portraits_3d64"), weights.load_identity("identity_thin")
+    G, net = weights.load_generator3d("portraits_3d96"), weights.load_identity("identity_thin")
     loss = losses.named("vgg_conv", weights="shipped")
     everybody = portraits.sample(GALLERY, seed=SEED)
     x = heads.draw(everybody).image

@@ -20,7 +20,9 @@ SMALL |= dict(inr_style=16, inr_blocks=4, nerf_mapping=2, inr_mapping=2, resolut
 
 def recipe(**changes):
     config = SMALL | {"camera": gan3d.Gan3dRecipe().config["camera"] | {"num_steps": 4, "focus": 3}}
-    small = dict(config=config, critic={64: 4, 32: 4, 16: 4, 8: 4, 4: 4}, batch=4, rays=64, adversarial_every=2, held_out=2)
+    small = dict(
+        config=config, critic={64: 4, 32: 4, 16: 4, 8: 4, 4: 4}, batch=4, rays=64, adversarial_every=2, held_out=2
+    )
     return dataclasses.replace(
         gan3d.Gan3dRecipe(), **small | dict(ray_images=16, whole_images=4, total_images=28) | changes
     )
@@ -47,17 +49,19 @@ def test_the_set_holds_heads_their_poses_and_depths(data, folder):
     assert x.shape == (8, 3, 96, 96) and mask.shape == (8, 2, 96, 96) and data.z.shape == (8, gan3d.Z_DIM)
     assert (x - world.GROUND).abs()[(mask[:, :1] == 0).expand_as(x)].max() < 0.01
     assert (mask[:, 1] <= mask[:, 0] + 0.01).all(), "a face is part of its head"
-    people, poses = human_heads.people(8, 0)
+    _, poses = human_heads.people(8, 0)
     assert torch.equal(data.poses, poses) and poses[:, 0].abs().max() <= human_heads.YAW
     near = torch.isfinite(distance)
-    assert ((mask[:, :1] > 0.9) <= near).float().mean() > 0.99 and 0.8 < distance[near].min() < distance[near].max() < 1.2
+    assert ((mask[:, :1] > 0.9) <= near).float().mean() > 0.99 and 0.8 < distance[near].min() < distance[
+        near
+    ].max() < 1.2
     before = (folder / "images.npy").stat().st_mtime_ns
     assert list(human_heads.render(folder, 8, z_dim=gan3d.Z_DIM, seed=0)) == [8]
     assert (folder / "images.npy").stat().st_mtime_ns == before
 
 
 def test_depths_of_two_views_of_a_head_agree():
-    """Points of one view, seen from another camera, have the depths of the other view: poses and distances are right."""
+    """Points of one view, seen from another camera, have the depths of the other view."""
     people, fov = portraits.sample(4, seed=3), human_heads.FOV
     local = volume.directions(96, 96, fov, centres=True, like=people.pose)[:, 2].reshape(96, 96)
     views = []

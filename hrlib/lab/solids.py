@@ -1,4 +1,4 @@
-"""The result of a 3D-aware inversion as a solid: shaded clay, a mesh or point cloud for any viewer, a turntable film."""
+"""The result of a 3D-aware inversion as a solid: clay, a mesh or point cloud for any viewer, a turntable film."""
 
 from __future__ import annotations
 

@@ -1,19 +1,19 @@
-"""Train a small 3D-aware GAN, CIPS-3D, on the shipped portraits (Sec. IV-F-b); cheap enough for one core.
+"""Train a small 3D-aware GAN, CIPS-3D, on heads of the shipped portraits (Sec. IV-F-b); cheap enough for one core.
 
     hrlab train gan3d --force             # renders heads, trains, replaces the pair in data/weights
 
-No step uses the true pose of a picture. The authors train adversarially for days on eight GPUs. Here most of the
-training is regression, as for the other shipped generators (gan.py), in three stages:
+The authors train adversarially on photographs, with unknown poses, for days on eight GPUs. Here nearly all of the
+training is supervised regression on renders, **with their true cameras and depths**. It makes the same network, and
+says nothing about what can be learnt without them. (An earlier network was given neither: on one core, that is wax.)
 
-1. Rays: the latent z of a head is its (Gaussianised) identity, expression and light. G's view of z, from the pose that
-   `hrlib.pose.read` reads off the picture, is regressed on the picture at pixels drawn mostly from the head, and its
-   opacity on the mask. Each person is seen once, but similar ones from many sides, so a solid head emerges.
-2. Whole pictures: the same, with the shipped VGG loss.
-3. Adversarial: every few steps, StyleGAN2's discriminator, which does not know the camera, compares the pictures with
-   views of other latents, or of z ~ N(0, I), from other pictures' poses; the regression of stage 1 stays as an anchor.
+1. Rays: the latent z of a head is its (Gaussianised) identity, expression and light. G's view of z, from the camera of
+   the picture, is regressed on the picture at pixels drawn mostly from the face; opacity, depth, and the density before
+   and behind the surface, on the renderer's. The true depth also says where to sample a ray, so that few samples do.
+2. Windows of pictures: the same, with the shipped VGG loss, and sampled where the network itself finds the surface.
+3. Adversarial: every few steps, StyleGAN2's discriminator, which does not know the camera, compares windows with views
+   of other latents, or of z ~ N(0, I), from other pictures' poses; the regression of stage 2 stays as an anchor.
 
-Regression alone leaves a fog, since averages of colours along a ray are the safe answer, and its depths lie behind the
-true surface. So densities are multiplied between stages 2 and 3, and stage 3 does not train their layer.
+Each person is seen once, but similar ones from many sides; together with the depths, that makes solid heads.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Gan3dRecipe(Recipe):
     rays: int = 192  # pixels of a picture in stage 1
     lr: float = 2e-3
     lr_adversarial: float = 5e-4
-    lr_fall: float = 0.5  # share of the regression, and of the rest, at their ends, over which the rates fall to a tenth
+    lr_fall: float = (
+        0.5  # share of the regression, and of the rest, at their ends, over which the rates fall to a tenth
+    )
     frequencies: tuple[float, float] = (0.3, 3.0)  # least and most, times the first layer's usual weights
     mapping_gain: float = 2.0  # times lr for the INR's mapping network
     nerf_gain: float = 0.5  # times lr for the NeRF's, because its styles multiply frequencies

@@ -121,5 +121,7 @@ def load(folder: Path) -> HumanHeads:
             expected="all of them",
             do="run `hrlab train gan3d`, which renders them first",
         )
-    images, masks, depths, poses, z = (np.array(set_files.array(folder / f"{name}.npy")) for name in (*PARTS, "latents"))
+    images, masks, depths, poses, z = (
+        np.array(set_files.array(folder / f"{name}.npy")) for name in (*PARTS, "latents")
+    )
     return HumanHeads(images, masks, depths, torch.from_numpy(poses), torch.from_numpy(z), facts["what"])
