@@ -183,7 +183,7 @@ def test_the_shipped_network_turns_heads():
     styles = G.mapping(torch.randn(8, G.z_dim, generator=torch.Generator().manual_seed(0)), truncation_psi=0.7)
     with torch.no_grad():
         a, b = (G.synthesis(styles, cameras.orbit(yaw, 0.0)) for yaw in (-0.3, 0.3))
-        large = G.synthesis(styles, cameras.orbit(0.3, 0.0), 128)
+        large = G.synthesis(styles, cameras.orbit(0.3, 0.0), 192)
     turned = (pose.read(b.image) - pose.read(a.image))[:, 0]
     assert (turned > 0.25).all(), "the reader of poses sees them turn"
     small = torch.nn.functional.avg_pool2d(large.image, 2)
