@@ -75,7 +75,7 @@ def mesh(
 def _seen(
     G: CIPS3D, styles: Styles, places: np.ndarray, faces: np.ndarray, yaws: Sequence[float], cell: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The faces whose corners all lie within a cell of what some camera sees first, and the vertices they use."""
+    """The faces with a corner near what some camera sees first, and the vertices they use."""
     at, seen = torch.from_numpy(places).float().to(styles["nerf"]), np.zeros(len(places), bool)
     for yaw in yaws:
         camera = cameras.orbit(float(yaw), 0.0).to(at)
@@ -85,26 +85,34 @@ def _seen(
         grid = (flat * torch.tensor([1.0, -1.0]).to(flat))[None, None]
         first = F.grid_sample(depth, grid, align_corners=False, padding_mode="border")[0, 0, 0]
         inside = flat.abs().amax(1) < 1
-        seen |= ((there.norm(dim=1) < first + 1.5 * cell) & inside).numpy(force=True)
-    faces = faces[seen[faces].all(1)]
+        seen |= ((there.norm(dim=1) < first + 3 * cell) & inside).numpy(force=True)
+    faces = faces[seen[faces].any(1)]
     used, faces = np.unique(faces, return_inverse=True)
     return places[used], faces.reshape(-1, 3)
 
 
-def clay(depth: Tensor, opacity: Tensor, fov: float, light: tuple[float, float, float] = (0.4, 0.5, 0.77)) -> Tensor:
+def clay(depth: Tensor, opacity: Tensor, fov: float) -> Tensor:
     """The shape of views alone, as grey clay under one lamp: pictures [N, 3, H, W] in [-1, 1] from their depths.
 
-    depth, opacity: [N, 1, H, W], as in a `View` with rays through pixel centres. fov: of the camera, in degrees. light:
-    the direction to the lamp in the camera's frame.
+    depth, opacity: [N, 1, H, W], as in a `View` with rays through pixel centres. fov: of the camera, in degrees. The
+    lamp is to the upper right of the camera.
     """
     height, width = depth.shape[2:]
     ray = volume.directions(height, width, fov, centres=True, like=depth).T.reshape(1, 3, height, width)
-    places = F.pad(ray * depth, (1, 1, 1, 1), mode="replicate")
-    across, down = places[:, :, 1:-1, 2:] - places[:, :, 1:-1, :-2], places[:, :, 2:, 1:-1] - places[:, :, :-2, 1:-1]
-    normal = F.normalize(torch.linalg.cross(down, across, dim=1), dim=1)
-    lamp = F.normalize(torch.tensor(light).to(depth), dim=0).reshape(1, 3, 1, 1)
+    places = ray * depth
+    normal = F.normalize(torch.linalg.cross(_step(places, 2), _step(places, 3), dim=1), dim=1)
+    lamp = F.normalize(torch.tensor((0.4, 0.5, 0.77)).to(depth), dim=0).reshape(1, 3, 1, 1)
     shade = 0.15 + 0.8 * (normal * lamp).sum(1, keepdim=True).clamp(min=0)
     return ((shade * opacity + 0.5 * (1 - opacity)) * 2 - 1).expand(-1, 3, -1, -1)
+
+
+def _step(places: Tensor, dim: int) -> Tensor:
+    """From each point to the next along a dimension, or from the one before: whichever is the shorter step, so that the
+    edge of a nearer part has the slope of that part."""
+    step = places.diff(dim=dim)
+    after = torch.cat((step, step.narrow(dim, -1, 1)), dim)
+    before = torch.cat((step.narrow(dim, 0, 1), step), dim)
+    return torch.where(after.norm(dim=1, keepdim=True) < before.norm(dim=1, keepdim=True), after, before)
 
 
 def points(G: CIPS3D, view: View, camera: Tensor, opaque: float = 0.9) -> trimesh.PointCloud:
