@@ -211,9 +211,11 @@ and their mapping networks. {sum(p.numel() for p in net.parameters()):,} paramet
   {found["flat shape error"]:.3f}). Colours of views 15 degrees apart, one reprojected into the other by depth, differ
   by {found["reprojected"]:.3f} on average (of 2; {found["unwarped"]:.3f} without reprojecting). Frechet distance
   (features of `vgg16_thin`, {N} a side) of z ~ N(0, I) from unseen renders: {found["Frechet distance"]:.0f}; of the
-  training people's views {found["of their latents"]:.0f}, of other renders {found["of other renders"]:.0f}.
-- **Limits**: soft: strands, freckles and glasses are hinted at, not drawn. Heads without neck, on one ground; views
-  beyond 40 degrees of yaw and 20 of pitch were hardly seen in training. Stored in 16 bits per number.
+  people held out {found["of their latents"]:.0f}, of other renders {found["of other renders"]:.0f}. Glasses:
+  {found["glasses seen"]:.0%} of the frontal views of wearers are nearer to a render of the person with glasses than to
+  one without, and {found["none seen"]:.0%} of the others' to the one without.
+- **Limits**: hair is drawn in masses, not strands; freckles, pores and stubble are missing. Heads without neck or back,
+  on one ground; views beyond 43 degrees of yaw and 14 of pitch were not seen in training. 16 bits per number.
 - **Licence**: MIT, like the code that made it; the method is its authors'.
 """
 
