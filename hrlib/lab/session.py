@@ -120,13 +120,15 @@ class Run:
         self._made.add(name)
         _display(shown)
 
-    def film(self, path: Path, *, alt: str, caption: str) -> None:
+    def film(self, name: str, *, alt: str, caption: str) -> None:
         """Show a film that was written to `run.file("NAME.webp")`, such as a turntable, and save NAME.json beside it.
 
         alt, caption, errors: see `figure`.
         """
-        shown = figures.describe_film(Path(path), alt=alt, caption=caption, facts=self._facts(False))
-        self._made.add(Path(path).stem)
+        shown = figures.describe_film(
+            self._path(name).with_suffix(".webp"), alt=alt, caption=caption, facts=self._facts(False)
+        )
+        self._made.add(name)
         _display(shown)
 
     def table(self, df: pd.DataFrame, name: str, *, caption: str, digits: int = 2, volatile: bool = False) -> None:
