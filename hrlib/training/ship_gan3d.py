@@ -194,9 +194,9 @@ and their mapping networks. {sum(p.numel() for p in net.parameters()):,} paramet
   {r["adversarial_every"]}th batch with the discriminator too ({r["lam_adversarial"]:g}, R1 {r["r1_gamma"]:g} every
   {r["r1_every"]} of its steps), which sees windows of other latents, {r["fresh"]:.0%} of them N(0, I), from other
   pictures' poses, and is told no camera. Adam, learning rates {r["lr"]:g} and {r["lr_adversarial"]:g}, batch
-  {r["batch"]}, moving average of {r["ema_images"]:,} pictures, float32. Regression does it all: the adversarial stage changed
-  nothing that was measured (see `hrlib/training/gan3d.py`); the authors train adversarially from the beginning, for
-  millions of pictures.
+  {r["batch"]}, moving average of {r["ema_images"]:,} pictures, float32. Regression does it all: the
+  adversarial stage changed nothing that was measured (see `hrlib/training/gan3d.py`); the authors train adversarially
+  from the beginning, for millions of pictures.
 - **Command**: `hrlab train gan3d --force`, seed {r["seed"]}; {trained.where}.
   Its log: `{gan3d.NAME}.log.csv`.{trained.intervention}
 - **Measured** of what the file holds, {N} people held out, by the latents of their parameters: PSNR
