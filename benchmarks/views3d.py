@@ -18,7 +18,7 @@ from hrlib import inversion3d, losses, metrics, optim, retrieval, weights
 from hrlib.nets import cameras
 from hrlib.worlds import heads, portraits
 
-SETTINGS = dict(pose_steps=30, num_steps=90, lr_style=0.02, lam_mse=3.0, beta2=0.99)
+SETTINGS = dict(pose_steps=8, latent_steps=20, num_steps=20, lr_style=0.03, lam_mse=3.0, beta2=0.99)
 YAWS, GALLERY, BATCH, SEED = (-30, -15, 0, 15, 30), 100, 10, 8_101
 
 
@@ -26,10 +26,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=GALLERY)
     n = min(parser.parse_args().people, GALLERY)
-    G, net = weights.load_generator3d("portraits_3d64"), weights.load_identity("identity_thin")
+    G, net = weights.load_generator3d("portraits_3d96"), weights.load_identity("identity_thin")
     loss = losses.named("vgg_conv", weights="shipped")
     everybody = portraits.sample(GALLERY, seed=SEED)
-    x = heads.draw(everybody).image
+    x = heads.draw(everybody, G.resolution).image
     known = retrieval.embed(net, x)
 
     begun = time.perf_counter()
@@ -45,7 +45,7 @@ def main() -> None:
         for yaw in YAWS:
             with torch.no_grad():
                 made = inversion3d.render(G, result.variables, cameras.orbit(math.radians(yaw), 0.0)).image.clamp(-1, 1)
-            true = heads.draw(heads.turned(everybody[some], math.radians(yaw))).image
+            true = heads.draw(heads.turned(everybody[some], math.radians(yaw)), G.resolution).image
             nearest = torch.cdist(retrieval.embed(net, made), known).argmin(1)
             right = (nearest == torch.arange(some.start, some.stop)).float()
             psnr, unturned = (torch.from_numpy(metrics.psnr(y, true)) for y in (made, x[some]))

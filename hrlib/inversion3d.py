@@ -4,8 +4,9 @@
 
 This is Eq. (1) with a camera c instead of noise maps; d is the HRInversion loss, Eq. (3), without down-sampling. The
 stages follow CIPS-3D++ in their order and learning rates: first the pose, at the average styles; then styles and pose
-together; optionally the INR head, which colours rays and does not affect depth. `render` draws the result from any
-other camera.
+together; optionally the INR head, which colours rays and does not affect depth. Between the first two, ours can search
+among the heads that the generator knows, by its latent: from a good one, free styles go less astray. `render` draws the
+result from any other camera.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import optim, store
@@ -28,13 +30,13 @@ from .nets.cips3d import CIPS3D, Styles, View
 from .optim import Iterate, Run, State, Variables
 
 SPACES = ("z", "w", "w+")
-STAGES = ("pose", "appearance", "decoder")
+STAGES = ("pose", "latent", "appearance", "decoder")
 DECODER = "decoder/"  # prefix of the INR head's weights among the variables
-CANDIDATES = 64  # latents to choose the initial z from
-
+CANDIDATES, SMALL = 256, 24  # latents to choose the initial z from, by pictures of about this side
 
 RANGES = {
     "pose_steps": "whole [0, inf)",
+    "latent_steps": "whole [0, inf)",
     "num_steps": "whole [1, inf)",
     "decoder_steps": "whole [0, inf)",
     "beta2": "[0, 1)",
@@ -49,6 +51,7 @@ def invert(
     loss: Callable[[Tensor, Any], dict[str, Tensor]],
     *,
     pose_steps: int = 200,
+    latent_steps: int = 0,
     num_steps: int = 1000,
     decoder_steps: int = 0,
     space: str = "w+",
@@ -66,21 +69,21 @@ def invert(
 
     Loop over the run, or pass it to `optim.solve`, which returns a `Result`.
 
-    Variables of the iterates: "yaw", "pitch" [N]; from the second stage on also the styles, "z" [N, z_dim] or "nerf"
-    and "inr" [N, num, d] (num is 1 in space "w"); in the third also "decoder/NAME". Steps are counted through all
-    stages.
+    Variables of the iterates: "yaw", "pitch" [N]; after the pose also the styles, "z" [N, z_dim] or "nerf" and "inr"
+    [N, num, d] (num is 1 in space "w"); in the last stage also "decoder/NAME". Steps are counted through all stages.
 
     Args:
         G: a CIPS-3D generator.
         x: [N, 3, H, W] in [-1, 1], of any size; each picture has its own pose and styles.
         loss: d of Eq. (1), from `hrlib.losses`.
-        pose_steps, num_steps, decoder_steps: steps of the three stages; 0 skips the first or the last one.
+        pose_steps, latent_steps, num_steps, decoder_steps: steps of the stages; 0 skips one. latent_steps optimise one
+            z for both networks before the styles are freed from it.
         space: "z" (the latent that both mapping networks share), "w" (one style a network) or "w+" (one style a layer).
         lam_mse: weight of the mean squared pixel error.
         lam_prior: weight of the mean squared distance between styles and average styles, in standard deviations.
         lam_mirror: weight of the same loss between the mirrored picture and the view from the mirrored pose: faces are
             nearly symmetric, and the picture does not show the far cheek.
-        lr_camera, lr_style, lr_decoder: learning rates of the pose, the styles, and the INR head.
+        lr_camera, lr_style, lr_decoder: learning rates of the pose and the latent, the styles, and the INR head.
         beta2: decay rate of Adam's average of the squared gradient.
         starts: candidates in radians for the initial yaw; the best one is used.
         resume: `Iterate.state()` of the same run.
@@ -100,6 +103,12 @@ def invert(
     s = SimpleNamespace(**config)
     check(x, "a target", limit=MAX_ABS)
     check_type(x, G.siren.final_layer.weight)
+    if s.latent_steps and not G.shares_z:
+        raise InvalidValue(
+            f"latent_steps = {s.latent_steps}",
+            expected="0, because no single latent serves both networks of this generator",
+            do="leave it out",
+        )
     if s.space not in SPACES or (s.space == "z" and not G.shares_z):
         raise UnknownName(
             f"space={s.space!r}",
@@ -119,7 +128,7 @@ def invert(
         "image": store.fingerprint({"x": x}),
         "loss": loss.describe(),
     }
-    total = s.pose_steps + s.num_steps + s.decoder_steps
+    total = s.pose_steps + s.latent_steps + s.num_steps + s.decoder_steps
 
     @torch.no_grad()
     def finish(it: Iterate, seconds: float) -> Result:
@@ -159,8 +168,8 @@ def _stages(
             v[k].clamp_(-3 * G.camera[deviation], 3 * G.camera[deviation])
 
     def stage(name: str, variables: Variables, steps: int, resume: State | None) -> Iterator[Iterate]:
-        lr_pose = s.lr_camera if name == "pose" else s.lr_style  # later the pose moves at the rate of the styles
-        rate = lambda k: s.lr_decoder if k.startswith(DECODER) else lr_pose if k in ("yaw", "pitch") else s.lr_style
+        early = name in ("pose", "latent")  # later the pose moves at the rate of the styles
+        rate = lambda k: s.lr_decoder if k.startswith(DECODER) else s.lr_camera if early else s.lr_style
         return optim.descend(
             variables,
             objective,
@@ -177,8 +186,10 @@ def _stages(
         """The initial variables of a stage, from the last variables of the stage `before` it."""
         if name == "pose":
             return before | {"yaw": _nearest(G, x, loss, average, s.starts)}
+        if name == "latent":
+            return before | {"z": _first_latents(G, x, before)}
         if name == "appearance":
-            return before | _first_styles(G, x, before, average, s.space)
+            return _first_styles(G, x, before, average, s.space)
         used = {k: v for k, v in G.inr_net.named_parameters() if ".norm." not in k}
         return before | {DECODER + k: v.detach() for k, v in used.items()}
 
@@ -189,8 +200,8 @@ def _stages(
         optim.check_same({k: v for k, v in resume.config.items() if k != "stage"}, config)
         variables, rows, start = resume.variables, list(resume.history), resume.step
     held, resume = resume, None  # until its stage begins: it takes memory
-    done = 0  # steps of the earlier stages
-    for name, steps in zip(STAGES, (s.pose_steps, s.num_steps, s.decoder_steps), strict=True):
+    done, lengths = 0, (s.pose_steps, s.latent_steps, s.num_steps, s.decoder_steps)  # done: steps of the earlier stages
+    for name, steps in zip(STAGES, lengths, strict=True):
         if steps and start < done + steps:
             if start > done:
                 held = replace(held, step=start - done, history=held.history[done:])
@@ -236,18 +247,29 @@ def _nearest(G: CIPS3D, x: Tensor, loss: Callable, average: Styles, starts: list
 
 
 @torch.no_grad()
-def _first_styles(G: CIPS3D, x: Tensor, pose: Variables, average: Styles, space: str) -> Variables:
-    """The initial styles: the average ones, or in space "z" the best of a few latents for each picture."""
-    if space != "z":
-        count = {"nerf": G.num_nerf, "inr": G.num_inr} if space == "w+" else {"nerf": 1, "inr": 1}
-        return {k: v.expand(-1, count[k], -1) for k, v in average.items()}
+def _first_styles(G: CIPS3D, x: Tensor, before: Variables, average: Styles, space: str) -> Variables:
+    """The variables with the initial styles: those of a latent found before, or else the average ones. In space "z",
+    that latent, or else the best of a few for each picture."""
+    if space == "z":
+        return before if "z" in before else before | {"z": _first_latents(G, x, before)}
+    count = {"nerf": G.num_nerf, "inr": G.num_inr} if space == "w+" else {"nerf": 1, "inr": 1}
+    known = G.mapping(before["z"]) if "z" in before else average
+    pose = {k: v for k, v in before.items() if k != "z"}
+    return pose | {k: v[:, :1].expand(-1, count[k], -1).clone() for k, v in known.items()}
+
+
+@torch.no_grad()
+def _first_latents(G: CIPS3D, x: Tensor, pose: Variables) -> Tensor:
+    """For each picture the best of a few latents, by its squared error at a small size: [N, z_dim]."""
     z = torch.randn(CANDIDATES, G.z_dim, generator=torch.Generator().manual_seed(0)).to(x)
+    shrink = max(1, min(x.shape[2:]) // SMALL)
+    small = F.avg_pool2d(x, shrink)
     nearest = []
     for i in range(len(x)):
         at = {"yaw": pose["yaw"][i].expand(CANDIDATES), "pitch": pose["pitch"][i].expand(CANDIDATES)}
-        view = render(G, {"z": z}, cameras.orbit(**at), tuple(x.shape[2:])).image
-        nearest.append(z[(view - x[i]).square().mean((1, 2, 3)).argmin()])
-    return {"z": torch.stack(nearest)}
+        view = render(G, {"z": z}, cameras.orbit(**at), tuple(small.shape[2:])).image
+        nearest.append(z[(view - small[i]).square().mean((1, 2, 3)).argmin()])
+    return torch.stack(nearest)
 
 
 @torch.no_grad()

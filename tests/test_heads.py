@@ -14,20 +14,22 @@ def people():
     return portraits.sample(2, seed=904)
 
 
-@pytest.mark.parametrize("edge", [64, 256])
+@pytest.mark.parametrize("edge", [64, 96, 256])
 def test_the_ground_is_plain_and_the_depth_belongs_to_the_head(people, edge):
     found = heads.draw(people, edge)
-    assert found.image.shape == (2, 3, edge, edge) and found.portrait.shape == (2, 3, 128, 128)
+    assert found.image.shape == (2, 3, edge, edge) and found.face.shape == (2, 1, edge, edge)
     outside = (found.mask == 0).expand_as(found.image)
     assert outside.float().mean() > 0.3 and (found.image - heads.GROUND)[outside].abs().max() < 1e-5
     inside = torch.isfinite(found.depth)
     assert (inside == (found.mask > 0.5)).float().mean() > 0.9
+    assert (found.face <= found.mask + 1e-6).all() and 0.1 < found.face.mean() < found.mask.mean()
     assert 4.5 < found.depth[inside].min() < found.depth[inside].max() < 6.5
 
 
 def test_sizes_agree(people):
-    small, large = (heads.draw(people, edge).image for edge in (64, 128))
+    small, middle, large = (heads.draw(people, edge).image for edge in (64, 96, 128))
     assert torch.allclose(torch.nn.functional.avg_pool2d(large, 2), small, atol=1e-5)
+    assert (torch.nn.functional.interpolate(middle, 64, mode="area") - small).abs().mean() < 0.03
 
 
 def test_turning_turns_the_head_and_the_light_with_it(people):
@@ -42,5 +44,5 @@ def test_turning_turns_the_head_and_the_light_with_it(people):
 
 def test_odd_sizes_are_refused(people):
     for edge in (0, 32, 100, 200):
-        with pytest.raises(InvalidValue, match="64, 128"):
+        with pytest.raises(InvalidValue, match="64, 96, 128"):
             heads.draw(people, edge)

@@ -72,6 +72,18 @@ def test_appearance_follows_in_every_space(G, space):
     )
 
 
+@pytest.mark.parametrize("space", inversion3d.SPACES)
+def test_styles_begin_at_the_latent_that_was_found(G, space):
+    x = own_view(G, [0.1, 0.0], [0.0, 0.1], seed=5, n=2)
+    settings = dict(pose_steps=2, latent_steps=30, num_steps=2, starts=(0.0,))
+    found = list(inversion3d.invert(G, x, losses.MSE(), space=space, **settings))
+    assert [f.stage for f in found] == ["pose"] * 2 + ["latent"] * 30 + ["appearance"] * 2
+    assert found[31].total < 0.9 * found[2].total and found[32].total < 1.1 * found[31].total
+    assert ("z" in found[-1].variables) == (space == "z")
+    alone = next(inversion3d.invert(G, x, losses.MSE(), pose_steps=0, num_steps=1))
+    assert found[2].total < alone.total, "the best of many latents is better than the average"
+
+
 def test_the_decoder_is_refined_and_geometry_is_left_alone(G):
     x = own_view(G, [0.1], [0.0], seed=6).flip(2)
     before = {k: v.clone() for k, v in G.state_dict().items()}
@@ -128,11 +140,11 @@ def test_a_result_can_be_seen_from_anywhere_at_any_size_and_saved(G, tmp_path):
     assert len(facts["config"]["generator"]) == 64 and facts["config"]["space"] == "w+"
 
 
-@pytest.mark.parametrize("at", [1, 3, 5, 8])  # within a stage, and at the end of one
+@pytest.mark.parametrize("at", [1, 3, 4, 5, 7, 10])  # within a stage, and at the end of one
 def test_a_resumed_run_ends_like_a_whole_one(G, tmp_path, at):
     x, path = own_view(G, [0.1], [0.0]), tmp_path / "state.safetensors"
     run = lambda **more: inversion3d.invert(
-        G, x, losses.MSE(), **dict(pose_steps=3, num_steps=4, decoder_steps=3, starts=(0.1,)) | more
+        G, x, losses.MSE(), **dict(pose_steps=3, latent_steps=2, num_steps=4, decoder_steps=3, starts=(0.1,)) | more
     )
     whole = optim.solve(run())
     for it in run():
@@ -141,7 +153,7 @@ def test_a_resumed_run_ends_like_a_whole_one(G, tmp_path, at):
             break
     resumed = optim.solve(run(), checkpoint=path)
     assert [row["total"] for row in resumed.history] == [row["total"] for row in whole.history]
-    assert [row["step"] for row in whole.history] == list(range(10)) and whole.ended == "all steps done"
+    assert [row["step"] for row in whole.history] == list(range(12)) and whole.ended == "all steps done"
     assert all(torch.equal(v, whole.variables[k]) for k, v in resumed.variables.items())
     it.state().save(path)
     with pytest.raises(StoreError, match=r"differs in \['lam_mse'\]"):
@@ -167,6 +179,7 @@ def test_refusals_come_before_the_first_step(G):
         inversion3d.invert(G, x.expand(2, -1, -1, -1), losses.MSE(), decoder_steps=5)
     numbers = {
         "pose_steps": -1,
+        "latent_steps": -1,
         "num_steps": 0,
         "lam_prior": -1.0,
         "lr_style": 0.0,

@@ -81,6 +81,20 @@ def test_a_picture_is_one_webp_and_shows_its_alt_text(run, monkeypatch):
     assert f"data:image/webp;base64,{kept}" in shown[0], "a notebook shows the bytes that are kept"
 
 
+def test_a_film_gets_a_sidecar_of_its_own(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr("hrlib.lab.session._display", shown.append)
+    frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 200)]
+    frames[0].save(run.file("fig.webp"), save_all=True, append_images=frames[1:])
+    run.film("fig", alt=ALT, caption="It moves.")
+    side = json.loads((run.out / "fig.json").read_text())
+    assert side["kind"] == "figure" and side["alt"] == ALT and side["parameters"] == {"seed": 3, "steps": 7}
+    assert side["files"] == {"fig.webp": store.sha256(run.out / "fig.webp")} and ALT in shown[0]
+    assert Image.open(run.out / "fig.webp").n_frames == 2
+    with pytest.raises(InvalidValue, match="30 characters"):
+        run.film("fig", alt="short", caption="It moves.")
+
+
 def plot(width: float = 7.0):
     fig, ax = lab.subplots(width=width, height=2)
     ax.plot([1, 2, 3], label="a")

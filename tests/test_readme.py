@@ -27,7 +27,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
 
 # What is changed before a block runs, so that it takes seconds; everything else runs as printed.
 SHORTER = (
-    (r"\b(num_steps|pose_steps)=\d+", r"\1=2"),
+    (r"\b(num_steps|pose_steps|latent_steps)=\d+", r"\1=2"),
     (r"--num-steps \d+", "--num-steps 2"),
     (r"--size 6143x1677", "--size 352x96"),
     (r"inputs=\[32, 128\]", "inputs=[32]"),

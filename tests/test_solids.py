@@ -26,6 +26,9 @@ class Ball(nn.Module):
         density = 40_000 * (RADIUS - points.norm(dim=-1, keepdim=True))
         return torch.cat((points[..., 1:2] * 10, torch.zeros(*points.shape[:-1], 7)), -1), density
 
+    def density(self, points, styles):
+        return self(points, styles)[1]
+
 
 @pytest.fixture(scope="module")
 def G():
@@ -42,6 +45,7 @@ def G():
 @pytest.fixture
 def ball(G, monkeypatch):
     monkeypatch.setattr(G.siren, "forward", Ball().forward)
+    monkeypatch.setattr(G.siren, "density", Ball().density)
     return G
 
 
@@ -57,6 +61,23 @@ def test_the_mesh_is_the_ball_with_its_outside_out(ball, tmp_path):
     assert np.abs(top - bottom).max() > 2, "vertices have colours of their own"
 
 
+def test_what_no_camera_sees_is_left_out_of_a_mesh(ball):
+    found = solids.mesh(ball, ball.average(), 64, seen_from=(-0.5, 0.0, 0.5))
+    whole = solids.mesh(ball, ball.average(), 64)
+    front = whole.vertices[:, 2] > 0.02
+    assert 0.98 * front.sum() < (found.vertices[:, 2] > 0.02).sum() and found.vertices[:, 2].min() > -0.085
+    assert np.allclose(np.linalg.norm(found.vertices, axis=1), RADIUS, atol=0.003)
+
+
+def test_clay_is_lit_from_the_lamp_and_stands_on_grey(ball):
+    with torch.no_grad():
+        view = ball.synthesis(ball.average(), cameras.orbit(0.0, 0.0), 64)
+    found = solids.clay(view.depth, view.opacity, 16.0)
+    assert found.shape == (1, 3, 64, 64) and found.abs().max() <= 1 and found[0, :, 0, 0].abs().max() < 0.05
+    lit, dark = found[0, 0, 20:28, 36:44].mean(), found[0, 0, 36:44, 20:28].mean()
+    assert lit > dark + 0.5
+
+
 def test_points_of_a_view_lie_on_the_near_side(ball):
     camera = cameras.orbit(0.4, 0.1)
     with torch.no_grad():
@@ -68,8 +89,7 @@ def test_points_of_a_view_lie_on_the_near_side(ball):
 
 
 def test_a_density_that_is_nowhere_solid_is_no_mesh(G, monkeypatch):
-    nothing = lambda points, styles: (torch.zeros(*points.shape[:-1], 8), torch.zeros(*points.shape[:-1], 1))
-    monkeypatch.setattr(G.siren, "forward", nothing)
+    monkeypatch.setattr(G.siren, "density", lambda points, styles: torch.zeros(*points.shape[:-1], 1))
     with pytest.raises(InvalidValue, match="absorbs half of the light"):
         solids.mesh(G, G.average(), 16)
     two = {k: v.expand(2, -1, -1) for k, v in G.average().items()}

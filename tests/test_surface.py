@@ -25,7 +25,9 @@ SURFACE = {
 SETTINGS = {  # of the three optimisations, with their published defaults
     "inversion.invert": dict(num_steps=1000, space="w+", optimise_noise=True, lam_mse=0.0, lr=0.1, seed=0),
     "lso.optimise": dict(num_steps=50, layers=None, directions=None, lr=0.1, seed=0),
-    "inversion3d.invert": dict(pose_steps=200, num_steps=1000, decoder_steps=0, space="w+", lam_mse=0.0),
+    "inversion3d.invert": dict(
+        pose_steps=200, latent_steps=0, num_steps=1000, decoder_steps=0, space="w+", lam_mse=0.0
+    ),
 }
 
 

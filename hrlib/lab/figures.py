@@ -110,6 +110,18 @@ def save(fig: Figure, path: Path, *, alt: str, caption: str, facts: dict[str, An
     return html_figure(shown, suffix[1:], alt=alt, caption=caption, width=120 * fig.get_figwidth())
 
 
+def describe_film(film: Path, *, alt: str, caption: str, facts: dict[str, Any]) -> str:
+    """Write NAME.json for a finished NAME.webp that moves; returns the HTML that shows it."""
+    from PIL import Image
+
+    alt, data = checked_alt(alt, caption), film.read_bytes()
+    named = film.with_name(checked_name(film.stem))
+    with Image.open(film) as first:
+        width = first.width
+    _write(named, {film.suffix: data}, {"kind": "figure", "alt": alt, "caption": caption, **facts})
+    return html_figure(data, film.suffix[1:], alt=alt, caption=caption, width=width)
+
+
 def save_table(df: pd.DataFrame, path: Path, *, caption: str, digits: int, facts: dict[str, Any]) -> str:
     """Write PATH.csv, PATH.md and PATH.json (last); returns the HTML that shows the table."""
     if not caption.strip() or df.empty:

@@ -120,6 +120,17 @@ class Run:
         self._made.add(name)
         _display(shown)
 
+    def film(self, name: str, *, alt: str, caption: str) -> None:
+        """Show a film that was written to `run.file("NAME.webp")`, such as a turntable, and save NAME.json beside it.
+
+        alt, caption, errors: see `figure`.
+        """
+        shown = figures.describe_film(
+            self._path(name).with_suffix(".webp"), alt=alt, caption=caption, facts=self._facts(False)
+        )
+        self._made.add(name)
+        _display(shown)
+
     def table(self, df: pd.DataFrame, name: str, *, caption: str, digits: int = 2, volatile: bool = False) -> None:
         """Show a table with `digits` decimals and save it as NAME.csv (full precision), NAME.md and NAME.json.
 

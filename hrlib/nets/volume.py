@@ -87,6 +87,21 @@ def finer(z: Tensor, weights: Tensor, u: Tensor | None) -> Tensor:
     return (start + (u - low) / span * (end - start))[..., None]
 
 
+def surface(z: Tensor, sigma: Tensor, level: float) -> Tensor:
+    """[N, R, 1, 1]: the distance at which the density of each ray first reaches `level`; if nowhere, of its maximum.
+
+    z, sigma: [N, R, S, 1] distances, near to far, and densities there, between which the crossing is interpolated.
+    """
+    inside = sigma > level
+    first = torch.where(
+        inside.any(2, keepdim=True), inside.byte().argmax(2, keepdim=True), sigma.argmax(2, keepdim=True)
+    )
+    before = (first - 1).clamp(min=0)
+    (z0, z1), (s0, s1) = ((v.gather(2, before), v.gather(2, first)) for v in (z, sigma))
+    share = ((level - s0) / (s1 - s0).clamp(min=1e-6)).clamp(0, 1)
+    return z0 + (z1 - z0) * share
+
+
 def reproject(
     image: Tensor,
     depth: Tensor,

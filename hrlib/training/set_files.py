@@ -27,7 +27,10 @@ from ..store import claimed, read_json, write_json
 
 STATUS = "status.json"
 KIND = "training set"  # of a claimed folder
-FILES = (STATUS, *(f"{name}.npy" for name in ("images", "latents", "masks", "poses", "features_*")))  # of every set
+FILES = (
+    STATUS,
+    *(f"{name}.npy" for name in ("images", "latents", "masks", "depths", "poses", "features_*")),
+)  # of every set
 Arrays = Mapping[str, tuple[tuple[int, ...], type]]  # name: (shape, kind of number)
 
 

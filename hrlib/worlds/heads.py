@@ -19,50 +19,53 @@ from . import portraits
 GROUND = -0.2  # the background's value in every channel, about that of the wall below
 WALL = dict(bg_saturation=0, bg_lightness=0.3, bg_gradient=0.76, bg_blob=0, bg_shift=0, bg_angle=0)
 DISTANCE = 5.74  # from the portraits' camera to the point that heads turn about, in half picture sides
-FINE, CHUNK = 128, 20  # side of the portraits that heads are cut from; portraits rendered at once
+SMALL = (64, 96)  # sides of pictures that are area means of portraits of twice that size
+LARGE, CHUNK = 128, 20  # other sides are multiples of this; portraits rendered at once
 
 
 @dataclass(frozen=True)
 class RenderedHeads:
     """Pictures of N heads and their ground truth.
 
-    image [N, 3, H, H] in [-1, 1], on `GROUND`; mask [N, 1, H, H] in [0, 1]; depth [N, 1, H, H] along the optical axis
-    in half picture sides, NaN off the head; portrait [N, 3, 128, 128]: the whole pictures that the heads were cut from.
+    image [N, 3, H, H] in [-1, 1], on `GROUND`; mask and face [N, 1, H, H] in [0, 1], of the head and of the head
+    without its hair; depth [N, 1, H, H] along the optical axis in half picture sides, NaN off the head.
     """
 
     image: Tensor
     mask: Tensor
+    face: Tensor
     depth: Tensor
-    portrait: Tensor
 
 
 @torch.no_grad()
 def draw(people: portraits.Portraits, edge: int = 64) -> RenderedHeads:
     """Render people in front of a plain wall and cut out their heads.
 
-    edge: side of image, mask and depth. At 64, they are area means of 128-pixel portraits.
+    edge: side of image, masks and depth. At 64 and 96, they are area means of portraits of twice that size.
 
     Raises:
-        InvalidValue: an edge that is neither 64 nor a multiple of 128.
+        InvalidValue: an edge that is neither 64 nor 96 nor a multiple of 128.
     """
-    if edge != FINE // 2 and (edge < FINE or edge % FINE):
+    if edge not in SMALL and (edge < LARGE or edge % LARGE):
         raise InvalidValue(
             f"heads of {edge} pixels",
-            expected="64, 128, 256, 384 ...",
+            expected="64, 96, 128, 256, 384 ...",
             do="draw them at one of these sizes and resize them",
         )
-    fine, found = max(FINE, edge), []
+    shrink, found = 2 if edge in SMALL else 1, []
+    pool = lambda part: F.avg_pool2d(part, shrink)
     for i in range(0, len(people), CHUNK):
-        truth = portraits.render_with_truth(people[i : i + CHUNK].replace(background=WALL), fine, 1)
+        some = people[i : i + CHUNK].replace(background=WALL)
+        truth = portraits.render_with_truth(some, edge * shrink, 1)
         head = truth.image * truth.head_mask + GROUND * (1 - truth.head_mask)
-        pool = lambda part: F.avg_pool2d(part, fine // edge)
+        face = (truth.head_mask - truth.hair_mask).clamp(min=0)
         known = torch.isfinite(truth.depth).float()
         depth = pool(truth.depth.nan_to_num(0.0)) / pool(known)  # 0 / 0 gives NaN where no depth is known
-        found.append((pool(head), pool(truth.head_mask), depth, F.avg_pool2d(truth.image, fine // FINE)))
+        found.append((pool(head), pool(truth.head_mask), pool(face), depth))
     return RenderedHeads(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 
-def turned(people: portraits.Portraits, yaw: float, pitch: float = 0.0) -> portraits.Portraits:
+def turned(people: portraits.Portraits, yaw: float | Tensor, pitch: float | Tensor = 0.0) -> portraits.Portraits:
     """The people at another pose (radians), with the light turned about the vertical axis as far as the head: what a
     camera at that yaw would see."""
     light = {"light_azimuth": people.get("light_azimuth") + yaw - people.get("yaw")}
