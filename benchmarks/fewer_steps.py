@@ -80,6 +80,7 @@ def lpips(a: Tensor, b: Tensor, world: str) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=list(WORLDS), action="append")
+    parser.add_argument("--groups", type=int, help="only the first groups of pictures of a world")
     parser.add_argument("--device", default="auto")
     asked = parser.parse_args()
     device = str(devices.choose(asked.device))
@@ -92,7 +93,9 @@ def main() -> None:
             print(f"{world}: left out; `make faces` installs its networks")
             continue
         G = weights.load_generator(generator, device)
-        pictures = [torch.cat([picture(name, G.resolution) for name in group]).to(device) for group in groups]
+        pictures = [
+            torch.cat([picture(name, G.resolution) for name in group]).to(device) for group in groups[: asked.groups]
+        ]
         rows = here[world] = []
         for line, steps, how in runs(world):
             done = [invert_with(world, line, steps, dict(how), x, device) for x in pictures]

@@ -31,6 +31,7 @@ from .style_based import (
     StyleSynthesis,
     checked_channels,
     draw,
+    full_precision,
     resampled,
 )
 from .windows import Window, checked, within
@@ -133,7 +134,8 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """[N, C, H, W], [N, w_dim] -> [N, 3, 2H, 2W]."""
-        return inverse_haar(F.conv2d(x * (self.affine(w) * self.gain).to(x.dtype), self.weight, self.bias))
+        coefficients = F.conv2d(x * (self.affine(w) * self.gain).to(x.dtype), self.weight, self.bias)
+        return inverse_haar(full_precision(coefficients))
 
 
 class Block(nn.Module):

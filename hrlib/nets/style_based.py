@@ -182,6 +182,11 @@ class StyleGenerator(nn.Module):
         return self.synthesis(self.mapping(z, truncation_psi), noise=noise)
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """float32 for bfloat16 and half (from autocast); float32 and float64 unchanged."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
 def draw(shape: tuple[int, int], seed: int, layer: int) -> Tensor:
     """A standard normal noise map, made on the CPU from (seed, layer)."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(1_000_003 * seed + layer))

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InvalidValue, ShapeError
-from .stylegan2 import Generator, Linear, Noise, Synthesis, full_precision
+from .style_based import full_precision
+from .stylegan2 import Generator, Linear, Noise, Synthesis
 from .windows import Window, checked
 
 

@@ -25,6 +25,7 @@ from .style_based import (
     StyleSynthesis,
     checked_channels,
     draw,
+    full_precision,
     resampled,
 )
 from .windows import Window, within
@@ -58,11 +59,6 @@ def upsample_conv(x: Tensor, weight: Tensor) -> Tensor:
     """Stride-2 transposed 3x3 convolution, then the FIR filter with gain 4: [N, I, H, W] -> [N, O, 2H, 2W]."""
     x = frozen.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, O, 2H + 1, 2W + 1]
     return frozen.conv2d(x, (FIR * 4).to(x).expand(x.shape[1], 1, 4, 4), padding=1, groups=x.shape[1])
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """float32 for bfloat16 and half (from autocast); float32 and float64 unchanged."""
-    return x.float() if x.dtype.itemsize < 4 else x
 
 
 class Linear(nn.Module):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError
-from .stylegan2 import FIR, SQRT2, Linear, block_resolutions, full_precision
+from .style_based import full_precision
+from .stylegan2 import FIR, SQRT2, Linear, block_resolutions
 
 
 @lru_cache
