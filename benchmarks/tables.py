@@ -15,6 +15,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 from hrlib import lab, store
 
@@ -28,8 +29,10 @@ networks.
 *ffhq*: MobileStyleGAN and EfficientNet-Lite0. LSO has all codes and noise maps."""
 SOONER = """## How soon
 
-Whole inversions of unseen pictures (codes and noise maps) against the projector's schedule in textbook operations. *Few
-steps* is `inversion.QUICK`, *start* a start of `hrlib.starts`; both are additions to the paper's method."""
+Whole inversions of unseen pictures (codes and noise maps) against the projector's schedule in textbook operations.
+*Few steps* is `inversion.QUICK` (at 1024 pixels with lower rates, `experiments.own_size`), *start* a start of
+`hrlib.starts`; both are additions to the paper's method. Here the reference, too, keeps the memory that it frees
+(`hrlib.devices`), which at 1024 pixels makes its step nearly as fast as the library's."""
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -40,6 +43,13 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def steps_of(rows: dict[str, dict]) -> str:
     """The table of `speed.py`."""
+    rank = lambda r: (
+        ["shipped", "full", "ffhq"].index(r["network"]),
+        r["task"],
+        bool(r.get("bf16")),
+        r["size"],
+        r["batch"],
+    )
     ratio = lambda r, what: f"{r[f'{what}_ratio']:.2f} ({r[f'{what}_least']:.2f} to {r[f'{what}_most']:.2f})"
     return table(
         ("step", "ms", "MiB", "time, reference / library", "memory, reference / library"),
@@ -51,7 +61,7 @@ def steps_of(rows: dict[str, dict]) -> str:
                 ratio(r, "seconds"),
                 ratio(r, "memory"),
             )
-            for name, r in rows.items()
+            for name, r in sorted(rows.items(), key=lambda item: rank(item[1]))
         ),
     )
 
@@ -82,21 +92,19 @@ def growth(rows: dict[str, dict], file: Path) -> None:
     """Seconds and memory of a step over the picture's edge, and over the batch."""
     fig, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
     some = [r for r in rows.values() if r["task"] == "w+, n" and not r.get("bf16")]
-    edges = {
-        n: sorted((r for r in some if r["network"] == n and r["batch"] == 1), key=lambda r: r["size"])
-        for n in ("full",)
-    }
+    full = sorted((r for r in some if r["network"] == "full" and r["batch"] == 1), key=lambda r: r["size"])
     batches = sorted((r for r in some if r["network"] == "shipped"), key=lambda r: r["batch"])
     for which, colour in (("reference", lab.COLOURS[1]), ("ours", lab.COLOURS[0])):
         label = "library" if which == "ours" else which
-        full = edges["full"]
         axes[0].plot([r["size"] for r in full], [r[f"{which}_seconds"] for r in full], "o-", color=colour, label=label)
         axes[1].plot([r["size"] for r in full], [r[f"{which}_memory"] / 2**30 for r in full], "o-", color=colour)
         each = [1000 * r[f"{which}_seconds"] / r["batch"] for r in batches]
         axes[2].plot([r["batch"] for r in batches], each, "o-", color=colour)
     for ax, unit in zip(axes[:2], ("seconds a step", "memory of a step (GiB)"), strict=True):
         ax.set(xscale="log", yscale="log", xlabel="edge (pixels), full width", ylabel=unit)
-        ax.set_xticks([r["size"] for r in edges["full"]], [str(r["size"]) for r in edges["full"]])
+        ax.set_xticks([r["size"] for r in full], [str(r["size"]) for r in full])
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
     axes[2].set(xscale="log", xlabel="batch, shipped networks, 128 px", ylabel="ms a picture", ylim=(0, None))
     axes[2].set_xticks([r["batch"] for r in batches], [str(r["batch"]) for r in batches])
