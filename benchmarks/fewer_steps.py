@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from reference import invert
 from speed import installed, machine
 from torch import Tensor
 
-from hrlib import devices, inversion, losses, metrics, optim, starts, store, weights
+from hrlib import devices, losses, metrics, optim, store, weights
 from hrlib.experiments import at_scale, own_size
 from hrlib.worlds.pictures import picture
 
@@ -50,24 +51,16 @@ def runs(world: str) -> Iterator[tuple[str, int, dict]]:
 
 def invert_with(world: str, line: str, steps: int, how: dict, x: Tensor, device: str) -> tuple[Tensor, float]:
     """(reconstruction [N, 3, H, W] in [-1, 1], seconds without loading)."""
-    generator = WORLDS[world][0]
-    (s,) = own_size.grid(["portrait:1"], generator=generator)
-    G, d = own_size.generator_of(generator, device), own_size.loss_of(s.loss, s.perceptual, None, 0, device)
-    free = not s.normalise_noise
-    if line.startswith("reference"):
-        eps = 0.0 if free else 0.05
-        begun = time.perf_counter()
-        for image in invert(G, x, d, num_steps=steps, eps_initial=eps, free_noise=free):
-            pass
-        return image.clamp(-1, 1), time.perf_counter() - begun
-    start = how.pop("start", s.start)
-    settings = {name: getattr(s, name) for name in ("lr", "beta2", "noise_gain", "lr_ramp_down", "eps_initial")} | how
+    (s,) = own_size.grid(["portrait:1"], generator=WORLDS[world][0], num_steps=steps)
+    G, d = own_size.generator_of(s.generator, device), own_size.loss_of(s.loss, s.perceptual, None, s.seed, device)
     begun = time.perf_counter()
-    ws = None if start == own_size.MEAN else starts.load(start).codes(x, G)
-    run = inversion.invert(
-        G, x, d, num_steps=steps, ws_init=ws, normalise_noise=not free, noise_start=s.noise_start, **settings
-    )
-    return optim.solve(run).image.clamp(-1, 1), time.perf_counter() - begun
+    if line.startswith("reference"):
+        free = not s.normalise_noise
+        for image in invert(G, x, d, num_steps=steps, eps_initial=0.0 if free else 0.05, free_noise=free):
+            pass
+    else:
+        image = optim.solve(own_size.inversion_of(replace(s, **how), x)).image
+    return image.clamp(-1, 1), time.perf_counter() - begun
 
 
 def lpips(a: Tensor, b: Tensor, world: str) -> Tensor:
@@ -98,7 +91,7 @@ def main() -> None:
         ]
         rows = here[world] = []
         for line, steps, how in runs(world):
-            done = [invert_with(world, line, steps, dict(how), x, device) for x in pictures]
+            done = [invert_with(world, line, steps, how, x, device) for x in pictures]
             psnr = np.concatenate([metrics.psnr(image, x) for (image, _), x in zip(done, pictures, strict=True)])
             near = torch.cat([lpips(image, x, world) for (image, _), x in zip(done, pictures, strict=True)])
             rows.append(

@@ -1,4 +1,4 @@
-"""A page of what `speed.py` and `fewer_steps.py` have measured: benchmarks/results/speed.md, with two plots.
+"""A page of what `speed.py` and `fewer_steps.py` have measured: benchmarks/results/speed.md, with plots.
 
     python benchmarks/tables.py
 

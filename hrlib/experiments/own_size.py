@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
+from torch import Tensor
 
 from .. import devices, inversion, metrics, optim, starts, store, weights
 from ..errors import InvalidValue
@@ -119,12 +120,11 @@ def grid(
     return [Settings(image=name, generator=generator, **how) for name in listed(list(names))]
 
 
-def perform(s: Settings) -> Measured:
-    """Invert one picture: the measures, the reconstruction as image.png, ws and noise maps as codes.safetensors."""
-    where = str(devices.choose(s.device))
+def inversion_of(s: Settings, x: Tensor) -> optim.Run[inversion.Result]:
+    """The run that inverts pictures x [N, 3, H, W] in [-1, 1], on their device, as the settings say."""
+    where = str(x.device)
     G = generator_of(s.generator, where)
-    x = picture(s.image, G.resolution).to(where)
-    run = inversion.invert(
+    return inversion.invert(
         G,
         x,
         loss_of(s.loss, s.perceptual, None, s.seed, where),
@@ -141,7 +141,13 @@ def perform(s: Settings) -> Measured:
         noise_start=s.noise_start,
         seed=s.seed,
     )
-    found = optim.solve(run)
+
+
+def perform(s: Settings) -> Measured:
+    """Invert one picture: the measures, the reconstruction as image.png, ws and noise maps as codes.safetensors."""
+    where = str(devices.choose(s.device))
+    x = picture(s.image, generator_of(s.generator, where).resolution).to(where)
+    found = optim.solve(inversion_of(s, x))
     codes = {"ws": found.ws} | {inversion.NOISE + k: v for k, v in found.noise.items()}
     codes = safetensors.torch.save({k: v.cpu().contiguous() for k, v in codes.items()})
     return Measured(measured(found.image, x, s.columns), {RECONSTRUCTION: png(found.image), CODES: codes})

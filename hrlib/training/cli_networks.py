@@ -155,7 +155,7 @@ def start_command(
     perceptual: Annotated[
         str, Option(help='Its weights: "shipped", "imagenet" or a file; default: what suits GENERATOR.')
     ] = "",
-    n: Annotated[int | None, Option(help="Samples to fit on; by default 3000, and 1500 above 256 px.", min=10)] = None,
+    n: Annotated[int | None, Option(help="Samples to fit on; by default 3000, and 1000 above 256 px.", min=10)] = None,
     seed: Seed = 0,
     threads: Threads = 0,
     force: Force = False,
