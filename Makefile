@@ -68,6 +68,8 @@ site: figures ## build the static site of the executed notebooks in build/site
 	cp docs/conf.py docs/index.md build/site-source
 	cp $(if $(filter laptop,$(PROFILE)),figures,build/figures-$(PROFILE))/claims.md build/site-source
 	cp benchmarks/results/speed.md benchmarks/results/growth.svg build/site-source
+	if [ $(PROFILE) = laptop ] && git rev-parse -q HEAD > /dev/null; then \
+	  $(BIN)/hrlab compare --page build/site-source/compare.md > /dev/null; fi
 	for nb in notebooks/*.ipynb; do cp build/executed/$(PROFILE)/$${nb##*/} build/site-source; done
 	$(BIN)/sphinx-build -q -W --keep-going -b html build/site-source build/site
 	@echo "open build/site/index.html"

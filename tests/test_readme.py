@@ -42,6 +42,7 @@ PARSED = {
     "hrlab align": "needs `make faces`",
     "hrlab invert my/faces": "needs `make faces`",
     "hrlab run": "minutes; tests/test_notebooks.py runs every notebook",
+    "hrlab compare": "needs a commit; tests/test_compare.py runs it",
     "hrlab doctor": "says what this machine lacks",
     "hrlab fetch": "a download",
     "hrlab convert": "needs what was downloaded",

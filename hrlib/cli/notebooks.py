@@ -1,10 +1,11 @@
-"""The commands about notebooks: list, plan, run, figures, claims, doctor."""
+"""The commands about notebooks: list, plan, run, figures, claims, compare, doctor."""
 
 from __future__ import annotations
 
 import os
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -108,10 +109,26 @@ def run(
     failed = report.failures(chosen, ended, executed)
     good = sum(job.state in ("done", "cached") for job in ended)
     print(f"{good} of {len(ended)} notebooks good; see {os.path.relpath(folder / 'index.md')}")
+    _report_moves([job.name for job in ended if job.state == "done"], profile)
     if failed:
         print(f"\n{failed}", file=sys.stderr)
     if failed or damaged:
         raise typer.Exit(1)
+
+
+def _report_moves(ran: list[str], profile: Profile) -> None:
+    """After a run: how its numbers compare with the committed ones, a line a notebook."""
+    from ..lab.place import git
+    from ..runner import compare as moves
+
+    if not ran or profile != Profile.laptop or git("rev-parse", "HEAD") is None:  # nothing is committed
+        return
+    found = moves.compare(ran)
+    print("\nbeside the committed numbers:")
+    for one in found:
+        print(f"  {one.summary()}")
+    moved = [one.notebook for one in found if one.moved]
+    print(f"  see what moved: hrlab compare {' '.join(moved)}" if moved else "  nothing moved beyond its tolerance")
 
 
 @app.command()
@@ -180,6 +197,35 @@ def claims(
     if problems := [p for v in chosen for p in v.problems]:
         print("\n".join(problems), file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    notebooks: Names = None,
+    against: Annotated[str, typer.Option(help="A commit, branch or tag.", metavar="COMMIT")] = "HEAD",
+    page: Annotated[Path | None, typer.Option(help="Also write the comparison to this Markdown file.")] = None,
+) -> None:
+    """Hold the numbers in figures/ against the committed ones: what moved beyond its tolerance, and which verdicts."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from .. import store
+    from ..lab.notebook import catalogue
+    from ..runner import compare as moves
+    from ..runner.batch import find
+
+    known = catalogue()
+    found = moves.compare([find(n, known) for n in notebooks or ()], revision=against)
+    if page is not None:
+        store.write_bytes(page, moves.markdown(found, against).encode())
+    table = Table(Column("number", overflow="fold"), "moved", "before", "after", "tolerance")
+    for one in found:
+        print(one.summary())
+        for change in one.changes:
+            if change.kind in (moves.BEYOND, moves.NEW, moves.GONE):
+                table.add_row(f"{one.notebook[:2]} {change.key}", *moves.shown(change)[1:])
+    if table.row_count:
+        Console(markup=False).print(table)
 
 
 @app.command()

@@ -1,0 +1,173 @@
+"""Did the numbers move? The records of the last runs beside those that are committed.
+
+Another processor rounds otherwise, and hundreds of steps of Adam enlarge that, so a repeated run never gives the same
+digits. A number is *within* its tolerance when it moved by no more than half of its 95 % interval: where a mean over
+other pictures could lie as well. Without an interval that half is the t quantile times spread / sqrt n. Any number may
+move by one part in a hundred, truth values and words not at all. A number *without a spread* (of one picture, one run)
+that moved by more decides nothing: it has no measure of how far it may. Seconds and peak memory differ from machine to
+machine and are left out.
+
+The claims are judged by today's rule on both sides, so that a verdict that changed says: the numbers moved.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import BatchError
+from ..lab import records
+from ..lab.notebook import catalogue
+from ..lab.place import figures_folder, git
+from . import claims
+
+SAME, WITHIN, ALONE, BEYOND, NEW, GONE = KINDS = ("the same", "within", "without a spread", "beyond", "new", "gone")
+ROUNDING = 1e-6  # of a value: two numbers that differ by less are the same
+LEAST = 0.01  # of a value: the least tolerance of a number
+
+Recorded = Mapping[str, dict[str, Any]]  # key -> record, see `records.read`
+
+
+@dataclass(frozen=True)
+class Change:
+    """One record before and after.
+
+    Attributes:
+        key: of the record.
+        kind: one of `KINDS`.
+        before, after: its value; None if there was, or is, no such record.
+        tolerance: how far it may move, in its own unit; 0 for truth values and words.
+    """
+
+    key: str
+    kind: str
+    before: float | bool | str | None = None
+    after: float | bool | str | None = None
+    tolerance: float = 0.0
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What moved in one notebook.
+
+    Attributes:
+        notebook: its name.
+        changes: one for each lasting record, by key.
+        verdicts: (claim, before, after) of the claims whose verdict changed.
+    """
+
+    notebook: str
+    changes: Sequence[Change]
+    verdicts: Sequence[tuple[str, str, str]]
+
+    @property
+    def moved(self) -> bool:
+        """Whether a number moved beyond its tolerance, came or went, or a verdict changed."""
+        return bool(self.verdicts) or any(c.kind in (BEYOND, NEW, GONE) for c in self.changes)
+
+    def summary(self) -> str:
+        """One line: how many numbers are the same, within their tolerance, beyond it; and the changed verdicts."""
+        count = Counter(c.kind for c in self.changes)
+        parts = [f"{count[kind]} {kind}" for kind in KINDS if count[kind]]
+        parts += [f"{claim}: {before} -> {after}" for claim, before, after in self.verdicts]
+        return f"{self.notebook}: {len(self.changes)} numbers, " + ", ".join(parts)
+
+
+def tolerance(record: Mapping[str, Any]) -> float:
+    """How far a number may move; see the head of this module."""
+    from scipy.stats import t  # here: it takes half a second to load
+
+    value, n, spread, interval = (record[k] for k in ("value", "n", "spread", "interval"))
+    if isinstance(value, (bool, str)):
+        return 0.0
+    half = 0.0
+    if interval is not None and all(map(math.isfinite, interval)):
+        half = (interval[1] - interval[0]) / 2
+    elif spread is not None and n > 1:
+        half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+    return max(half, LEAST * abs(value))
+
+
+def changes(before: Recorded, after: Recorded) -> list[Change]:
+    """Every lasting record of either side, sorted by key."""
+    found = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if (old or new)["volatile"] or (new or old)["volatile"]:
+            continue
+        if old is None or new is None:
+            values = (old and old["value"], new and new["value"])
+            found.append(Change(key, NEW if old is None else GONE, *values, unit=(old or new)["unit"]))
+            continue
+        a, b, may = old["value"], new["value"], tolerance(old)
+        if any(isinstance(v, (bool, str)) for v in (a, b)):
+            kind = SAME if a == b and type(a) is type(b) else BEYOND
+        else:
+            far = ALONE if old["spread"] is None else BEYOND
+            kind = SAME if math.isclose(a, b, rel_tol=ROUNDING) else WITHIN if abs(a - b) <= may else far
+        found.append(Change(key, kind, a, b, may, new["unit"]))
+    return found
+
+
+def verdicts(notebook: str, before: Recorded, after: Recorded) -> list[tuple[str, str, str]]:
+    """(claim, verdict before, verdict after) of each claim of a notebook whose verdict changed, at either scale."""
+    found = []
+    for claim in claims.load():
+        if claim.notebook == notebook:
+            old, new = claims.judge(claim, before), claims.judge(claim, after)
+            found.append((claim.id, old.verdict, new.verdict))
+            if old.at_1024 and new.at_1024:
+                found.append((f"{claim.id} at 1024 px", old.at_1024.verdict, new.at_1024.verdict))
+    return [each for each in found if each[1] != each[2]]
+
+
+def committed(notebook: str, revision: str = "HEAD") -> Recorded | None:
+    """The records of a notebook's laptop results in a commit; None if it has none there."""
+    text = git("show", f"{revision}:figures/{notebook}/{records.FILE}")
+    return None if text is None else {row["key"]: {"interval": None, **row} for row in json.loads(text)}
+
+
+def compare(notebooks: Iterable[str] = (), *, revision: str = "HEAD") -> list[Comparison]:
+    """Hold the laptop results of notebooks (default: of all that have some) against those of a commit.
+
+    Raises:
+        BatchError: there is no such commit, or no git.
+    """
+    if git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}") is None:
+        raise BatchError(
+            f"no commit {revision!r} to compare with",
+            expected="a clone of the repository, and a commit, branch or tag in it",
+            do="name one that `git log` lists; an unpacked archive has none",
+        )
+    found = []
+    for name in notebooks or catalogue():
+        folder, before = figures_folder("laptop") / name, committed(name, revision)
+        if before is not None and (folder / records.FILE).exists():
+            after = records.read(folder)
+            found.append(Comparison(name, changes(before, after), verdicts(name, before, after)))
+    return found
+
+
+def shown(change: Change) -> tuple[str, ...]:
+    """A change as cells: key, kind, before, after, tolerance."""
+    value = lambda v: f"{v:.4g}" if isinstance(v, float) else "–" if v is None else str(v)
+    unit = f" {change.unit}" if change.unit else ""
+    may = f"± {change.tolerance:.2g}{unit}" if change.kind in (WITHIN, ALONE, BEYOND) else ""
+    return change.key, change.kind, value(change.before) + unit, value(change.after) + unit, may
+
+
+def markdown(found: Sequence[Comparison], revision: str = "HEAD") -> str:
+    """The comparison as a page: a line for each notebook, and what moved beyond its tolerance."""
+    lines = ["# This run beside the committed one", "", " ".join(__doc__.split("\n\n")[1].split()), ""]
+    lines += [f"Committed: `{revision}`.", ""]
+    for one in found:
+        lines += [f"## {one.notebook}", "", one.summary() + ".", ""]
+        if rows := [shown(c) for c in one.changes if c.kind in (BEYOND, NEW, GONE)]:
+            lines += ["| number | moved | before | after | tolerance |", "| --- | --- | --- | --- | --- |"]
+            lines += ["| " + " | ".join((f"`{key}`", *rest)) + " |" for key, *rest in rows] + [""]
+    return "\n".join(lines)
