@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from hrlib.cli import app
 from hrlib.errors import BatchError, InvalidValue, StoreError, UnknownName
 from hrlib.lab.records import Records, read
 from hrlib.runner import batch, claims, ledger, report
-from hrlib.runner.claims import NOT_REPRODUCED, NOT_YET, PAPER_ONLY, PARTLY, REPRODUCED, Claim, Condition, judge
+from hrlib.runner.claims import NOT_REPRODUCED, NOT_YET, PAPER_ONLY, PARTLY, REPRODUCED, Cause, Claim, Condition, judge
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = claims.load(ROOT / "notebooks/claims.yaml")
@@ -60,8 +61,8 @@ def test_recorded_runs_at_1024_pixels_have_a_verdict_of_their_own():
     ("expect", "value", "spread", "n", "interval", "right"),
     [
         ("> 0", 2.0, 1.9, 8, None, REPRODUCED),
-        ("> 0", 2.0, 2.1, 8, None, PARTLY),  # 1.96 * 2.1 / sqrt 8 = 1.46
-        ("> 0", 2.0, 3.0, 8, None, NOT_REPRODUCED),  # 2.08
+        ("> 0", 2.0, 2.1, 8, None, PARTLY),  # t_7(.975) = 2.36, times 2.1 / sqrt 8 = 1.76
+        ("> 0", 2.0, 2.5, 8, None, NOT_REPRODUCED),  # 2.09
         ("> 0", 2.0, 3.0, 8, (0.1, 3.9), PARTLY),  # the recorded interval goes before the normal one
         ("> 0", 2.0, 2.1, 8, (-0.1, 4.1), NOT_REPRODUCED),
         ("> 0", -2.0, 0.1, 8, (-2.1, -1.9), NOT_REPRODUCED),
@@ -78,11 +79,60 @@ def test_recorded_runs_at_1024_pixels_have_a_verdict_of_their_own():
         ("> 0", 2.0, 0.1, 1, None, NOT_YET),
         ("> 0", 2.0, 0.1, 3, (1.9, 2.1), NOT_YET),
         ("> 0", 2.0, 0.1, 4, None, REPRODUCED),
+        ("> 0", 2.0, 1.3, 4, None, NOT_REPRODUCED),  # t_3(.975) = 3.18: more than its spread, and still not sure
         ("> 0", 2.0, None, 8, None, NOT_YET),
     ],
 )
 def test_means(expect, value, spread, n, interval, right):
     assert verdict(expect, value=value, spread=spread, n=n, interval=interval) == right
+
+
+@pytest.mark.parametrize(
+    ("expect", "value", "spread", "interval", "right"),
+    [
+        ("between [-1, 1]", 0.2, 5.0, (-0.4, 0.8), REPRODUCED),  # however much the images differ
+        ("between [-1, 1]", 0.2, 0.1, (-1.1, 1.5), PARTLY),
+        ("between [-1, 1]", 1.2, 0.1, (1.1, 1.3), NOT_REPRODUCED),
+        ("< 0.1", -3.0, 9.0, (-4.0, 0.05), REPRODUCED),  # one-sided: worse is no improvement either
+        ("< 0.1", 0.0, 9.0, (-0.2, 0.2), PARTLY),
+    ],
+)
+def test_that_nothing_much_happens_is_sure_once_the_interval_is_within_the_margin(
+    expect, value, spread, interval, right
+):
+    stated = claim(Condition("k0", expect, margin=True))
+    assert judge(stated, recorded({"value": value, "spread": spread, "n": 8, "interval": interval})).verdict == right
+
+
+def test_a_failing_claim_says_why_if_a_control_tells():
+    first = Cause("network", "it is small", (Condition("k1", "< 0"),))
+    second, argued = Cause("experiment", "too short", (Condition("k1", "> 0"),)), Cause("paper", "it says both")
+    stated = claim("> 0", causes=(first, second, argued))
+    assert judge(stated, recorded(BAD, GOOD)).why == "the experiment: too short"
+    assert judge(stated, recorded(BAD, BAD)).why == "a network: it is small"
+    assert judge(stated, recorded(BAD)).why == "the paper: it says both (argued)", "a control that was not recorded"
+    assert judge(stated, recorded(GOOD, GOOD)).why == "", "it does not fail"
+    assert judge(claim("> 0"), recorded(BAD)).why == claims.UNEXPLAINED
+    large = claim("> 0", at_1024=(Condition("k1", "> 0"),), causes_at_1024=(argued,))
+    assert "at 1024 pixels" in judge(large, recorded(BAD, GOOD)).why
+    assert judge(large, recorded(BAD, BAD)).why == claims.UNEXPLAINED
+    found = judge(large, recorded(BAD, BAD))
+    assert ledger.reason(found) == "No control has told yet. At 1024 px: the paper: it says both (argued)"
+    assert ledger.reason(judge(large, recorded(GOOD, GOOD))) == ""
+
+
+def test_the_same_numbers_count_once():
+    """Whatever their names are; but not if they are held against other bounds, or if the verdicts differ."""
+    one, two = claim("> 0"), replace(claim(Condition("other", "> 0")), id="two")
+    opposite, more = replace(claim("< 0"), id="opposite"), replace(claim("> 0", "> 0"), id="more")
+    records = recorded(GOOD, WEAK | {"value": 1.6})
+    records["other"] = records["k0"] | {"key": "other"}
+    marked = claims.distinct([judge(c, records) for c in (one, two, opposite, more)])
+    assert [v.restates for v in marked] == ["", "some-claim", "", ""]
+    assert ledger.summary(marked).startswith("3 claims (and 1 that restates others on the same numbers): 1 reproduced")
+    assert "The same numbers as some-claim" in ledger.markdown(marked, "x")
+    readme = ledger.with_block("<!-- claims -->\n<!-- /claims -->\n", marked)
+    assert readme.count("It is so.") == 3
 
 
 def test_counts_and_truths_need_no_spread():
@@ -250,6 +300,10 @@ ENTRY = {
         ({"conditions": [{"key": "psnr/conv", "expect": "positive"}]}, "expect 'positive'"),
         ({"conditions": [{"key": "psnr/conv", "expect": "between [1, -1]"}]}, "a < b"),
         ({"conditions": [{"key": "psnr/conv", "expect": "is true", "exact": True}]}, "truth values"),
+        ({"conditions": [{"key": "psnr/conv", "expect": "is true", "margin": True}]}, "truth values"),
+        ({"causes": [{"what": "wrld", "says": "x"}]}, "did you mean 'world'?"),
+        ({"causes": [{"what": "world"}]}, "has no says"),
+        ({"causes": [{"what": "world", "says": "x", "control": [{"key": "a", "expect": "?"}]}]}, "expect '?'"),
         ({"conditions": [{"key": "PSNR conv", "expect": "> 0"}]}, "key 'PSNR conv'"),
         ({"conditions": []}, "has no conditions"),
         ({"statement": ""}, "has no statement"),
@@ -318,8 +372,9 @@ def test_wrong_records_change_every_page(small, repo):
     good, bad = pages["good"][0], pages["bad"][0]
     assert good.startswith("# Title\n\n<!-- claims -->\n1 claim: 1 reproduced, 0 partly") and "old" not in good
     assert good.endswith("<!-- /claims -->\n\nThe end.\n")
-    row = "| IV-B | It is so. | {} | {} ± 2 dB | 16 |  |\n"
-    assert row.format("reproduced", "+5") in good and row.format("not reproduced", "-5") in bad
+    row = "| IV-B | It is so. | {} | {} ± 2 dB | 16 |  | {} |\n"
+    assert row.format("reproduced", "+5", "") in good
+    assert row.format("not reproduced", "-5", "No control has told yet") in bad
     with pytest.raises(StoreError, match="put them back"):
         ledger.with_block("# Title\n", [])
 

@@ -187,11 +187,13 @@ def claims(
         hint = nearest(section, known) or "leave out --section to see all claims"
         raise UnknownName(f"section {section!r}", expected=f"one of {known}", do=hint)
     table = Table(Column("section", no_wrap=True), show_lines=True, expand=True)
-    for name, ratio in {"claim": 5, "verdict": 2, "effect ± spread": 3, "n": None, "at 1024 px": 3, "paper": 3}.items():
+    widths = {"claim": 5, "verdict": 2, "effect ± spread": 3, "n": None, "at 1024 px": 3, "why": 4, "paper": 3}
+    for name, ratio in widths.items():
         table.add_column(name, ratio=ratio, overflow="fold")
     for v in chosen:
         named = f"[bold]{v.claim.id}[/bold]\n{escape(v.claim.statement)}"
-        table.add_row(v.claim.section, named, *map(escape, (*ledger.cells(v), ledger.at_1024(v), v.claim.paper)))
+        texts = (*ledger.cells(v), ledger.at_1024(v), ledger.reason(v), v.claim.paper)
+        table.add_row(v.claim.section, named, *map(escape, texts))
     Console().print(table)
     print(ledger.summary(chosen))
     if problems := [p for v in chosen for p in v.problems]:

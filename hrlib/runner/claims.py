@@ -2,12 +2,14 @@
 
 The rule. A condition's effect e is how far the recorded mean lies beyond the point of indifference (0, or the bound
 that the condition names), in the direction that the paper states. The condition is *reproduced* when e exceeds the
-spread, which is the standard deviation over images or seeds; *partly* when it does not, but the 95 % interval of the
-mean (the recorded one, else 1.96 spread / sqrt n each way) excludes indifference; *not reproduced* in every other case,
-a wrong sign included. Means count from n = 4 on, where more than a spread is also more than 1.96 standard errors; exact
-counts and truth values need no spread. A claim is *reproduced* when all its conditions are, *not reproduced* when all
-are not, and *partly* otherwise. A claim has a second verdict, by the same rule, where recorded runs at 1024 pixels can
-decide it.
+spread, which is the standard deviation over images or seeds, and the 95 % interval of the mean (the recorded one, else
+the t quantile times spread / sqrt n each way) excludes indifference; *partly* when only the interval does; *not
+reproduced* in every other case, a wrong sign included. A condition may state a null: that nothing much happens, within
+a margin. It is *reproduced* when the whole interval lies within the margin, *partly* when only the mean does, else *not
+reproduced*. Means count from n = 4 on; exact counts and truth values need no spread. A claim is *reproduced* when all
+its conditions are, *not reproduced* when all are not, and *partly* otherwise. A claim has a second verdict, by the same
+rule, where recorded runs at 1024 pixels can decide it. A claim that says what another says of the same numbers is shown
+but not counted. For a claim that fails, the first cause whose control holds says why; a control is a condition, too.
 """
 
 # Entries are checked by hand: pydantic would replace the twenty lines of `_fields`, but its errors would have to be
@@ -23,6 +25,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import t
+
 from ..errors import BatchError, InvalidValue, StoreError, UnknownName, nearest
 from ..lab import records, yamls
 from ..lab.notebook import planned
@@ -32,7 +36,16 @@ FILE = "claims.yaml"
 REPRODUCED, PARTLY, NOT_REPRODUCED = DECIDED = ("reproduced", "partly", "not reproduced")
 PAPER_ONLY, NOT_YET = "needs the paper profile", "not yet computed"
 VERDICTS = (*DECIDED, PAPER_ONLY, NOT_YET)
-FEW = 4  # values; below, sqrt(n) < 1.96 and a mean may exceed its spread without excluding indifference
+FEW = 4  # values; the spread of fewer says next to nothing
+CAUSES = {  # what may be the reason that a claim fails
+    "world": "the small world",
+    "network": "a network",
+    "experiment": "the experiment",
+    "method": "the method",
+    "paper": "the paper",
+}
+HOLDS_AT_1024 = "the small world or its networks: at 1024 pixels, on faces as FFHQ's, it is {}"
+UNEXPLAINED = "no control has told yet"
 
 _NUMBER = r"([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)"
 _FORMS = {
@@ -51,11 +64,13 @@ class Condition:
         key: the key of the record.
         expect: "> a", "< a", "between [a, b]" or "is true".
         exact: the record is a count or follows from the mathematics, so it has no spread.
+        margin: it states that nothing much happens; the bounds are the margin.
     """
 
     key: str
     expect: str
     exact: bool = False
+    margin: bool = False
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -82,6 +97,21 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Cause:
+    """Why a claim may fail.
+
+    Attributes:
+        what: one of `CAUSES`.
+        says: the reason, in words.
+        control: conditions under which this is the cause; with none, it is argued and not computed.
+    """
+
+    what: str
+    says: str
+    control: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True)
 class Claim:
     """A statement of the paper.
 
@@ -96,6 +126,7 @@ class Claim:
         note: why it is measured this way, or why it needs its scale.
         later: its notebook exists but does not record the evidence yet.
         at_1024: conditions on the recorded runs at 1024 pixels, which the same notebook reads; a verdict of its own.
+        causes, causes_at_1024: why it may fail, the likeliest first.
     """
 
     id: str
@@ -108,6 +139,8 @@ class Claim:
     note: str = ""
     later: bool = False
     at_1024: tuple[Condition, ...] = ()
+    causes: tuple[Cause, ...] = ()
+    causes_at_1024: tuple[Cause, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,9 +166,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict, or why there is none yet, and the findings behind it (none if no record was read).
+    """A claim's verdict, and the findings behind it (none if no record was read).
 
-    at_1024: the same for the recorded runs at 1024 pixels; None if the claim has no conditions on them.
+    Attributes:
+        why: why there is no verdict yet, or why it is not *reproduced*.
+        at_1024: the same for the recorded runs at 1024 pixels; None if the claim has no conditions on them.
+        restates: the id of another claim that says the same of the same numbers; "" if there is none.
     """
 
     claim: Claim
@@ -143,6 +179,7 @@ class Verdict:
     why: str = ""
     findings: tuple[Finding, ...] = ()
     at_1024: Verdict | None = None
+    restates: str = ""
 
     @property
     def weakest(self) -> Finding | None:
@@ -184,7 +221,8 @@ def _claim(entry: Any, notebooks: Sequence[str]) -> Claim:
     where = f"claim {entry.get('id', entry)!r}" if isinstance(entry, dict) else f"claim {entry!r}"
     checked = _fields(entry, Claim, where)
     listed = {name: _conditions(checked.get(name, []), where) for name in ("conditions", "at_1024")}
-    claim = Claim(**checked | listed)
+    reasons = {name: _causes(checked.get(name, []), where) for name in ("causes", "causes_at_1024")}
+    claim = Claim(**checked | listed | reasons)
     for name, value, valid in (("notebook", claim.notebook, notebooks), ("scale", claim.scale, ("", "paper"))):
         if value not in valid:
             raise UnknownName(
@@ -197,14 +235,25 @@ def _claim(entry: Any, notebooks: Sequence[str]) -> Claim:
     return claim
 
 
+def _causes(entries: Sequence[Any], where: str) -> tuple[Cause, ...]:
+    causes = []
+    for entry in entries:
+        checked = _fields(entry, Cause, where)
+        if checked["what"] not in CAUSES:
+            hint = nearest(checked["what"], list(CAUSES)) or "pick one of them"
+            raise UnknownName(f"{where}: cause {checked['what']!r}", expected=f"one of {list(CAUSES)}", do=hint)
+        causes.append(Cause(**checked | {"control": _conditions(checked.get("control", []), where)}))
+    return tuple(causes)
+
+
 def _conditions(entries: Sequence[Any], where: str) -> tuple[Condition, ...]:
     conditions = tuple(Condition(**_fields(c, Condition, where)) for c in entries)
     for c in conditions:
-        if c.bounds is None and c.exact:
+        if c.bounds is None and (c.exact or c.margin):
             raise InvalidValue(
-                f"{where}: {c.key} is true, exact",
-                expected="`exact` with numbers only",
-                do="remove `exact`: truth values have no spread",
+                f"{where}: {c.key} is true, {'exact' if c.exact else 'margin'}",
+                expected="`exact` and `margin` with numbers only",
+                do="remove it: truth values have no spread and no margin",
             )
         if not records.KEY.fullmatch(c.key):
             raise InvalidValue(
@@ -232,7 +281,8 @@ def _fields(entry: Any, kind: type, where: str) -> dict[str, Any]:
         if not isinstance(value, wanted):
             hint = "put it in quotes" if wanted is str else f"write it as a {wanted.__name__}"
             raise InvalidValue(f"{where}: {name} = {value!r}", expected=f"a {wanted.__name__}", do=hint)
-    required = [n for n in ("id", "section", "statement", "notebook", "conditions", "key", "expect") if n in known]
+    needed = ("id", "section", "statement", "notebook", "conditions", "key", "expect", "what", "says")
+    required = [n for n in needed if n in known]
     if missing := [n for n in required if not entry.get(n)]:
         what = ", ".join(missing)
         raise BatchError(f"{where} has no {what}", expected="all of " + ", ".join(required), do=f"add {what}")
@@ -251,10 +301,12 @@ def judge(claim: Claim, recorded: Mapping[str, dict[str, Any]] | None, profile: 
         profile: the scale at which the records were made.
     """
     if claim.at_1024:
-        large = replace(claim, conditions=claim.at_1024, at_1024=(), scale="", later=True)  # runs may still be missing
-        return replace(
-            judge(replace(claim, at_1024=()), recorded, profile), claim=claim, at_1024=judge(large, recorded)
-        )
+        # Its runs may still be missing, and it has causes of its own.
+        large = replace(claim, conditions=claim.at_1024, at_1024=(), causes=claim.causes_at_1024, scale="", later=True)
+        here, there = judge(replace(claim, at_1024=()), recorded, profile), judge(large, recorded)
+        if here.why == UNEXPLAINED and there.verdict == REPRODUCED:
+            here = replace(here, why=HOLDS_AT_1024.format(REPRODUCED))
+        return replace(here, claim=claim, at_1024=there)
     if claim.scale == "paper" and profile != "paper":
         return Verdict(claim, PAPER_ONLY, claim.note)
     if recorded is None:
@@ -263,7 +315,17 @@ def judge(claim: Claim, recorded: Mapping[str, dict[str, Any]] | None, profile: 
     kinds = {f.verdict for f in findings}
     if NOT_YET in kinds:
         return Verdict(claim, NOT_YET, "; ".join(f"{f.condition.key}: {f.why}" for f in findings if f.why), findings)
-    return Verdict(claim, kinds.pop() if len(kinds) == 1 else PARTLY, "", findings)
+    verdict = kinds.pop() if len(kinds) == 1 else PARTLY
+    return Verdict(claim, verdict, "" if verdict == REPRODUCED else _why(claim, recorded), findings)
+
+
+def _why(claim: Claim, recorded: Mapping[str, dict[str, Any]]) -> str:
+    """The first cause of a failing claim whose control holds, in words."""
+    for cause in claim.causes:
+        found = [_examine(c, recorded, claim) for c in cause.control]
+        if all(f.verdict in (REPRODUCED, PARTLY) for f in found):
+            return f"{CAUSES[cause.what]}: {cause.says}" + " (argued)" * (not found)
+    return UNEXPLAINED
 
 
 def _examine(c: Condition, recorded: Mapping[str, dict[str, Any]], claim: Claim) -> Finding:
@@ -287,10 +349,10 @@ def _examine(c: Condition, recorded: Mapping[str, dict[str, Any]], claim: Claim)
         return lacking(f"recorded without a spread (n = {n})")
     if n < FEW:
         return lacking(f"a mean of {n} values, and means count from {FEW} on", missing=False)
-    half = 1.96 * spread / math.sqrt(n)
-    surely = min(c.effect(end) for end in record["interval"] or (value - half, value + half))
-    verdict = REPRODUCED if e > spread else PARTLY if surely > 0 else NOT_REPRODUCED
-    return Finding(c, verdict, e, spread, n, unit)
+    half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+    surely = min(c.effect(end) for end in record["interval"] or (value - half, value + half)) > 0
+    whole, half_way = (surely, e > 0) if c.margin else (surely and e > spread, surely)
+    return Finding(c, REPRODUCED if whole else PARTLY if half_way else NOT_REPRODUCED, e, spread, n, unit)
 
 
 def ledger(profile: str = "laptop") -> list[Verdict]:
@@ -302,4 +364,27 @@ def ledger(profile: str = "laptop") -> list[Verdict]:
             recorded[name] = records.read(figures_folder(profile) / name)
         except (OSError, StoreError):  # it has not run, or its records are damaged, which `hrlab figures` reports
             recorded[name] = None
-    return [judge(claim, recorded[claim.notebook], profile) for claim in claims]
+    return distinct([judge(claim, recorded[claim.notebook], profile) for claim in claims])
+
+
+def distinct(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Mark each claim whose evidence, and verdict, are part of another's: the same numbers against the same bounds.
+
+    Of two with the same evidence the earlier one counts.
+    """
+    evidence = [{_numbers(verdict, f) for f in verdict.findings} for verdict in verdicts]
+    marked = []
+    for i, verdict in enumerate(verdicts):
+        for j, other in enumerate(verdicts):
+            less = evidence[i] < evidence[j] or (evidence[i] == evidence[j] and j < i)
+            if evidence[i] and less and verdict.verdict == other.verdict and not verdict.restates:
+                verdict = replace(verdict, restates=other.claim.id)
+        marked.append(verdict)
+    return marked
+
+
+def _numbers(verdict: Verdict, finding: Finding) -> tuple:
+    """What a finding rests on. A number that two notebooks record under two names is still one number."""
+    if finding.effect is None or not finding.spread:
+        return verdict.claim.notebook, finding.condition.key, finding.condition.expect
+    return finding.effect, finding.spread, finding.n

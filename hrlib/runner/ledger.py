@@ -10,7 +10,7 @@ from .. import store
 from ..errors import StoreError
 from ..lab.place import figures_folder
 from . import claims
-from .claims import DECIDED, PAPER_ONLY, REPRODUCED, VERDICTS, Finding, Verdict
+from .claims import DECIDED, NOT_REPRODUCED, PAPER_ONLY, PARTLY, REPRODUCED, VERDICTS, Finding, Verdict
 
 ABOUT = (
     "Every statement of the paper that can be checked, and what the recorded numbers say of it. Verdicts are computed "
@@ -22,10 +22,13 @@ RULE = " ".join(claims.__doc__.split("The rule. ")[1].split())
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """How many claims have which verdict, in one line."""
-    count = Counter(v.verdict for v in verdicts)
+    """How many claims have which verdict, in one line; those that restate another are not counted."""
+    own = [v for v in verdicts if not v.restates]
+    count = Counter(v.verdict for v in own)
     said = lambda kind: kind if count[kind] == 1 else kind.replace("needs", "need")
-    total = "1 claim" if len(verdicts) == 1 else f"{len(verdicts)} claims"
+    total = "1 claim" if len(own) == 1 else f"{len(own)} claims"
+    if again := len(verdicts) - len(own):
+        total += f" (and {again} that {'restates' if again == 1 else 'restate'} others on the same numbers)"
     return f"{total}: " + ", ".join(f"{count[kind]} {said(kind)}" for kind in VERDICTS)
 
 
@@ -55,6 +58,14 @@ def at_1024(verdict: Verdict) -> str:
     return f"{said}: {shown}" + f", n = {n}" * bool(n)
 
 
+def reason(verdict: Verdict) -> str:
+    """Why a claim is not reproduced, or only partly, at either scale; "" if it is."""
+    parts = [verdict.why] * (verdict.verdict in (PARTLY, NOT_REPRODUCED))
+    if verdict.at_1024 and verdict.at_1024.verdict in (PARTLY, NOT_REPRODUCED):
+        parts.append(f"At 1024 px: {verdict.at_1024.why}")
+    return ". ".join(part[0].upper() + part[1:] for part in parts)
+
+
 def markdown(verdicts: Sequence[Verdict], profile: str) -> str:
     """The whole ledger as a page: the rule, the counts, and a table for each section."""
     lines = ["# The ledger of claims", "", ABOUT, "", RULE, "", f"Profile `{profile}`. {summary(verdicts)}."]
@@ -63,18 +74,20 @@ def markdown(verdicts: Sequence[Verdict], profile: str) -> str:
             "",
             f"## Section {section}",
             "",
-            *_head("claim", "verdict", "effect ± spread", "n", "at 1024 px", "paper"),
+            *_head("claim", "verdict", "effect ± spread", "n", "at 1024 px", "why", "paper"),
         ]
         for v in (v for v in verdicts if v.claim.section == section):
             note = f" *{v.claim.note}*" * bool(v.claim.note and v.verdict != PAPER_ONLY)
+            note += f" *The same numbers as {v.restates}; not counted.*" * bool(v.restates)
             shown = [f"`{f.condition.key}` {f.condition.expect}: {evidence(f)}" for f in v.findings] or [v.why]
             verdict, _, n = cells(v)
-            lines.append(_row(v.claim.statement + note, verdict, "<br>".join(shown), n, at_1024(v), v.claim.paper))
+            texts = (v.claim.statement + note, verdict, "<br>".join(shown), n, at_1024(v), reason(v), v.claim.paper)
+            lines.append(_row(*texts))
     return "\n".join(lines) + "\n"
 
 
 def with_block(readme: str, verdicts: Sequence[Verdict]) -> str:
-    """The README's text, with the counts and the decided claims between its two marks.
+    """The README's text, with the counts and the decided claims, restatements left out, between its two marks.
 
     Raises:
         StoreError: the marks are missing.
@@ -85,8 +98,9 @@ def with_block(readme: str, verdicts: Sequence[Verdict]) -> str:
         raise StoreError(
             "README.md lacks the lines <!-- claims --> and <!-- /claims -->", expected="both", do="put them back"
         )
-    rows = [_row(v.claim.section, v.claim.statement, *cells(v), at_1024(v)) for v in verdicts if v.verdict in DECIDED]
-    head = _head("paper", "claim", "verdict", "effect ± spread", "n", "at 1024 px")
+    shown = [v for v in verdicts if v.verdict in DECIDED and not v.restates]
+    rows = [_row(v.claim.section, v.claim.statement, *cells(v), at_1024(v), reason(v)) for v in shown]
+    head = _head("paper", "claim", "verdict", "effect ± spread", "n", "at 1024 px", "why")
     lines = [f"{summary(verdicts)}.", "", *head, *rows]
     return before + opened + "\n".join(lines) + "\n" + closed + after
 
@@ -103,7 +117,7 @@ def tidy(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """The ledger as plain data, one entry per claim, with effect, spread and n of its weakest condition."""
     return [
         _take(v.claim, "id", "section", "statement", "paper", "notebook", "scale", "note")
-        | _take(v, "verdict", "why")
+        | _take(v, "verdict", "why", "restates")
         | _take(v.weakest, "effect", "spread", "n")
         | {"conditions": _conditions(v)}
         | (
@@ -117,7 +131,8 @@ def tidy(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 
 def _conditions(verdict: Verdict) -> list[dict[str, Any]]:
     return [
-        _take(f.condition, "key", "expect", "exact") | _take(f, "verdict", "effect", "spread", "n", "unit", "why")
+        _take(f.condition, "key", "expect", "exact", "margin")
+        | _take(f, "verdict", "effect", "spread", "n", "unit", "why")
         for f in verdict.findings
     ]
 
