@@ -76,11 +76,11 @@ def wholes_of(worlds: dict[str, list[dict]]) -> str:
                 world,
                 r["line"],
                 str(r["steps"]),
-                f"{r['seconds']:.0f}",
-                f"1/{rows[0]['seconds'] / r['seconds']:.1f}",
+                f"{mean(r['seconds']):.0f}",
+                f"1/{mean(rows[0]['seconds']) / mean(r['seconds']):.1f}",
                 f"{mean(r['psnr']):.2f} ({min(r['psnr']):.1f})",
                 f"{mean(r['lpips']):.4f}",
-                str(r["n"]),
+                str(len(r["psnr"])),
             )
             for world, rows in worlds.items()
             for r in rows
