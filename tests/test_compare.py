@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hrlib.cli import app
-from hrlib.errors import BatchError
+from hrlib.errors import BatchError, StoreError
 from hrlib.lab.records import Records
 from hrlib.runner import compare
 from hrlib.runner.compare import ALONE, BEYOND, GONE, NEW, SAME, WITHIN
@@ -108,7 +108,13 @@ def test_against_a_commit(clone):
 
 
 def test_the_command_compares_the_committed_results(tmp_path):
-    said = CliRunner().invoke(app, ["compare", "05", "--page", str(tmp_path / "page.md")])
+    page = tmp_path / "page.md"
+    said = CliRunner().invoke(app, ["compare", "05", "--page", str(page)])
     assert said.exit_code == 0, said.output
     assert said.output.startswith("05_cross_domain_synthesis: ")
-    assert "## 05_cross_domain_synthesis" in (tmp_path / "page.md").read_text()
+    assert "## 05_cross_domain_synthesis" in page.read_text()
+    page.write_text("mine")
+    with pytest.raises(StoreError, match="is there already"):
+        CliRunner().invoke(app, ["compare", "05", "--page", str(page)], catch_exceptions=False)
+    assert page.read_text() == "mine"
+    assert CliRunner().invoke(app, ["compare", "05", "--page", str(page), "--force"]).exit_code == 0

@@ -206,6 +206,7 @@ def compare(
     notebooks: Names = None,
     against: Annotated[str, typer.Option(help="A commit, branch or tag.", metavar="COMMIT")] = "HEAD",
     page: Annotated[Path | None, typer.Option(help="Also write the comparison to this Markdown file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Hold the numbers in figures/ against the committed ones: what moved beyond its tolerance, and which verdicts."""
     from rich.console import Console
@@ -217,6 +218,7 @@ def compare(
     from ..runner.batch import find
 
     known = catalogue()
+    page = page and store.new(page, force=force)
     found = moves.compare([find(n, known) for n in notebooks or ()], revision=against)
     if page is not None:
         store.write_bytes(page, moves.markdown(found, against).encode())
