@@ -78,7 +78,9 @@ def lpips(a: Tensor, b: Tensor, world: str) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=list(WORLDS), action="append")
-    parser.add_argument("--groups", type=int, help="only the first groups of pictures of a world")
+    parser.add_argument(
+        "--groups", type=int, choices=range(1, 9), metavar="1..8", help="only the first groups of pictures of a world"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget what was measured on this machine")
     parser.add_argument("--device", default="auto")
     asked = parser.parse_args()
@@ -92,23 +94,21 @@ def main() -> None:
             print(f"{world}: left out; `make faces` installs its networks")
             continue
         G = weights.load_generator(generator, device)
-        before = [] if asked.fresh else here.get(world, [])
-        rows = here[world] = []
-        for line, steps, how in runs(world):
-            same = [row for row in before if (row["line"], row["steps"]) == (line, steps)]
-            rows.append(
-                same[0] if same else {"line": line, "steps": steps, "pictures": [], **{k: [] for k in MEASURED}}
-            )
+        before = {(row["line"], row["steps"]): row for row in ([] if asked.fresh else here.get(world, []))}
+        listed = list(runs(world))
+        empty = lambda line, steps: {"line": line, "steps": steps, "pictures": [], **{name: [] for name in MEASURED}}
+        rows = here[world] = [before.get((line, steps)) or empty(line, steps) for line, steps, _ in listed]
+        for row, (line, steps, how) in zip(rows, listed, strict=True):
             for group in groups[: asked.groups]:
-                if not set(group) <= set(rows[-1]["pictures"]):
+                if not set(group) & set(row["pictures"]):
                     x = torch.cat([picture(name, G.resolution) for name in group]).to(device)
                     image, seconds = invert_with(world, line, steps, how, x, device)
-                    found_now = {"seconds": [seconds], "psnr": metrics.psnr(image, x), "lpips": lpips(image, x, world)}
-                    rows[-1]["pictures"] += group
+                    measured = {"seconds": [seconds], "psnr": metrics.psnr(image, x), "lpips": lpips(image, x, world)}
+                    row["pictures"] += group
                     for name in MEASURED:
-                        rows[-1][name] += [float(value) for value in found_now[name]]
+                        row[name] += [float(value) for value in measured[name]]
                     store.write_json(RESULTS, found)
-            print(said(world, rows[-1], rows[0]), flush=True)
+            print(said(world, row, rows[0]), flush=True)
 
 
 def said(world: str, row: dict, reference: dict) -> str:

@@ -11,10 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator
 
 from hrlib import lab, store
@@ -92,7 +88,7 @@ def wholes_of(worlds: dict[str, list[dict]]) -> str:
 
 def growth(rows: dict[str, dict], file: Path) -> None:
     """Seconds and memory of a step over the picture's edge, and over the batch."""
-    fig, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
+    fig, axes = lab.subplots(1, 3, width=9, height=2.8)
     some = [r for r in rows.values() if r["task"] == "w+, n" and not r.get("bf16")]
     full = sorted((r for r in some if r["network"] == "full" and r["batch"] == 1), key=lambda r: r["size"])
     batches = sorted((r for r in some if r["network"] == "shipped"), key=lambda r: r["batch"])
@@ -113,7 +109,6 @@ def growth(rows: dict[str, dict], file: Path) -> None:
     axes[2].minorticks_off()
     axes[0].legend()
     fig.savefig(file, metadata={"Date": None})
-    plt.close(fig)
 
 
 def main() -> None:

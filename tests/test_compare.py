@@ -50,6 +50,8 @@ MEAN = {"value": 10.0, "n": 4, "spread": 2.0}
         ({"value": True}, {"value": False}, BEYOND),
         ({"value": True}, {"value": 1.0}, BEYOND),
         ({"value": "a"}, {"value": "b"}, BEYOND),
+        (MEAN, MEAN | {"n": 5}, BEYOND),
+        (MEAN, MEAN | {"unit": "dB"}, BEYOND),
         (None, MEAN, NEW),
         (MEAN, None, GONE),
         ({"value": 3.0, "volatile": True}, {"value": 9.0, "volatile": True}, None),
@@ -75,9 +77,15 @@ def test_a_verdict_that_turns_is_told_at_either_scale():
     told = compare.verdicts("02_loss_diagnostics", before, after)
     assert told == [("full-input-restores-detail at 1024 px", "reproduced", "partly")]
     one = compare.Comparison("02_loss_diagnostics", compare.changes(before, after), told)
-    assert one.moved and "3 the same, 1 beyond" in one.summary() and "reproduced -> partly" in one.summary()
+    assert (
+        [c.key for c in one.told] == [key]
+        and "3 the same, 1 beyond" in one.summary()
+        and "reproduced -> partly" in one.summary()
+    )
     assert "| `at_1024/reduced_minus_full/psnr` | beyond | -5 | 5 | ± 1 |" in compare.markdown([one])
-    assert not compare.Comparison("x", compare.changes(before, before), []).moved
+    assert not compare.Comparison("x", compare.changes(before, before), []).told
+    lone = compare.Comparison("x", compare.changes(recorded(k={"value": 1.0}), recorded(k={"value": 9.0})), [])
+    assert "| `k` | without a spread | 1 | 9 | ± 0.01 |" in compare.markdown([lone])
 
 
 @pytest.fixture
@@ -102,9 +110,25 @@ def test_against_a_commit(clone):
     (clone / "records.json").write_text(json.dumps(list(recorded(k=MEAN | {"value": 20.0}, new=MEAN).values())))
     (found,) = compare.compare(["00_start_here"])
     assert [c.kind for c in found.changes] == [BEYOND, NEW]
-    assert compare.compare(["01_style_inr_gan"]) == [], "without results there is nothing to compare"
+    (none,) = compare.compare(["01_style_inr_gan"])
+    assert none.summary() == "01_style_inr_gan: 0 numbers"
+    (clone / "records.json").unlink()
+    (gone,) = compare.compare(["00_start_here"])
+    assert [c.kind for c in gone.changes] == [GONE]
     with pytest.raises(BatchError, match="no commit 'nowhere'"):
         compare.compare(revision="nowhere")
+
+
+@pytest.mark.parametrize("text", ["{[", '{"a": 1}', '[{"key": "a"}]', '[{"key": "a", "value": 1.0, "m": 2}]'])
+def test_damaged_commits_are_told(clone, text):
+    (clone / "records.json").write_text(text)
+    git = ["git", "-C", clone, "-c", "user.name=a", "-c", "user.email=b", "commit", "-qam", "x"]
+    subprocess.run(git, check=True, capture_output=True)
+    (clone / "records.json").write_text(json.dumps(list(recorded(k=MEAN).values())))
+    with pytest.raises(StoreError, match=r"HEAD:\./figures/00_start_here/records\.json is not a list"):
+        compare.compare(["00_start_here"])
+    old = compare.compare(["00_start_here"], revision="HEAD~1")
+    assert [c.kind for c in old[0].changes] == [SAME]
 
 
 def test_the_command_compares_the_committed_results(tmp_path):
@@ -117,4 +141,10 @@ def test_the_command_compares_the_committed_results(tmp_path):
     with pytest.raises(StoreError, match="is there already"):
         CliRunner().invoke(app, ["compare", "05", "--page", str(page)], catch_exceptions=False)
     assert page.read_text() == "mine"
-    assert CliRunner().invoke(app, ["compare", "05", "--page", str(page), "--force"]).exit_code == 0
+    assert (
+        CliRunner()
+        .invoke(app, ["compare", "05", "05_cross_domain_synthesis", "--page", str(page), "--force"])
+        .exit_code
+        == 0
+    )
+    assert page.read_text().count("## 05_cross_domain_synthesis") == 1

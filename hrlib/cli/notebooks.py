@@ -127,8 +127,8 @@ def _report_moves(ran: list[str], profile: Profile) -> None:
     print("\nbeside the committed numbers:")
     for one in found:
         print(f"  {one.summary()}")
-    moved = [one.notebook for one in found if one.moved]
-    print(f"  see what moved: hrlab compare {' '.join(moved)}" if moved else "  nothing moved beyond its tolerance")
+    told = [one.notebook for one in found if one.told or one.verdicts]
+    print(f"  which they are: hrlab compare {' '.join(told)}" if told else "  nothing moved beyond its tolerance")
 
 
 @app.command()
@@ -178,18 +178,15 @@ def claims(
     if readme and profile != Profile.laptop:
         raise typer.BadParameter("README.md shows the laptop profile", param_hint="--readme")
     verdicts = judged(profile.value)
-    if readme:
-        path = root() / "README.md"
-        store.write_bytes(path, ledger.with_block(path.read_text(encoding="utf-8"), verdicts).encode())
     chosen = [v for v in verdicts if not section or f"{v.claim.section}-".startswith(f"{section}-")]
-    if not chosen:
+    if verdicts and not chosen:
         known = list(dict.fromkeys(v.claim.section for v in verdicts))
         hint = nearest(section, known) or "leave out --section to see all claims"
         raise UnknownName(f"section {section!r}", expected=f"one of {known}", do=hint)
     table = Table(Column("section", no_wrap=True), show_lines=True, expand=True)
     widths = {"claim": 5, "verdict": 2, "effect ± spread": 3, "n": None, "at 1024 px": 3, "why": 4, "paper": 3}
     for name, ratio in widths.items():
-        table.add_column(name, ratio=ratio, overflow="fold")
+        table.add_column(name, ratio=ratio, overflow="fold", min_width=10 if name == "verdict" else None)
     for v in chosen:
         named = f"[bold]{v.claim.id}[/bold]\n{escape(v.claim.statement)}"
         texts = (*ledger.cells(v), ledger.at_1024(v), ledger.reason(v), v.claim.paper)
@@ -199,6 +196,9 @@ def claims(
     if problems := [p for v in chosen for p in v.problems]:
         print("\n".join(problems), file=sys.stderr)
         raise typer.Exit(1)
+    if readme:
+        path = root() / "README.md"
+        store.write_bytes(path, ledger.with_block(path.read_text(encoding="utf-8"), verdicts).encode())
 
 
 @app.command()
@@ -214,20 +214,21 @@ def compare(
 
     from .. import store
     from ..lab.notebook import catalogue
+    from ..lab.place import figures_folder
     from ..runner import compare as moves
     from ..runner.batch import find
 
     known = catalogue()
-    page = page and store.new(page, force=force)
-    found = moves.compare([find(n, known) for n in notebooks or ()], revision=against)
+    names = list(dict.fromkeys(find(n, known) for n in notebooks or ()))
+    found = moves.compare(names, revision=against)
     if page is not None:
-        store.write_bytes(page, moves.markdown(found, against).encode())
+        results = figures_folder("laptop").rglob("*")
+        store.write_bytes(store.new(page, force=force, source=results), moves.markdown(found, against).encode())
     table = Table(Column("number", overflow="fold"), "moved", "before", "after", "tolerance")
     for one in found:
         print(one.summary())
-        for change in one.changes:
-            if change.kind in (moves.BEYOND, moves.NEW, moves.GONE):
-                table.add_row(f"{one.notebook[:2]} {change.key}", *moves.shown(change)[1:])
+        for change in one.told:
+            table.add_row(f"{one.notebook[:2]} {change.key}", *moves.shown(change)[1:])
     if table.row_count:
         Console(markup=False).print(table)
 

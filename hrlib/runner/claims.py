@@ -2,14 +2,16 @@
 
 The rule. A condition's effect e is how far the recorded mean lies beyond the point of indifference (0, or the bound
 that the condition names), in the direction that the paper states. The condition is *reproduced* when e exceeds the
-spread, which is the standard deviation over images or seeds, and the 95 % interval of the mean (the recorded one, else
-the t quantile times spread / sqrt n each way) excludes indifference; *partly* when only the interval does; *not
-reproduced* in every other case, a wrong sign included. A condition may state a null: that nothing much happens, within
-a margin. It is *reproduced* when the whole interval lies within the margin, *partly* when only the mean does, else *not
-reproduced*. Means count from n = 4 on; exact counts and truth values need no spread. A claim is *reproduced* when all
-its conditions are, *not reproduced* when all are not, and *partly* otherwise. A claim has a second verdict, by the same
-rule, where recorded runs at 1024 pixels can decide it. A claim that says what another says of the same numbers is shown
-but not counted. For a claim that fails, the first cause whose control holds says why; a control is a condition, too.
+spread, which is the standard deviation over images or seeds, and the 95 % interval of the mean (the t quantile times
+spread / sqrt n each way, or the recorded bootstrap where that is wider) excludes indifference; *partly* when only the
+interval does; *not reproduced* in every other case, a wrong sign included. A condition may state a null: that nothing
+much happens, within a margin. It is *reproduced* when the whole interval lies within the margin, *partly* when only the
+mean does, else *not reproduced*. Means count from n = 4 on; exact counts and truth values need no spread. A claim is
+*reproduced* when all its conditions are, *not reproduced* when all are not, and *partly* otherwise. A claim has a
+second verdict, by the same rule, where recorded runs at 1024 pixels can decide it. A claim that says what another says
+of the same numbers is shown but not counted. For a claim that fails, the first cause whose control holds says why; a
+control is a condition, too, and a cause without one is argued. If none holds, the entry says whether the claim is
+reproduced at 1024 pixels, which is no cause: there all networks are others.
 """
 
 # Entries are checked by hand: pydantic would replace the twenty lines of `_fields`, but its errors would have to be
@@ -44,7 +46,7 @@ CAUSES = {  # what may be the reason that a claim fails
     "method": "the method",
     "paper": "the paper",
 }
-HOLDS_AT_1024 = "the small world or its networks: at 1024 pixels, on faces as FFHQ's, it is {}"
+HOLDS_AT_1024 = "no control here; with the networks at 1024 pixels it is reproduced"
 UNEXPLAINED = "no control has told yet"
 
 _NUMBER = r"([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)"
@@ -172,6 +174,7 @@ class Verdict:
         why: why there is no verdict yet, or why it is not *reproduced*.
         at_1024: the same for the recorded runs at 1024 pixels; None if the claim has no conditions on them.
         restates: the id of another claim that says the same of the same numbers; "" if there is none.
+        faults: what is wrong with the records besides the findings.
     """
 
     claim: Claim
@@ -180,6 +183,7 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     at_1024: Verdict | None = None
     restates: str = ""
+    faults: tuple[str, ...] = ()
 
     @property
     def weakest(self) -> Finding | None:
@@ -190,9 +194,9 @@ class Verdict:
 
     @property
     def problems(self) -> list[str]:
-        """What the notebook should have recorded but did not; none for a claim marked `later`."""
-        lacking = [f for f in self.findings if f.missing and not self.claim.later]
-        return [f"{self.claim.id}: {f.condition.key}: {f.why}" for f in lacking]
+        """What is damaged, and what the notebook should have recorded but did not (if not marked `later`)."""
+        lacking = [f"{f.condition.key}: {f.why}" for f in self.findings if f.missing]
+        return [f"{self.claim.id}: {text}" for text in (*self.faults, *lacking) if not self.claim.later]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -230,6 +234,9 @@ def _claim(entry: Any, notebooks: Sequence[str]) -> Claim:
                 expected=f"one of {list(valid)}",
                 do=nearest(str(value), list(valid)) or f"pick a {name} that exists",
             )
+    if claim.causes_at_1024 and not claim.at_1024:
+        what, hint = f"{where}: causes_at_1024 without at_1024", "add conditions at 1024 pixels, or remove the causes"
+        raise InvalidValue(what, expected="both, or neither", do=hint)
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", claim.id):
         raise InvalidValue(where, expected='an id of lower-case words joined by "-"', do="rename the claim")
     return claim
@@ -249,11 +256,11 @@ def _causes(entries: Sequence[Any], where: str) -> tuple[Cause, ...]:
 def _conditions(entries: Sequence[Any], where: str) -> tuple[Condition, ...]:
     conditions = tuple(Condition(**_fields(c, Condition, where)) for c in entries)
     for c in conditions:
-        if c.bounds is None and (c.exact or c.margin):
+        if (c.bounds is None and (c.exact or c.margin)) or (c.exact and c.margin):
             raise InvalidValue(
-                f"{where}: {c.key} is true, {'exact' if c.exact else 'margin'}",
-                expected="`exact` and `margin` with numbers only",
-                do="remove it: truth values have no spread and no margin",
+                f"{where}: {c.key} {c.expect}" + ", exact" * c.exact + ", margin" * c.margin,
+                expected="`exact` or `margin`, with numbers only",
+                do="remove it: truth values and exact numbers have no margin, and truth values no spread",
             )
         if not records.KEY.fullmatch(c.key):
             raise InvalidValue(
@@ -292,12 +299,13 @@ def _fields(entry: Any, kind: type, where: str) -> dict[str, Any]:
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 
-def judge(claim: Claim, recorded: Mapping[str, dict[str, Any]] | None, profile: str = "laptop") -> Verdict:
+def judge(claim: Claim, recorded: Mapping[str, dict[str, Any]] | StoreError | None, profile: str = "laptop") -> Verdict:
     """Apply the rule (see the head of this module) to one claim.
 
     Args:
         claim: what the paper states.
-        recorded: key -> record of the claim's notebook (`records.read`); None if it has not run.
+        recorded: key -> record of the claim's notebook (`records.read`); None if it has not run; the error if its
+            records are damaged.
         profile: the scale at which the records were made.
     """
     if claim.at_1024:
@@ -305,18 +313,22 @@ def judge(claim: Claim, recorded: Mapping[str, dict[str, Any]] | None, profile: 
         large = replace(claim, conditions=claim.at_1024, at_1024=(), causes=claim.causes_at_1024, scale="", later=True)
         here, there = judge(replace(claim, at_1024=()), recorded, profile), judge(large, recorded)
         if here.why == UNEXPLAINED and there.verdict == REPRODUCED:
-            here = replace(here, why=HOLDS_AT_1024.format(REPRODUCED))
+            here = replace(here, why=HOLDS_AT_1024)
         return replace(here, claim=claim, at_1024=there)
     if claim.scale == "paper" and profile != "paper":
         return Verdict(claim, PAPER_ONLY, claim.note)
     if recorded is None:
         return Verdict(claim, NOT_YET, f"{claim.notebook} has not run at {profile}")
+    if isinstance(recorded, StoreError):
+        return Verdict(claim, NOT_YET, recorded.got, faults=(recorded.got,))
     findings = tuple(_examine(c, recorded, claim) for c in claim.conditions)
     kinds = {f.verdict for f in findings}
     if NOT_YET in kinds:
         return Verdict(claim, NOT_YET, "; ".join(f"{f.condition.key}: {f.why}" for f in findings if f.why), findings)
     verdict = kinds.pop() if len(kinds) == 1 else PARTLY
-    return Verdict(claim, verdict, "" if verdict == REPRODUCED else _why(claim, recorded), findings)
+    controls = [_examine(c, recorded, claim) for cause in claim.causes for c in cause.control]
+    faults = tuple(f"control {f.condition.key}: {f.why}" for f in controls if f.missing)
+    return Verdict(claim, verdict, "" if verdict == REPRODUCED else _why(claim, recorded), findings, faults=faults)
 
 
 def _why(claim: Claim, recorded: Mapping[str, dict[str, Any]]) -> str:
@@ -350,7 +362,7 @@ def _examine(c: Condition, recorded: Mapping[str, dict[str, Any]], claim: Claim)
     if n < FEW:
         return lacking(f"a mean of {n} values, and means count from {FEW} on", missing=False)
     half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
-    surely = min(c.effect(end) for end in record["interval"] or (value - half, value + half)) > 0
+    surely = min(c.effect(end) for end in (value - half, value + half, *(record["interval"] or ()))) > 0
     whole, half_way = (surely, e > 0) if c.margin else (surely and e > spread, surely)
     return Finding(c, REPRODUCED if whole else PARTLY if half_way else NOT_REPRODUCED, e, spread, n, unit)
 
@@ -362,8 +374,10 @@ def ledger(profile: str = "laptop") -> list[Verdict]:
     for name in {claim.notebook for claim in claims}:
         try:
             recorded[name] = records.read(figures_folder(profile) / name)
-        except (OSError, StoreError):  # it has not run, or its records are damaged, which `hrlab figures` reports
+        except OSError:  # it has not run
             recorded[name] = None
+        except StoreError as e:
+            recorded[name] = e
     return distinct([judge(claim, recorded[claim.notebook], profile) for claim in claims])
 
 
@@ -377,10 +391,15 @@ def distinct(verdicts: Sequence[Verdict]) -> list[Verdict]:
     for i, verdict in enumerate(verdicts):
         for j, other in enumerate(verdicts):
             less = evidence[i] < evidence[j] or (evidence[i] == evidence[j] and j < i)
-            if evidence[i] and less and verdict.verdict == other.verdict and not verdict.restates:
+            if evidence[i] and less and _verdicts(verdict) == _verdicts(other) and not verdict.restates:
                 verdict = replace(verdict, restates=other.claim.id)
         marked.append(verdict)
     return marked
+
+
+def _verdicts(verdict: Verdict) -> tuple[str, str]:
+    """At both scales; "" where a claim has none."""
+    return verdict.verdict, verdict.at_1024.verdict if verdict.at_1024 else ""
 
 
 def _numbers(verdict: Verdict, finding: Finding) -> tuple:

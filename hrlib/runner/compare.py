@@ -3,11 +3,12 @@
 Another processor rounds otherwise, and hundreds of steps of Adam enlarge that, so a repeated run never gives the same
 digits. A number is *within* its tolerance when it moved by no more than half of its 95 % interval: where a mean over
 other pictures could lie as well. Without an interval that half is the t quantile times spread / sqrt n. Any number may
-move by one part in a hundred, truth values and words not at all. A number *without a spread* (of one picture, one run)
-that moved by more decides nothing: it has no measure of how far it may. Seconds and peak memory differ from machine to
+move by one part in a hundred, truth values and words not at all. A number *without a spread* that moved by more
+decides nothing: it has no measure of how far it may. Seconds and peak memory differ from machine to
 machine and are left out.
 
-The claims are judged by today's rule on both sides, so that a verdict that changed says: the numbers moved.
+A number over other pictures or in another unit is not the same number, and counts as moved beyond. The claims are
+judged by today's rule on both sides, so that a verdict that changed says: the numbers or their spreads did.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import BatchError
+from ..errors import BatchError, InvalidValue, StoreError
 from ..lab import records
 from ..lab.notebook import catalogue
 from ..lab.place import figures_folder, git
@@ -66,16 +67,16 @@ class Comparison:
     verdicts: Sequence[tuple[str, str, str]]
 
     @property
-    def moved(self) -> bool:
-        """Whether a number moved beyond its tolerance, came or went, or a verdict changed."""
-        return bool(self.verdicts) or any(c.kind in (BEYOND, NEW, GONE) for c in self.changes)
+    def told(self) -> list[Change]:
+        """What a reader should look at: all but what is the same or within its tolerance."""
+        return [c for c in self.changes if c.kind not in (SAME, WITHIN)]
 
     def summary(self) -> str:
         """One line: how many numbers are the same, within their tolerance, beyond it; and the changed verdicts."""
         count = Counter(c.kind for c in self.changes)
         parts = [f"{count[kind]} {kind}" for kind in KINDS if count[kind]]
         parts += [f"{claim}: {before} -> {after}" for claim, before, after in self.verdicts]
-        return f"{self.notebook}: {len(self.changes)} numbers, " + ", ".join(parts)
+        return f"{self.notebook}: " + ", ".join([f"{len(self.changes)} numbers", *parts])
 
 
 def tolerance(record: Mapping[str, Any]) -> float:
@@ -105,7 +106,9 @@ def changes(before: Recorded, after: Recorded) -> list[Change]:
             found.append(Change(key, NEW if old is None else GONE, *values, unit=(old or new)["unit"]))
             continue
         a, b, may = old["value"], new["value"], tolerance(old)
-        if any(isinstance(v, (bool, str)) for v in (a, b)):
+        if any(old[name] != new[name] for name in ("n", "unit")):
+            kind = BEYOND
+        elif any(isinstance(v, (bool, str)) for v in (a, b)):
             kind = SAME if a == b and type(a) is type(b) else BEYOND
         else:
             far = ALONE if old["spread"] is None else BEYOND
@@ -127,16 +130,31 @@ def verdicts(notebook: str, before: Recorded, after: Recorded) -> list[tuple[str
 
 
 def committed(notebook: str, revision: str = "HEAD") -> Recorded | None:
-    """The records of a notebook's laptop results in a commit; None if it has none there."""
-    text = git("show", f"{revision}:figures/{notebook}/{records.FILE}")
-    return None if text is None else {row["key"]: {"interval": None, **row} for row in json.loads(text)}
+    """The records of a notebook's laptop results in a commit; None if it has none there.
+
+    Raises:
+        StoreError: they are damaged there.
+    """
+    place = f"{revision}:./figures/{notebook}/{records.FILE}"
+    if (text := git("show", place)) is None:
+        return None
+    kept = records.Records()
+    try:
+        for row in json.loads(text):
+            kept.add(**row)
+    except (TypeError, ValueError, InvalidValue) as e:
+        what = f"{place} is not a list of records ({e})"
+        raise StoreError(what, expected="the file that run.finish() wrote", do="compare with another commit") from e
+    return {row["key"]: row for row in kept.rows()}
 
 
 def compare(notebooks: Iterable[str] = (), *, revision: str = "HEAD") -> list[Comparison]:
-    """Hold the laptop results of notebooks (default: of all that have some) against those of a commit.
+    """Hold the laptop results of notebooks (default: of all) against those of a commit.
+
+    Where one side has none, all numbers are new, or gone; where both have none, there are no changes.
 
     Raises:
-        BatchError: there is no such commit, or no git.
+        BatchError: there is no such commit, or no git. StoreError: damaged records.
     """
     if git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}") is None:
         raise BatchError(
@@ -146,10 +164,10 @@ def compare(notebooks: Iterable[str] = (), *, revision: str = "HEAD") -> list[Co
         )
     found = []
     for name in notebooks or catalogue():
-        folder, before = figures_folder("laptop") / name, committed(name, revision)
-        if before is not None and (folder / records.FILE).exists():
-            after = records.read(folder)
-            found.append(Comparison(name, changes(before, after), verdicts(name, before, after)))
+        folder, before = figures_folder("laptop") / name, committed(name, revision) or {}
+        after = records.read(folder) if (folder / records.FILE).exists() else {}
+        turned = verdicts(name, before, after) if before and after else ()
+        found.append(Comparison(name, changes(before, after), turned))
     return found
 
 
@@ -167,7 +185,7 @@ def markdown(found: Sequence[Comparison], revision: str = "HEAD") -> str:
     lines += [f"Committed: `{revision}`.", ""]
     for one in found:
         lines += [f"## {one.notebook}", "", one.summary() + ".", ""]
-        if rows := [shown(c) for c in one.changes if c.kind in (BEYOND, NEW, GONE)]:
+        if rows := [shown(c) for c in one.told]:
             lines += ["| number | moved | before | after | tolerance |", "| --- | --- | --- | --- | --- |"]
             lines += ["| " + " | ".join((f"`{key}`", *rest)) + " |" for key, *rest in rows] + [""]
     return "\n".join(lines)

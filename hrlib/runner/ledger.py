@@ -38,8 +38,9 @@ def evidence(finding: Finding) -> str:
         return finding.why
     if finding.condition.bounds is None:
         return "true" if finding.verdict == REPRODUCED else "false"
-    spread = "exactly" if finding.spread is None else f"± {finding.spread:.2g}"
-    return f"{finding.effect:+.3g} {spread} {finding.unit}".rstrip()
+    plain = lambda value, digits: f"{value:.{digits}g}" if abs(value) < 100 else f"{value:.0f}"
+    spread = "exactly" if finding.spread is None else f"± {plain(finding.spread, 2)}"
+    return f"{'+' * (finding.effect >= 0)}{plain(finding.effect, 3)} {spread} {finding.unit}".rstrip()
 
 
 def cells(verdict: Verdict) -> tuple[str, str, str]:
