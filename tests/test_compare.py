@@ -74,7 +74,8 @@ def test_a_verdict_that_turns_is_told_at_either_scale():
         **small, **{key: row | {"value": -5.0}, "at_1024/full_minus_regularised/psnr": row | {"value": 5}}
     )
     after = before | recorded(**{key: row | {"value": 5.0}})
-    told = compare.verdicts("02_loss_diagnostics", before, after)
+    stated = [claim for claim in compare.claims.load() if claim.notebook == "02_loss_diagnostics"]
+    told = compare.verdicts(stated, before, after)
     assert told == [("full-input-restores-detail at 1024 px", "reproduced", "partly")]
     one = compare.Comparison("02_loss_diagnostics", compare.changes(before, after), told)
     assert (

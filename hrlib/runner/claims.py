@@ -27,8 +27,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t
-
 from ..errors import BatchError, InvalidValue, StoreError, UnknownName, nearest
 from ..lab import records, yamls
 from ..lab.notebook import planned
@@ -326,18 +324,24 @@ def judge(claim: Claim, recorded: Mapping[str, dict[str, Any]] | StoreError | No
     if NOT_YET in kinds:
         return Verdict(claim, NOT_YET, "; ".join(f"{f.condition.key}: {f.why}" for f in findings if f.why), findings)
     verdict = kinds.pop() if len(kinds) == 1 else PARTLY
-    controls = [_examine(c, recorded, claim) for cause in claim.causes for c in cause.control]
-    faults = tuple(f"control {f.condition.key}: {f.why}" for f in controls if f.missing)
-    return Verdict(claim, verdict, "" if verdict == REPRODUCED else _why(claim, recorded), findings, faults=faults)
+    tried = [(cause, [_examine(c, recorded, claim) for c in cause.control]) for cause in claim.causes]
+    faults = tuple(f"control {f.condition.key}: {f.why}" for _, found in tried for f in found if f.missing)
+    return Verdict(claim, verdict, "" if verdict == REPRODUCED else _why(tried), findings, faults=faults)
 
 
-def _why(claim: Claim, recorded: Mapping[str, dict[str, Any]]) -> str:
-    """The first cause of a failing claim whose control holds, in words."""
-    for cause in claim.causes:
-        found = [_examine(c, recorded, claim) for c in cause.control]
+def _why(tried: Sequence[tuple[Cause, Sequence[Finding]]]) -> str:
+    """The first cause whose control holds, in words; tried: the causes, and what their controls found."""
+    for cause, found in tried:
         if all(f.verdict in (REPRODUCED, PARTLY) for f in found):
             return f"{CAUSES[cause.what]}: {cause.says}" + " (argued)" * (not found)
     return UNEXPLAINED
+
+
+def half_width(spread: float, n: int) -> float:
+    """Half of the 95 % t interval of a mean of n values, 2 or more, with this standard deviation."""
+    from scipy.stats import t  # here: it takes half a second to load, and every command about notebooks imports this
+
+    return float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
 
 
 def _examine(c: Condition, recorded: Mapping[str, dict[str, Any]], claim: Claim) -> Finding:
@@ -361,7 +365,7 @@ def _examine(c: Condition, recorded: Mapping[str, dict[str, Any]], claim: Claim)
         return lacking(f"recorded without a spread (n = {n})")
     if n < FEW:
         return lacking(f"a mean of {n} values, and means count from {FEW} on", missing=False)
-    half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+    half = half_width(spread, n)
     surely = min(c.effect(end) for end in (value - half, value + half, *(record["interval"] or ()))) > 0
     whole, half_way = (surely, e > 0) if c.margin else (surely and e > spread, surely)
     return Finding(c, REPRODUCED if whole else PARTLY if half_way else NOT_REPRODUCED, e, spread, n, unit)

@@ -81,8 +81,6 @@ class Comparison:
 
 def tolerance(record: Mapping[str, Any]) -> float:
     """How far a number may move; see the head of this module."""
-    from scipy.stats import t  # here: it takes half a second to load
-
     value, n, spread, interval = (record[k] for k in ("value", "n", "spread", "interval"))
     if isinstance(value, (bool, str)):
         return 0.0
@@ -90,7 +88,7 @@ def tolerance(record: Mapping[str, Any]) -> float:
     if interval is not None and all(map(math.isfinite, interval)):
         half = (interval[1] - interval[0]) / 2
     elif spread is not None and n > 1:
-        half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+        half = claims.half_width(spread, n)
     return max(half, LEAST * abs(value))
 
 
@@ -99,7 +97,7 @@ def changes(before: Recorded, after: Recorded) -> list[Change]:
     found = []
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
-        if (old or new)["volatile"] or (new or old)["volatile"]:
+        if any(side["volatile"] for side in (old, new) if side):
             continue
         if old is None or new is None:
             values = (old and old["value"], new and new["value"])
@@ -117,15 +115,14 @@ def changes(before: Recorded, after: Recorded) -> list[Change]:
     return found
 
 
-def verdicts(notebook: str, before: Recorded, after: Recorded) -> list[tuple[str, str, str]]:
-    """(claim, verdict before, verdict after) of each claim of a notebook whose verdict changed, at either scale."""
+def verdicts(stated: Iterable[claims.Claim], before: Recorded, after: Recorded) -> list[tuple[str, str, str]]:
+    """(claim, verdict before, verdict after) of each of a notebook's claims whose verdict changed, at either scale."""
     found = []
-    for claim in claims.load():
-        if claim.notebook == notebook:
-            old, new = claims.judge(claim, before), claims.judge(claim, after)
-            found.append((claim.id, old.verdict, new.verdict))
-            if old.at_1024 and new.at_1024:
-                found.append((f"{claim.id} at 1024 px", old.at_1024.verdict, new.at_1024.verdict))
+    for claim in stated:
+        old, new = claims.judge(claim, before), claims.judge(claim, after)
+        found.append((claim.id, old.verdict, new.verdict))
+        if old.at_1024 and new.at_1024:
+            found.append((f"{claim.id} at 1024 px", old.at_1024.verdict, new.at_1024.verdict))
     return [each for each in found if each[1] != each[2]]
 
 
@@ -162,11 +159,12 @@ def compare(notebooks: Iterable[str] = (), *, revision: str = "HEAD") -> list[Co
             expected="a clone of the repository, and a commit, branch or tag in it",
             do="name one that `git log` lists; an unpacked archive has none",
         )
-    found = []
+    found, stated = [], claims.load()
     for name in notebooks or catalogue():
         folder, before = figures_folder("laptop") / name, committed(name, revision) or {}
         after = records.read(folder) if (folder / records.FILE).exists() else {}
-        turned = verdicts(name, before, after) if before and after else ()
+        own = [claim for claim in stated if claim.notebook == name]
+        turned = verdicts(own, before, after) if before and after else ()
         found.append(Comparison(name, changes(before, after), turned))
     return found
 
