@@ -14,6 +14,8 @@ procedural world has: the parameters of every picture. The latent z of a picture
 From a source model, the warm start regresses the new domain's pictures from the z of the same people in the source's
 domain. This keeps the layout of the latent space.
 
+A source of half the resolution grows (growth.py).
+
 With `backbone_from`, only the layers below RGB come from another network. The new RGB layers then first learn to draw
 that network's own pictures (`teach_images`): otherwise the critic, which already knows faces, wins before they begin.
 
@@ -37,7 +39,7 @@ from .. import fid, nets, weights
 from ..errors import InvalidValue, LayoutMismatch, ShapeError, UnknownName, nearest, number
 from ..nets import Discriminator
 from ..store import fingerprint
-from . import augment, checkpoints, loop
+from . import augment, checkpoints, growth, loop
 from .gan_measures import CHUNK, drawn, pooled_features
 from .picture_sets import PictureSet
 from .recipe import MOST, GanRecipe
@@ -151,6 +153,11 @@ def _begin(recipe: GanRecipe, G: nn.Module, D: Discriminator) -> str:
         return "random weights"
     source, critic = pair(name)
     named = f"{name} ({fingerprint(source.state_dict())[:8]}, {fingerprint(critic.state_dict())[:8]})"
+    if recipe.source and source.resolution != recipe.resolution:
+        growth.check(source, recipe.resolution, name)
+        growth.enlarge(source, G, name)
+        growth.reduce(critic, D, name)
+        return f"all layers from {named}, grown to {recipe.resolution} px"
     weights.load_strictly(D, critic.state_dict(), f"the discriminator of {name}")
     if recipe.source:
         if type(source) is not type(G):

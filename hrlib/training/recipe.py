@@ -63,7 +63,7 @@ class GanRecipe(Recipe):
     """
 
     network: str = "style_inr"  # or "stylegan2"
-    source: str | None = None  # fine-tune all layers of this generator and its discriminator
+    source: str | None = None  # fine-tune all layers of this pair; one of half the resolution grows (growth.py)
     backbone_from: str | None = None  # take the layers that StyleGAN2 and Style-INR-GAN share from this pair
     # Architecture
     resolution: int = 128

@@ -59,6 +59,26 @@ DOMAIN = replace(
 
 GANS = {
     SOURCE: ShippedGan("portraits/photo", PEOPLE, PEOPLE, BASE),
+    # The same people at twice the resolution: what is new are strands, pores and edges, so the other layers learn slowly.
+    "portraits_inr256": ShippedGan(
+        "portraits/photo",
+        PEOPLE,
+        3_000,
+        replace(
+            DOMAIN,
+            resolution=256,
+            channels=BASE.channels | {256: 16},
+            batch=8,
+            warm_images=1_600,
+            warm_set=1_000,
+            total_images=5_600,
+            lr=0.002,
+            r1_gamma=1.0,
+            bf16=False,
+            ema_images=1_500,
+            anchor=2.0,
+        ),
+    ),
     "portraits_sg128": ShippedGan(
         "portraits/photo",
         PEOPLE,
