@@ -157,6 +157,22 @@ METRICS = {
     "excess_energy": ("excess energy", spectra.excess_energy),
     "incoherent_energy": ("incoherent energy", spectra.incoherent_energy),
     "coherence": ("coherence of the fine texture", spectra.coherence),
+    # what a loss whose input is reduced to half cannot see, and what it can
+    "excess_above_quarter": (
+        "excess energy above 1/4 cycle per pixel",
+        functools.partial(spectra.excess_energy, cutoff=0.25),
+    ),
+    "incoherent_above_quarter": (
+        "incoherent energy above 1/4 cycle per pixel",
+        functools.partial(spectra.incoherent_energy, cutoff=0.25),
+    ),
+    "coherence_above_quarter": (
+        "coherence above 1/4 cycle per pixel",
+        functools.partial(spectra.coherence, cutoff=0.25),
+    ),
+    "psnr_below_quarter": ("PSNR up to 1/4 cycle per pixel (dB)", lambda a, b: spectra.psnr_split(a, b, 2)[0]),
+    "psnr_above_quarter": ("PSNR above 1/4 cycle per pixel (dB)", lambda a, b: spectra.psnr_split(a, b, 2)[1]),
+    "grain": ("grain on smooth surfaces", spectra.grain),
     "low_lost": ("error energy below 1/8 cycle per pixel, relative", lambda a, b: spectra.share_lost(a, b)[0]),
     "high_lost": ("error energy from 1/8 cycle per pixel on, relative", lambda a, b: spectra.share_lost(a, b)[1]),
     "roughness": ("roughness", spectra.roughness),

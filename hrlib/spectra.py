@@ -50,6 +50,23 @@ def artefact_energy(recon: Tensor, target: Tensor, factor: int = 4) -> np.ndarra
     return (power * band).sum(dim=(2, 3)).mean(1).cpu().numpy()
 
 
+def psnr_split(recon: Tensor, target: Tensor, factor: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """PSNR in dB of the error below and above the Nyquist frequency of a `factor`-fold reduced image: ([N], [N]).
+
+    The second is `artefact_energy` on the scale of PSNR. The first tells whether two losses reproduce equally well what
+    both can see; PSNR itself mixes the two. A Hann window weighs the middle of the pictures, so the energies of the two
+    parts add up to the windowed error, not to that behind `metrics.psnr`. Infinite where a part has no error.
+
+    Raises:
+        ShapeError: as `artefact_energy`.
+    """
+    out_of_band = artefact_energy(recon, target, factor)
+    a, b = comparable(recon, target)
+    whole = _power(a - b)[0].sum(dim=(2, 3)).mean(1).cpu().numpy()
+    with np.errstate(divide="ignore"):
+        return tuple(-10 * np.log10(np.maximum(part, 0)) for part in (whole - out_of_band, out_of_band))
+
+
 def excess_energy(recon: Tensor, target: Tensor, cutoff: float = 1 / 8, window: int = 32) -> np.ndarray:
     """Fine texture that the reconstruction has in excess of the target's, relative to the target's. [N].
 
@@ -133,18 +150,44 @@ def roughness(recon: Tensor, target: Tensor) -> np.ndarray:
     colour, and unlike `artefact_energy` it ignores detail lost where the target has detail.
     """
     a, b = comparable(recon, target)
-    if min(a.shape[2:]) < 3:
-        raise ShapeError(f"images of {a.shape[2]}x{a.shape[3]}", expected="at least 3x3", do="use larger images")
+    smooth = _smooth(b)
+    return _laplacian(a - b).square().mean(1).flatten(1).gather(1, smooth).mean(1).sqrt().cpu().numpy()
 
-    def inner(x: Tensor, dy: int, dx: int) -> Tensor:
-        return x[..., 1 + dy : x.shape[2] - 1 + dy, 1 + dx : x.shape[3] - 1 + dx]
 
-    d = a - b
-    laplacian = inner(d, -1, 0) + inner(d, 1, 0) + inner(d, 0, -1) + inner(d, 0, 1) - 4 * inner(d, 0, 0)
-    gradient = (inner(b, 1, 0) - inner(b, -1, 0)).square() + (inner(b, 0, 1) - inner(b, 0, -1)).square()
-    gradient = gradient.sum(1).flatten(1)  # squared magnitude, [N, pixels]
-    smooth = gradient.argsort(dim=1, stable=True)[:, : (gradient.shape[1] + 1) // 2]
-    return laplacian.square().mean(1).flatten(1).gather(1, smooth).mean(1).sqrt().cpu().numpy()
+def grain(recon: Tensor, target: Tensor) -> np.ndarray:
+    """How much more uneven than the target a reconstruction is where the target is smooth; below 0: smoother. [N].
+
+    The root mean square of the Laplacian of recon minus that of target, five-point stencil, on the [0, 1] scale, over
+    the half of the pixels where the target's gradient is smallest. Unlike `roughness`, which is taken of the error, it
+    does not grow with every error: a shifted picture is as smooth as its target, a blurred one smoother. White noise of
+    standard deviation s on a flat target gives sqrt(20) s.
+    """
+    a, b = comparable(recon, target)
+    smooth = _smooth(b)
+    of = [_laplacian(x).square().mean(1).flatten(1).gather(1, smooth).mean(1).sqrt() for x in (a, b)]
+    return (of[0] - of[1]).cpu().numpy()
+
+
+def _inner(x: Tensor, dy: int, dx: int) -> Tensor:
+    """x without its border, moved by up to a pixel: the neighbours of the inner pixels."""
+    return x[..., 1 + dy : x.shape[2] - 1 + dy, 1 + dx : x.shape[3] - 1 + dx]
+
+
+def _laplacian(x: Tensor) -> Tensor:
+    """[N, C, H - 2, W - 2]: five-point stencil."""
+    return _inner(x, -1, 0) + _inner(x, 1, 0) + _inner(x, 0, -1) + _inner(x, 0, 1) - 4 * _inner(x, 0, 0)
+
+
+def _smooth(target: Tensor) -> Tensor:
+    """[N, pixels / 2]: the inner pixels where the gradient is smallest."""
+    if min(target.shape[2:]) < 3:
+        raise ShapeError(
+            f"images of {target.shape[2]}x{target.shape[3]}", expected="at least 3x3", do="use larger images"
+        )
+    gradient = (_inner(target, 1, 0) - _inner(target, -1, 0)).square()
+    gradient = gradient + (_inner(target, 0, 1) - _inner(target, 0, -1)).square()
+    gradient = gradient.sum(1).flatten(1)  # squared magnitude
+    return gradient.argsort(dim=1, stable=True)[:, : (gradient.shape[1] + 1) // 2]
 
 
 def radial_spectrum(image: Tensor, bins: int = 32) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from hrlib import retrieval, store, weights
 from hrlib.cli import app, main, methods
 from hrlib.errors import BatchError, InvalidValue, MissingWeights, UnknownName
-from hrlib.experiments import galleries, panoramas, sweep
+from hrlib.experiments import galleries, panoramas, sweep_workers
 from hrlib.experiments import own_size as own
 from hrlib.lab import notebook
 from hrlib.runner import batch, doctor
@@ -228,9 +228,9 @@ def test_run_says_what_failed_and_fails(write_notebook, repo):
 
 @pytest.mark.usefixtures("forked")
 def test_run_takes_the_sweeps_to_a_scheduler(write_notebook, repo, monkeypatch):
-    monkeypatch.setenv(sweep.ENVIRONMENT, "")  # put back what the command sets
+    monkeypatch.setenv(sweep_workers.ENVIRONMENT, "")  # put back what the command sets
     begin = "import os\nfrom hrlib import lab\nrun = lab.begin('00_a', globals())\n"
-    cell = begin + f"run.record('asked', os.environ['{sweep.ENVIRONMENT}'])"
+    cell = begin + f"run.record('asked', os.environ['{sweep_workers.ENVIRONMENT}'])"
     write_notebook("00_a", "steps = 7", [cell, "run.finish()"])
     assert hrlab("run", "00", "--scheduler", "tcp://10.0.0.5:8786").exit_code == 0
     (record,) = json.loads((repo / "figures/00_a/records.json").read_text())

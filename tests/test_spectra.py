@@ -186,3 +186,79 @@ def test_excess_of_unusable_pictures_is_refused(measure):
     with pytest.raises(InvalidValue, match="cutoff"):
         measure(x, x, cutoff=0.7)
     assert np.isnan(measure(x, torch.zeros_like(x))[0])
+
+
+# --- the bias of each measure, on changes with known answers ----------------------------------------------------------
+
+
+def changed(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """One picture, changed in the ways that a reconstruction may be."""
+    blur = torch.from_numpy(ndimage.gaussian_filter(x.numpy(), (0, 0, 1.2, 1.2), mode="wrap"))
+    grid = 0.1 * torch.cos(torch.pi * torch.arange(SIZE)).expand_as(x)
+    return {
+        "same": x,
+        "blurred": blur,
+        "noisy": x + noise(7, 0.1),
+        "gridded": x + grid,
+        "moved": x.roll((1, 1), (2, 3)),
+        "tinted": x + torch.tensor([0.1, -0.05, 0.02])[None, :, None, None],
+        "faded": 0.7 * x,
+    }
+
+
+@pytest.fixture(scope="module")
+def head() -> torch.Tensor:
+    """Even shading with texture in one half: skin and hair; [1, 3, SIZE, SIZE]."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, SIZE), torch.linspace(-1, 1, SIZE), indexing="ij")
+    shade = 0.3 * torch.cos(2 * x) * torch.cos(2 * y)
+    soft = torch.from_numpy(ndimage.gaussian_filter(noise(1, 0.5).numpy(), (0, 0, 0.8, 0.8), mode="wrap"))
+    return (shade + soft * (y < 0)).float()
+
+
+def of(measure, head) -> dict[str, float]:
+    return {name: float(measure(x, head)[0]) for name, x in changed(head).items()}
+
+
+def test_grain_counts_noise_and_grids_and_no_other_error(head):
+    found = of(spectra.grain, head)
+    assert found["same"] == 0 and found["blurred"] <= 0 and found["faded"] <= 0
+    assert abs(found["tinted"]) < 1e-6 and abs(found["moved"]) < 0.1 * found["noisy"]
+    assert found["noisy"] > 0.1 and found["gridded"] > 0.1
+    flat = torch.zeros(1, 3, SIZE, SIZE)
+    assert spectra.grain(noise(3, 0.1), flat)[0] == pytest.approx(0.05 * 20**0.5, rel=0.05), "on the [0, 1] scale"
+    rough = of(spectra.roughness, head)
+    assert rough["moved"] > 0.5 * rough["noisy"] or rough["blurred"] > 0, "the error of a shifted picture is uneven"
+
+
+def test_excess_counts_noise_and_grids_and_no_missing_or_moved_detail(head):
+    found = of(lambda a, b: spectra.excess_energy(a, b, cutoff=0.25), head)
+    assert found["same"] == 0 and max(found["blurred"], found["faded"], found["tinted"]) < 1e-6
+    assert found["moved"] < 0.2 < 0.5 < found["noisy"] and found["gridded"] > 0.5
+
+
+def test_incoherent_energy_counts_what_is_wrong_and_not_what_is_missing(head):
+    found = of(lambda a, b: spectra.incoherent_energy(a, b, cutoff=0.25), head)
+    assert max(found["same"], found["faded"], found["tinted"]) < 1e-6 and found["blurred"] < 0.25
+    assert min(found["moved"], found["noisy"], found["gridded"]) > 0.5
+
+
+def test_coherence_falls_with_what_is_wrong_and_not_with_what_is_missing(head):
+    found = of(lambda a, b: spectra.coherence(a, b, cutoff=0.25), head)
+    assert min(found["same"], found["faded"], found["tinted"]) > 0.999 and found["blurred"] > 0.7
+    assert max(found["moved"], found["noisy"], found["gridded"]) < 0.6
+
+
+def test_psnr_is_split_at_the_nyquist_frequency_of_the_reduced_picture(head):
+    across = torch.arange(SIZE).float()
+    for cycles, seen in ((1 / 16, True), (3 / 8, False)):
+        wave = head + 0.2 * torch.sin(2 * math.pi * cycles * across).expand_as(head)
+        below, above = (float(part[0]) for part in spectra.psnr_split(wave, head, 2))
+        inside, outside = (below, above) if seen else (above, below)
+        assert inside == pytest.approx(-10 * math.log10(0.1**2 / 2), abs=0.2) and outside > inside + 25
+    below, above = (float(part[0]) for part in spectra.psnr_split(head + noise(7, 0.2), head, 2))
+    # white noise: a quarter of the frequencies lies in the square that a picture of half the size can carry
+    assert below == pytest.approx(-10 * math.log10(0.25 * 0.01), abs=0.3)
+    assert above == pytest.approx(-10 * math.log10(0.75 * 0.01), abs=0.3)
+    energy = spectra.artefact_energy(head + noise(7, 0.2), head, 2)[0]
+    assert above == pytest.approx(-10 * math.log10(energy)), "the same energy as artefact_energy"
+    assert np.isinf(spectra.psnr_split(head, head, 2)[1][0])

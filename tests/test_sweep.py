@@ -20,7 +20,7 @@ import torch
 
 from hrlib import image, inversion, lab, losses, metrics, optim, store, weights
 from hrlib.errors import BatchError, InvalidValue, StoreError, UnknownName
-from hrlib.experiments import galleries, inversions, sweep, sweep_keys
+from hrlib.experiments import galleries, inversions, sweep, sweep_keys, sweep_workers
 from hrlib.lab.provenance import LIBRARY, closure
 
 TASK = """
@@ -59,6 +59,16 @@ def work_on(s):
 
 def guess_of(s):
     return guess(n=s.n, journal=s.journal)
+
+HOW = []
+
+def work_all(runs):
+    assert len({(run["n"], run.get("seed")) for run in runs}) == 1
+    if "raises" in HOW:
+        raise ValueError("together, no")
+    found = [work(**run) for run in runs]
+    found = [Measured({**m.values, "batch": len(runs)}, m.files) for m in found]
+    return found[:1] if "forgets" in HOW else found
 
 @torch.no_grad()
 def decorated(*, n, journal):
@@ -128,7 +138,7 @@ def task(repo, tmp_path, monkeypatch):
     """A module with a task, which workers can import."""
     (tmp_path / "sweep_task.py").write_text(TASK)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delenv(sweep.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(sweep_workers.ENVIRONMENT, raising=False)
     sys.modules.pop("sweep_task", None)
     return importlib.import_module("sweep_task")
 
@@ -222,7 +232,7 @@ def test_two_processes_share_the_threads(task, journal, monkeypatch):
 
 
 def test_one_worker_for_each_gpu(task, journal, monkeypatch, tmp_path):
-    monkeypatch.setattr(sweep, "_gpus", lambda: ("3", "GPU-5"))
+    monkeypatch.setattr(sweep_workers, "_gpus", lambda: ("3", "GPU-5"))
     monkeypatch.chdir(tmp_path)
     Path("where").touch()
     table = sweep.sweep(task.work, runs_of(journal, 6, fails="where", seconds=0.4), name="s", workers=1).table
@@ -236,20 +246,20 @@ def test_a_worker_that_dies_costs_one_run(task, journal, monkeypatch, tmp_path):
     runs = [*runs_of(journal, 2, fails=""), {"n": 9, "journal": str(journal), "fails": "dies"}]
     table = sweep.sweep(task.work, runs, name="s", workers=1).table
     assert table["error"].tolist()[:2] == ["", ""] and "KilledWorker" in table["error"][2]
-    assert started(journal).count(9) == sweep.ATTEMPTS
+    assert started(journal).count(9) == sweep_workers.ATTEMPTS
 
 
 def test_any_scheduler(task, journal, monkeypatch):
     from dask.distributed import LocalCluster
 
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
-        monkeypatch.setenv(sweep.ENVIRONMENT, cluster.scheduler_address)
+        monkeypatch.setenv(sweep_workers.ENVIRONMENT, cluster.scheduler_address)
         assert sweep.sweep(task.work, runs_of(journal, 3), name="s").table["square"].tolist() == [0, 1, 4]
         assert cluster.scheduler_info["workers"], "a foreign cluster goes on"
 
 
 def test_no_scheduler_there(task, journal, monkeypatch):
-    monkeypatch.setattr(sweep, "PATIENCE", "1 s")
+    monkeypatch.setattr(sweep_workers, "PATIENCE", "1 s")
     with pytest.raises(BatchError, match=r"tcp://127\.0\.0\.1:9"):
         sweep.sweep(task.work, runs_of(journal, 1), name="s", scheduler="tcp://127.0.0.1:9")
 
@@ -360,6 +370,48 @@ def test_recorded_runs_outlive_the_code_and_say_how_they_were_made(task, journal
     assert sweep.sweep(task.work, runs, name="s", keep="some").performed == 1
     with pytest.raises(StoreError, match="leaves"):
         sweep.kept(task.work, runs, "../some")
+
+
+def test_recorded_runs_are_read_and_the_others_performed_elsewhere(task, journal):
+    runs = runs_of(journal, 3)
+    sweep.sweep(task.work, runs[:2], name="s", keep="some")
+    shelf = lab.root() / "data" / "recorded" / "some"
+    before = sorted(path.name for path in shelf.rglob("*"))
+    found = sweep.sweep(task.work, runs, name="s", keep="some", record=False)
+    assert found.performed == 1 and found.table["square"].tolist() == [0, 1, 4]
+    assert sorted(path.name for path in shelf.rglob("*")) == before, "nothing is recorded unless asked"
+    assert found.made().startswith("2 recorded runs") and found.at([2]).made() == ""
+    assert sweep.sweep(task.work, runs, name="s", keep="some", record=False).performed == 0
+    assert sweep.sweep(task.work, runs, name="s", keep="some").performed == 1, "a run elsewhere is not recorded"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_hold_what_differs_in_the_picture_alone(task, journal, workers):
+    runs = [{"n": n, "journal": str(journal), "image": image} for image in "abc" for n in (1, 2)]
+    found = sweep.sweep(task.work, runs, name="s", together=task.work_all, batch=2, workers=workers)
+    assert found.table["square"].tolist() == [1, 4] * 3 and found.performed == 6
+    assert sorted(found.table["batch"].fillna(1).tolist()) == [1, 1, 2, 2, 2, 2]
+    assert sweep.sweep(task.work, runs, name="s").performed == 0, "the batch is no part of a run"
+
+
+@pytest.mark.parametrize("how", ["raises", "forgets"])
+def test_a_batch_that_fails_is_performed_one_by_one(task, journal, how):
+    runs = [{"n": 1, "journal": str(journal), "image": image, "fails": f} for image, f in (("a", ""), ("b", ""))]
+    task.HOW.append(how)
+    found = sweep.sweep(task.work, runs, name="s", together=task.work_all, batch=2)
+    assert found.table["error"].tolist() == ["", ""] and "batch" not in found.table
+    with pytest.raises(InvalidValue, match="batch"):
+        sweep.sweep(task.work, runs, name="s", together=task.work_all, batch=0)
+
+
+def test_inversions_in_a_batch_end_as_they_would_alone():
+    # a small rate: every step is the best so far, for the batch and for each picture
+    settings = GRID | {"images": ["portrait:1", "portrait:2"], "num_steps": 4, "lr": 0.02, "eps_initial": 0.05}
+    for change in ({}, {"noise": [False]}, {"lam_mse": 3.0, "noise_regularisation": 1.0}):
+        runs = inversions.grid(**settings | change)
+        for one, of_batch in zip(map(inversions.perform, runs), inversions.together(runs), strict=True):
+            for name in settings["columns"]:
+                assert one.values[name] == pytest.approx(of_batch.values[name], rel=2e-3)
 
 
 def test_the_class_of_the_settings_counts(task, journal, tmp_path):

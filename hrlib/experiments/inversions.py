@@ -153,22 +153,36 @@ def perform(s: Settings) -> Measured:
         has converged, and two files: the reconstruction as image.png (or image.webp; it is measured before it is
         rounded), and run.json with the settings of `inversion.Result`, the curve of PSNR and the peak memory.
     """
-    x = picture(s.image, s.size).to(devices.choose(s.device))
-    curve: dict[int, float] = {}
+    return together([s])[0]
+
+
+def together(runs: Sequence[Settings]) -> list[Measured]:
+    """`perform` of several runs that differ in their picture alone, as one batch.
+
+    Eq. (1) is a sum over pictures, and each has the noise maps and the eps that it has alone, so a run ends as it would
+    alone, but for rounding and for the step that is kept: it is the best step of the batch.
+    """
+    s = runs[0]
+    x = torch.cat([picture(run.image, s.size) for run in runs]).to(devices.choose(s.device))
+    curve: dict[int, list[float]] = {}
 
     def watch(iterates: Iterator[Iterate]) -> Iterator[Iterate]:
         for it in iterates:
             if (s.num_steps - it.step - 1) % 10 == 0:
-                curve[it.step + 1] = round(float(metrics.psnr(it.image, x)[0]), 3)
+                curve[it.step + 1] = [round(float(v), 3) for v in metrics.psnr(it.image, x)]
             yield it
 
     result = optim.solve(_inversion(s, x), watch=watch)
-    values: dict[str, float | None] = {**measured(result.image, x, s.columns)}
-    before = curve.get(s.num_steps - 50)
-    values["psnr_gain_of_last_50"] = None if before is None else curve[s.num_steps] - before
-    facts = {"config": result.config, "psnr": curve, "peak_bytes": result.peak_bytes, "best_step": result.best_step}
-    name, data = ("image.webp", webp(result.image)) if s.lossy else ("image.png", png(result.image))
-    return Measured(values, {name: data, "run.json": json.dumps(facts, indent=1).encode()})
+    shared = {"config": result.config, "peak_bytes": result.peak_bytes, "best_step": result.best_step}
+    found = []
+    for i, image in enumerate(result.image.split(1)):
+        values: dict[str, float | None] = {**measured(image, x[i : i + 1], s.columns)}
+        before = curve.get(s.num_steps - 50)
+        values["psnr_gain_of_last_50"] = None if before is None else curve[s.num_steps][i] - before[i]
+        facts = shared | {"batch": len(runs), "psnr": {step: each[i] for step, each in curve.items()}}
+        name, data = ("image.webp", webp(image)) if s.lossy else ("image.png", png(image))
+        found.append(Measured(values, {name: data, "run.json": json.dumps(facts, indent=1).encode()}))
+    return found
 
 
 def measured(recon: Tensor, target: Tensor, columns: Sequence[str]) -> dict[str, float]:
@@ -206,8 +220,16 @@ def estimate(s: Settings) -> float:
 def _inversion(s: Settings, x: Tensor) -> optim.Run[inversion.Result]:
     where = str(x.device)
     source = _source(s.loss, s.perceptual, s.discriminator)
+    G = generator_of(s.generator, where)
+    options = {}
+    if len(x) > 1:  # every picture has the draws that it has alone
+        size = None if s.size == G.resolution else (s.size, s.size)
+        if s.noise:
+            options["noise_init"] = {k: s.noise_start * m for k, m in G.noise_maps(size, seed=s.seed + 1).items()}
+        shape = (1, G.num_ws, G.w_dim)
+        options["draw"] = lambda step: optim.unit_draw(shape, seed=s.seed, step=step).expand(len(x), -1, -1)
     return inversion.invert(
-        generator_of(s.generator, where),
+        G,
         x,
         loss_of(s.loss, source, _resize(s.input, s.size), s.seed, where),
         optimise_noise=s.noise,
@@ -220,6 +242,7 @@ def _inversion(s: Settings, x: Tensor) -> optim.Run[inversion.Result]:
         noise_start=s.noise_start,
         space=s.space,
         seed=s.seed,
+        **options,
     )
 
 

@@ -19,7 +19,11 @@ free the disk.
 
 Recorded runs, `sweep(..., keep="table2")`, are runs of hours whose results belong to the repository, in
 data/recorded/table2. The code and the versions of packages do not decide whether such a run is finished: they are
-written beside its numbers, with the machine. `kept(perform, runs, "table2")` reads what is there and performs nothing.
+written beside its numbers, with the machine. `sweep(..., keep="table2", record=False)` reads what is there and performs
+the others in build/sweeps; `kept(perform, runs, "table2")` reads what is there and performs nothing.
+
+Runs that differ in their picture alone can be performed in a batch, `sweep(..., together=perform_all, batch=4)`: on a
+CPU four small pictures take two thirds of the time that they take one by one, and each must end as it would alone.
 
 Where runs are performed::
 
@@ -37,10 +41,8 @@ modules it imports, the files it reads or the weights; Dask keeps results only a
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import logging
 import math
 import os
 import time
@@ -54,7 +56,7 @@ from .. import devices, image, store
 from ..errors import BatchError, StoreError, number, plain
 from ..lab.place import RECORDED, cpus, root
 from ..lab.progress_bar import progress
-from . import sweep_keys
+from . import sweep_keys, sweep_workers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,10 +64,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-ENVIRONMENT = "HRLAB_SCHEDULER"
-PATIENCE = "20 s"  # how long to wait for a scheduler to answer
 LOOK = 10  # seconds between two checks for new workers
-ATTEMPTS = 3  # a run whose worker has died this often counts as failed
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,13 @@ class Results:
         return image.read(self.file(row, name or ("image.webp" if lossy.exists() else "image.png")))
 
     def made(self) -> str:
-        """How recorded runs were made, in a phrase: how many, hours, machines, days."""
-        notes = [store.read_json(place)["made"] for place in self._places]
+        """How the recorded runs among them were made, in a phrase: how many, hours, machines, days; "" if none was."""
+        found = [(store.read_json(place).get("made"), s) for place, s in zip(self._places, self.seconds, strict=True)]
+        if not (notes := [note for note, _ in found if note]):
+            return ""
         machines, days = (sorted({note[name].split(", ")[0] for note in notes}) for name in ("machine", "day"))
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        hours = self.seconds.sum() / 3600
+        hours = sum(s for note, s in found if note) / 3600
         return (
             f"{len(notes)} recorded run{'s' * (len(notes) != 1)}, {hours:.1f} hours on {' and '.join(machines)}, {when}"
         )
@@ -136,6 +137,9 @@ def sweep(
     estimate: Callable[..., float] | None = None,
     within: Sequence[str] = ("image", "seed"),
     keep: str = "",
+    record: bool = True,
+    together: Callable[[Sequence[Any]], Sequence[Measured]] | None = None,
+    batch: int = 1,
 ) -> Results:
     """Perform those of `runs` that are not finished yet, and return them all.
 
@@ -151,37 +155,51 @@ def sweep(
             that differ only in the settings named in `within`.
         within: see `estimate`.
         keep: a folder below data/recorded for recorded runs (see above); "" keeps the results in build/sweeps.
+        record: False only reads that folder, and keeps the results of other runs in build/sweeps.
+        together: a function of the same module as `task` that performs several runs, which differ in "image" only.
+            Should it fail, they are performed one by one.
+        batch: how many runs it gets at most.
 
     Raises:
         BatchError: a task that cannot be imported; runs that are equal, that JSON cannot hold, that name a folder, or
             that have different settings; a scheduler that does not answer. Errors of the task itself go into the table.
         StoreError: another sweep of that name is at work, or the name is no folder below build/sweeps.
-        InvalidValue: `workers`.
+        InvalidValue: `workers`, `batch`.
     """
     sweep_keys.check_task(task)
+    batch = number("batch", batch, "whole [1, inf)") if together else 1
     asked = sweep_keys.dicts(runs)
     runs, files, hashes = sweep_keys.hashed(runs)
     sources = sweep_keys.sources(task, runs)
     version = sweep_keys.version(sources)
-    folder = store.inside(root() / "build" / "sweeps", name)
-    lock = folder / "sweep.lock"
+    sweeps, recorded = root() / "build" / "sweeps", bool(keep) and record
+    folder, lock = store.inside(sweeps, name), store.inside(sweeps, name) / "sweep.lock"
+    places = [folder / f"{key}.json" for key in sweep_keys.keys(task, runs, files, version)]
     if keep:
-        folder = store.inside(root() / RECORDED, keep)
+        shelf = store.inside(root() / RECORDED, keep)
+        shelved = [shelf / f"{key}.json" for key in sweep_keys.keys(task, runs, files, "")]
+        there = [record or _succeeded(place) for place in shelved]
+        places = [on_shelf if here else place for on_shelf, here, place in zip(shelved, there, places, strict=True)]
+    if recorded:
+        folder, lock = shelf, sweeps / "recorded" / keep / "sweep.lock"
         devices.keep_memory()  # before a thread of this process performs runs of many minutes
-    places = [folder / f"{key}.json" for key in sweep_keys.keys(task, runs, files, "" if keep else version)]
     todo = [i for i, place in enumerate(places) if not _succeeded(place)]
     if todo:
-        address = os.environ.get(ENVIRONMENT, "") if scheduler is None else scheduler
-        with store.alone(lock, f"sweep named {name}"), _client(workers, address, frugal=not keep) as client:
+        address = os.environ.get(sweep_workers.ENVIRONMENT, "") if scheduler is None else scheduler
+        with (
+            store.alone(lock, f"sweep named {name}"),
+            sweep_workers.client(workers, address, frugal=not recorded) as client,
+        ):
             store.sweep_temps(folder)
             if estimate is not None:
                 _predict(client, estimate, runs, todo, within)
-            for i, done in progress(
-                _performed(client, task, sources, version, runs, todo), len(todo), label or name, unit="run"
-            ):
+            work = functools.partial(_perform, task, together, sources, version)
+            groups = _groups(sweep_keys.dicts(runs), todo, batch)
+            for i, done in progress(_performed(client, work, runs, groups), len(todo), label or name, unit="run"):
                 if sweep_keys.named_files(runs[i], hashes) != files[i]:
                     done = (None, f"BatchError: {', '.join(files[i])} changed during this run", "", done[-1])
-                made = {"made": sweep_keys.circumstances(version, max(1, cpus() // max(1, workers)))} if keep else {}
+                threads = max(1, cpus() // max(1, workers))
+                made = {"made": sweep_keys.circumstances(version, threads)} if recorded else {}
                 _write(places[i], sweep_keys.dicts([runs[i]])[0], *done, made)
     return _collect(asked, places, len(todo))
 
@@ -311,10 +329,18 @@ def _call(function: Callable[..., T], run: Any) -> T:
     return function(**run) if isinstance(run, dict) else function(run)
 
 
+Done = tuple[Measured | None, str, str, float]  # what was measured, error, traceback, seconds
+
+
 def _perform(
-    task: Callable[..., Measured], sources: tuple[Path, ...], version: str, run: Any
-) -> tuple[Measured | None, str, str, float]:
-    """(what was measured, error, traceback, seconds). A task's error is a result: Dask need not pickle it."""
+    task: Callable[..., Measured],
+    together: Callable[[Sequence[Any]], Sequence[Measured]] | None,
+    sources: tuple[Path, ...],
+    version: str,
+    runs: Sequence[Any],
+) -> list[Done]:
+    """Perform one run, or several together. A task's error is a result: Dask need not pickle it."""
+    sweep_workers.take_share()
     begun = time.perf_counter()
     try:
         if _loaded(sources) != version:
@@ -323,13 +349,20 @@ def _perform(
                 expected="the same on all workers",
                 do="restart the workers, or this kernel if it performs the runs itself",
             )
-        return _checked(_call(task, run)), "", "", time.perf_counter() - begun
+        found = [_checked(m) for m in ([_call(task, runs[0])] if len(runs) == 1 else together(runs))]
+        if len(found) != len(runs):
+            raise BatchError(
+                f"{len(found)} results for {len(runs)} runs", expected="one for each", do="correct `together`"
+            )
+        return [(measured, "", "", (time.perf_counter() - begun) / len(runs)) for measured in found]
     except Exception as e:
+        if len(runs) > 1:
+            return [done for run in runs for done in _perform(task, None, sources, version, [run])]
         # the name of a file may hold bytes that are no Unicode
         words = [
             t.encode(errors="backslashreplace").decode() for t in (f"{type(e).__name__}: {e}", traceback.format_exc())
         ]
-        return None, *words, time.perf_counter() - begun
+        return [(None, *words, time.perf_counter() - begun)]
 
 
 def _checked(measured: Any) -> Measured:
@@ -347,28 +380,34 @@ def _checked(measured: Any) -> Measured:
     return Measured(values, files)
 
 
-def _performed(
-    client: Client,
-    task: Callable[..., Measured],
-    sources: tuple[Path, ...],
-    version: str,
-    runs: Sequence[Any],
-    todo: Sequence[int],
-) -> Iterator[tuple[int, tuple[Measured | None, str, str, float]]]:
-    """(number of the run, what `_perform` returned), in the order in which runs end.
+def _groups(settings: Sequence[Mapping[str, Any]], todo: Sequence[int], batch: int) -> list[list[int]]:
+    """The runs to do, in groups of at most `batch` that differ in their picture alone."""
+    alike: dict[str, list[list[int]]] = {}
+    for i in todo:
+        groups = alike.setdefault(repr({k: v for k, v in settings[i].items() if k != "image"}), [])
+        if not groups or len(groups[-1]) == batch:
+            groups.append([])
+        groups[-1].append(i)
+    return sorted((group for groups in alike.values() for group in groups), key=lambda group: group[0])
 
-    A run is handed out only when a worker is free, because a worker that outlives this process would go on with its
-    queue. Workers that join later get their first run within `LOOK` seconds.
+
+def _performed(
+    client: Client, work: Callable[[Sequence[Any]], list[Done]], runs: Sequence[Any], groups: Sequence[list[int]]
+) -> Iterator[tuple[int, Done]]:
+    """(number of the run, its end), in the order in which runs end.
+
+    A group is handed out only when a worker is free, because a worker that outlives this process would go on with its
+    queue. Workers that join later get their first runs within `LOOK` seconds.
     """
     from dask.distributed import wait
     from distributed.client import FuturesCancelledError
 
-    waiting, flying = list(reversed(todo)), {}
+    waiting, flying = list(reversed(groups)), {}
     while waiting or flying:
         hands = max(1, sum(client.nthreads().values()))
         while waiting and len(flying) < hands:
-            i = waiting.pop()
-            flying[client.submit(_perform, task, sources, version, runs[i], pure=False)] = i
+            group = waiting.pop()
+            flying[client.submit(work, [runs[i] for i in group], pure=False)] = group
         try:
             with client.as_current():
                 done = wait(list(flying), timeout=LOOK, return_when="FIRST_COMPLETED").done
@@ -381,11 +420,12 @@ def _performed(
                 do="start a scheduler and run the sweep again: finished runs are kept",
             ) from e
         for future in done:
-            i = flying.pop(future)
+            group = flying.pop(future)
             if future.status == "finished":
-                yield i, future.result()
+                yield from zip(group, future.result(), strict=True)
             else:  # its worker died, `ATTEMPTS` times
-                yield i, (None, f"{type(future.exception()).__name__}: {future.exception()}", "", 0.0)
+                lost = (None, f"{type(future.exception()).__name__}: {future.exception()}", "", 0.0)
+                yield from ((i, lost) for i in group)
             future.release()  # or the pictures of finished runs would fill the memory
 
 
@@ -423,76 +463,3 @@ def _words(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / unit:.3g} {name}"
     return f"{seconds / 86_400:.3g} days"
-
-
-# --- the workers ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _client(workers: int, scheduler: str, *, frugal: bool) -> Iterator[Client]:
-    """A client of the scheduler at an address, or of a cluster on this machine that ends with the block.
-
-    frugal: workers return freed memory to the system, as malloc does by itself.
-    """
-    from dask import config
-    from dask.distributed import Client
-
-    settings = {
-        "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
-        "distributed.admin.tick.limit": "10 min",  # a step of torch may keep a worker's loop waiting
-        # Dask makes workers return freed memory at once (MALLOC_TRIM_THRESHOLD_); page faults then double the time of
-        # an inversion (94 ms a step against 42).
-        "distributed.nanny.pre-spawn-environ": {}
-        if frugal
-        else {k: str(v) for k, (_, v) in devices.KEEP_MEMORY.items()},
-    }
-    with config.set(settings):
-        if scheduler:
-            try:
-                client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
-            except (OSError, ValueError) as e:
-                raise BatchError(
-                    f"no Dask scheduler at {scheduler!r} ({e})",
-                    expected="the address of a running scheduler, such as tcp://10.0.0.5:8786",
-                    do=f"start one (`dask scheduler`), or unset {ENVIRONMENT} to work on this machine",
-                ) from e
-            with client:
-                yield client
-            return
-        with _cluster(workers) as cluster, Client(cluster, set_as_default=False) as client:
-            client.wait_for_workers(len(cluster.worker_spec), timeout=120)
-            yield client
-
-
-def _cluster(workers: int) -> Any:
-    """Workers on this machine: threads of this process for 0, else processes, with CUDA one for each GPU."""
-    from dask.distributed import LocalCluster, Nanny, Scheduler, SpecCluster
-
-    workers = number("workers", workers, "whole [0, inf)")
-    quiet = {"silence_logs": logging.CRITICAL}
-    if workers == 0:
-        return LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, **quiet)
-    gpus = _gpus()
-    count = len(gpus) or workers
-    threads = str(max(1, cpus() // count))
-    shared = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    shared |= {"HRLAB_ROOT": str(root()), "PYTHONHASHSEED": "0"}
-    # No memory limit: Dask would kill a worker at its share of the machine, and tensors cannot be spilled anyway.
-    options = [{"nthreads": 1, "memory_limit": 0, "env": shared, **quiet} for _ in range(count)]
-    for option, gpu in zip(options, gpus, strict=False):
-        option["env"] = shared | {"CUDA_VISIBLE_DEVICES": gpu}
-    return SpecCluster(
-        workers={i: {"cls": Nanny, "options": option} for i, option in enumerate(options)},
-        scheduler={"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}},
-        name="hrlab",
-        **quiet,
-    )
-
-
-@functools.cache
-def _gpus() -> tuple[str, ...]:
-    """The CUDA devices of this process, as $CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    named = [n for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n.strip()]
-    return tuple(named or map(str, range(torch.cuda.device_count()))) if torch.cuda.is_available() else ()

@@ -34,9 +34,9 @@ def check(source: StyleINR, resolution: int, name: str) -> None:
 def enlarge(source: StyleINR, G: StyleINR, name: str) -> None:
     """Fill G with the layers of `source`, of half its resolution, so that it draws the source's pictures, enlarged.
 
-    The new convolutions pass each channel on, the first through the FIR filter. The first one's bias lifts the features
-    over zero, where a leaky ReLU leaves them as they are, and the second one's takes the lift off again, so that what is
-    negative is compressed once. The new noise strengths begin as those of the block before.
+    The new convolutions pass each channel on, the first through the FIR filter. The bias of the first lifts the
+    features over zero, where a leaky ReLU leaves them as they are; that of the second takes the lift off again, so that
+    what is negative is compressed once only. The new noise strengths begin as those of the block before.
 
     Raises:
         LayoutMismatch: the other layers differ, or the new block has not as many channels as the one before it.
@@ -87,4 +87,6 @@ def reduce(source: Discriminator, D: Discriminator, name: str) -> None:
     block.conv1.weight.zero_()
     block.skip.weight.zero_()
     width = block.skip.weight.shape[0]
-    block.skip.weight[range(width), range(width), 0, 0] = 2**0.5 / block.skip.weight_gain  # the block multiplies sqrt .5
+    block.skip.weight[range(width), range(width), 0, 0] = (
+        2**0.5 / block.skip.weight_gain
+    )  # the block multiplies sqrt .5

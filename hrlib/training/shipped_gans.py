@@ -59,7 +59,7 @@ DOMAIN = replace(
 
 GANS = {
     SOURCE: ShippedGan("portraits/photo", PEOPLE, PEOPLE, BASE),
-    # The same people at twice the resolution: what is new are strands, pores and edges, so the other layers learn slowly.
+    # The same people at twice the resolution: what is new are strands, pores and edges.
     "portraits_inr256": ShippedGan(
         "portraits/photo",
         PEOPLE,
