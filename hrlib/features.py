@@ -272,6 +272,35 @@ class _Discriminator(Features):
         return self.net.features(x)
 
 
+@torch.no_grad()
+def scale_shift(network: Features, taps: Sequence[str], x: Tensor, *, resize: int) -> Tensor:
+    """How far features move when the picture is reduced, in units of how far pictures differ. [taps, N].
+
+    A tap is described by the mean responses of its channels. The distance between those of a picture at full and at
+    reduced size, over the root mean square distance of the pictures from their mean: at 1, changing the scale of a
+    picture moves its features as far as changing the picture. So a scaled or shifted tap gives the same number.
+
+    Args:
+        network: with `taps`.
+        x: [N, 3, H, W] in [-1, 1], N >= 2 different pictures.
+        resize: edge of the reduced pictures, pixels.
+
+    Raises:
+        ShapeError: fewer than two pictures.
+    """
+    if len(x) < 2:
+        raise ShapeError(f"{len(x)} picture", expected="several, whose differences are the unit", do="give more")
+    full, small = (
+        [{k: m.mean((2, 3)) for k, m in network(part, taps, resize=r).items()} for part in x.split(4)]
+        for r in (None, resize)
+    )
+    found = []
+    for k in taps:
+        a, b = (torch.cat([part[k] for part in parts]) for parts in (full, small))  # [N, C]
+        found.append((a - b).norm(dim=1) / a.var(0, correction=1).sum().sqrt())
+    return torch.stack(found)
+
+
 def vgg16(
     weights: str = "imagenet", tap: str = "conv", *, seed: int = 0, channels: Sequence[int] = FULL_CHANNELS
 ) -> Features:

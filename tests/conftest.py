@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: several test proc
 import pytest
 import warm
 
+import hrlib  # noqa: F401 - before timm, which a test file may import first
+
 SLOW = ("test_notebooks", "test_readme", "test_sweep", "test_tiling", "test_gan", "test_stylists", "test_batch")
 
 

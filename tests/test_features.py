@@ -217,3 +217,35 @@ def test_shipped_networks_have_learned_something(make, tap):
     # measured: VGG16 0.97, ResNet50 0.85, DeiT 0.59; random VGG16 0.14 to 0.18, untrained ResNet50 0.13, DeiT 0.07
     untrained = probe_accuracy(features.vgg16("random", channels=nets.THIN_CHANNELS), "features_28")
     assert probe_accuracy(f, tap) > 3 * untrained
+
+
+class Means(features.Features):
+    """One tap whose channels are the picture, times a gain."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__(torch.nn.Linear(1, 1), name="means", taps=("a",), min_size=1, natural_size=None)
+        self.gain = gain
+
+    def normalise(self, x):
+        return x
+
+    def maps(self, x, wanted):
+        return {"a": self.gain * x}
+
+
+def test_scale_shift_is_in_units_of_what_pictures_differ_by():
+    g = torch.Generator().manual_seed(0)
+    flat = torch.rand(6, 3, 1, 1, generator=g).expand(-1, -1, 32, 32)
+    for gain in (1.0, 100.0):
+        assert features.scale_shift(Means(gain), ["a"], flat, resize=16).abs().max() < 1e-5, "the same at every scale"
+    texture = flat + torch.randn(6, 3, 32, 32, generator=g)
+
+    class Energy(Means):
+        def maps(self, x, wanted):
+            return {"a": self.gain * x.square()}  # the energy of white noise falls when it is averaged
+
+    moved = features.scale_shift(Energy(1.0), ["a"], texture, resize=16)
+    assert moved.shape == (1, 6) and moved.min() > 1, "all pictures lose more energy than they differ by"
+    torch.testing.assert_close(features.scale_shift(Energy(7.0), ["a"], texture, resize=16), moved)
+    with pytest.raises(ShapeError, match="several"):
+        features.scale_shift(Means(1.0), ["a"], flat[:1], resize=16)

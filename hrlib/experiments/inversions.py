@@ -6,9 +6,11 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +19,10 @@ from ..errors import number
 from ..image import to_pil
 from ..optim import Iterate
 from ..worlds.pictures import listed, picture
-from .sweep import Measured, check_numbers
+from .sweep import Measured, Results, check_numbers, sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CACHED = 16  # networks and losses that a worker keeps
 EDGE = "whole [1, inf)"  # of a picture or of the input of a loss, in pixels
@@ -183,6 +188,72 @@ def together(runs: Sequence[Settings]) -> list[Measured]:
         name, data = ("image.webp", webp(image)) if s.lossy else ("image.png", png(image))
         found.append(Measured(values, {name: data, "run.json": json.dumps(facts, indent=1).encode()}))
     return found
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """Pictures inverted in several ways; made by `inverted`.
+
+    swept: a row a run. rows: (way, image, seed) -> row.
+    """
+
+    swept: Results
+    rows: Mapping[tuple[str, str, int], int]
+
+    def values(self, column: str, seed: int = 0) -> pd.DataFrame:
+        """A measure as a table: a row an image, a column a way; NaN where a run failed or was not asked for."""
+        import pandas as pd
+
+        rows = {key: i for key, i in self.rows.items() if key[2] == seed}
+        series = pd.to_numeric(self.swept.table[column]) if column in self.swept.table else None
+        images, ways = (list(dict.fromkeys(key[k] for key in rows)) for k in (1, 0))
+        found = pd.DataFrame(np.nan, index=images, columns=ways)
+        for (way, image, _), i in rows.items():
+            found.loc[image, way] = np.nan if series is None else series[i]
+        return found
+
+    def picture(self, way: str, image: str, seed: int = 0) -> Tensor:
+        """The reconstruction [1, 3, H, W] in [-1, 1], of 8 bits."""
+        return self.swept.image(self.rows[way, image, seed])
+
+    @property
+    def performed(self) -> str:
+        """In words: how many runs are recorded, and how they were made; how many were performed here."""
+        made, here = self.swept.made(), sum(not note for note in self.swept.recorded)
+        return "; ".join(filter(None, [made, f"{here} performed on this machine" if here else ""]))
+
+
+def inverted(
+    ways: Mapping[str, Sequence[Settings]],
+    *,
+    name: str,
+    keep: str = "",
+    record: bool = False,
+    workers: int = 0,
+    batch: int = 4,
+) -> Inverted:
+    """Perform the runs of `grid` that belong to each way; recorded ones are read. Prints the runs that failed.
+
+    Args:
+        ways: what a group of runs is called -> the runs.
+        name, keep, record, workers, batch: as in `sweep`.
+    """
+    runs = [run for group in ways.values() for run in group]
+    keys = [(way, run.image, run.seed) for way, group in ways.items() for run in group]
+    swept = sweep(
+        perform,
+        runs,
+        name=name,
+        keep=keep,
+        record=record,
+        workers=workers,
+        together=together,
+        batch=batch,
+        label="inversions",
+    )
+    for i in swept.table.index[swept.table["error"] != ""]:
+        print(f"failed: {keys[i]}: {swept.table['error'][i]}")
+    return Inverted(swept, {key: i for i, key in enumerate(keys)})
 
 
 def measured(recon: Tensor, target: Tensor, columns: Sequence[str]) -> dict[str, float]:

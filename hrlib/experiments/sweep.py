@@ -108,9 +108,14 @@ class Results:
         lossy = self._places[row].with_suffix("") / "image.webp"
         return image.read(self.file(row, name or ("image.webp" if lossy.exists() else "image.png")))
 
+    @property
+    def recorded(self) -> list[dict[str, Any]]:
+        """Of each row, how it was made if it is recorded (see `sweep_keys.circumstances`), else {}."""
+        return [store.read_json(place).get("made", {}) for place in self._places]
+
     def made(self) -> str:
         """How the recorded runs among them were made, in a phrase: how many, hours, machines, days; "" if none was."""
-        found = [(store.read_json(place).get("made"), s) for place, s in zip(self._places, self.seconds, strict=True)]
+        found = list(zip(self.recorded, self.seconds, strict=True))
         if not (notes := [note for note, _ in found if note]):
             return ""
         machines, days = (sorted({note[name].split(", ")[0] for note in notes}) for name in ("machine", "day"))
