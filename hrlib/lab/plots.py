@@ -107,7 +107,15 @@ def heat(x: torch.Tensor, *, vmin: float = 0.0, vmax: float | None = None, cmap:
     return torch.from_numpy(rgb * 2 - 1).permute(2, 0, 1).float()
 
 
-def forest(ax: Axes, groups: Mapping[str, Sequence[float]], *, xlabel: str, worse: str = "", better: str = "") -> None:
+def forest(
+    ax: Axes,
+    groups: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    worse: str = "",
+    better: str = "",
+    less_is_better: bool = False,
+) -> None:
     """A forest plot of paired differences: a row per group, with a dot per image, the mean and its 95 % interval.
 
     Intervals that exclude zero are blue, the others grey.
@@ -117,14 +125,17 @@ def forest(ax: Axes, groups: Mapping[str, Sequence[float]], *, xlabel: str, wors
         groups: label -> differences, one per image; the first group on top.
         xlabel: what is compared, with the unit.
         worse, better: words above the left and the right end, such as "full input worse".
+        less_is_better: turn the axis, so that better is right in every panel.
     """
     for y, values in enumerate(groups.values()):
         overall = summary(values)
         colour = COLOURS[0] if overall.low > 0 or overall.high < 0 else "0.45"
-        ax.plot(values, np.full(len(values), y + 0.22), ".", color="0.65", ms=3, mew=0)
-        ax.plot([overall.low, overall.high], [y, y], color=colour, lw=2, solid_capstyle="butt")
-        ax.plot(overall.mean, y, "o", color=colour, ms=4.5)
+        ax.plot(values, np.full(len(values), y + 0.28), "o", color="0.6", ms=2.5, mew=0)
+        ax.plot([overall.low, overall.high], [y, y], color=colour, lw=3, solid_capstyle="butt")
+        ax.plot(overall.mean, y, "o", color=colour, ms=5, mec="white", mew=0.8)
     ax.axvline(0, color="0.2", lw=0.8)
+    if less_is_better:
+        ax.invert_xaxis()
     ax.set(yticks=range(len(groups)), yticklabels=list(groups), ylim=(len(groups) - 0.4, -0.6), xlabel=xlabel)
     ax.grid(axis="y", visible=False)
     for x, words, side in ((0.0, worse, "left"), (1.0, better, "right")):
