@@ -104,6 +104,24 @@ def test_that_nothing_much_happens_is_sure_once_the_interval_is_within_the_margi
     assert judge(stated, recorded({"value": value, "spread": spread, "n": 400, "interval": interval})).verdict == right
 
 
+@pytest.mark.parametrize(
+    ("expect", "margin", "value", "right"),
+    [
+        ("> 0", False, 1.0, claims.SMALLER),  # standard deviation 2, n = 64: half of the interval is 0.5
+        ("> 0", False, 0.3, claims.UNSURE),
+        ("> 0", False, -0.3, claims.UNSURE),
+        ("> 0", False, -1.0, claims.AGAINST),
+        ("> 0", False, 3.0, ""),
+        ("between [-1, 1]", True, 0.8, claims.OUTSIDE),
+        ("between [-1, 1]", True, 3.0, claims.OUTSIDE),
+        ("between [-1, 1]", True, 0.1, ""),
+    ],
+)
+def test_without_a_cause_the_numbers_say_what_they_can(expect, margin, value, right):
+    row = {"value": value, "spread": 2.0, "n": 64, "interval": None}
+    assert judge(claim(Condition("k0", expect, margin=margin)), recorded(row)).why == right
+
+
 def test_a_failing_claim_says_why_if_a_control_tells():
     first = Cause("network", "it is small", (Condition("k1", "< 0"),))
     second, argued = Cause("experiment", "too short", (Condition("k1", "> 0"),)), Cause("paper", "it says both")
@@ -112,14 +130,15 @@ def test_a_failing_claim_says_why_if_a_control_tells():
     assert judge(stated, recorded(BAD, BAD)).why == "a network: it is small"
     assert judge(stated, recorded(BAD)).why == "the paper: it says both (argued)", "a control that was not recorded"
     assert judge(stated, recorded(GOOD, GOOD)).why == "", "it does not fail"
-    assert judge(claim("> 0"), recorded(BAD)).why == claims.UNEXPLAINED
+    assert judge(claim("> 0"), recorded(BAD)).why == claims.AGAINST
     typo = Cause("world", "x", (Condition("kl", "> 0"),))
     assert "control kl" in judge(claim("> 0", causes=(typo,)), recorded(BAD)).problems[0]
     large = claim("> 0", at_1024=(Condition("k1", "> 0"),), causes_at_1024=(argued,))
     assert "at 1024 pixels" in judge(large, recorded(BAD, GOOD)).why
-    assert judge(large, recorded(BAD, BAD)).why == claims.UNEXPLAINED
+    assert judge(large, recorded(BAD, BAD)).why == claims.AGAINST
     found = judge(large, recorded(BAD, BAD))
-    assert ledger.reason(found) == "No control has told yet. At 1024 px: the paper: it says both (argued)"
+    here = claims.AGAINST[0].upper() + claims.AGAINST[1:]
+    assert ledger.reason(found) == f"{here}. At 1024 px: the paper: it says both (argued)"
     assert ledger.reason(judge(large, recorded(GOOD, GOOD))) == ""
 
 
@@ -380,7 +399,7 @@ def test_wrong_records_change_every_page(small, repo):
     assert good.endswith("<!-- /claims -->\n\nThe end.\n")
     row = "| IV-B | It is so. | {} | {} ± 2 dB | 16 |  | {} |\n"
     assert row.format("reproduced", "+5", "") in good
-    assert row.format("not reproduced", "-5", "No control has told yet") in bad
+    assert row.format("not reproduced", "-5", claims.AGAINST.capitalize()) in bad
     with pytest.raises(StoreError, match="put them back"):
         ledger.with_block("# Title\n", [])
 

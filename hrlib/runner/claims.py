@@ -10,8 +10,10 @@ mean does, else *not reproduced*. Means count from n = 4 on; exact counts and tr
 *reproduced* when all its conditions are, *not reproduced* when all are not, and *partly* otherwise. A claim has a
 second verdict, by the same rule, where recorded runs at 1024 pixels can decide it. A claim that says what another says
 of the same numbers is shown but not counted. For a claim that fails, the first cause whose control holds says why; a
-control is a condition, too, and a cause without one is argued. If none holds, the entry says whether the claim is
-reproduced at 1024 pixels, which is no cause: there all networks are others.
+control is a condition, too, and a cause without one is argued. If none holds, the numbers themselves say what they can:
+that the mean is sure, and smaller than what images differ by; that it is surely the other way; or that the interval
+includes indifference, so that more images would tell. A claim may hold at 1024 pixels all the same, which is no cause:
+there all networks are others.
 """
 
 # Entries are checked by hand: pydantic would replace the twenty lines of `_fields`, but its errors would have to be
@@ -44,8 +46,13 @@ CAUSES = {  # what may be the reason that a claim fails
     "method": "the method",
     "paper": "the paper",
 }
-HOLDS_AT_1024 = "no control here; with the networks at 1024 pixels it is reproduced"
-UNEXPLAINED = "no control has told yet"
+# What the numbers say where no control does
+SMALLER = "the mean is sure, and smaller than what images differ by"
+AGAINST = "surely the other way here; no control has told why"
+UNSURE = "the interval includes no effect; more images would tell"
+OUTSIDE = "the interval leaves the margin"
+UNEXPLAINED = "no control has told why"
+HOLDS_AT_1024 = "with the networks at 1024 pixels it is reproduced"
 
 _NUMBER = r"([-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?)"
 _FORMS = {
@@ -150,6 +157,7 @@ class Finding:
     Attributes:
         effect: in the paper's direction; None for a truth value, or without evidence.
         spread: standard deviation over the n images or seeds; None for exact counts as well.
+        sure: the 95 % interval lies on one side of indifference.
         why: what is lacking if there is no verdict.
         missing: the notebook ran and should have recorded it.
     """
@@ -160,6 +168,7 @@ class Finding:
     spread: float | None = None
     n: int | None = None
     unit: str = ""
+    sure: bool = False
     why: str = ""
     missing: bool = False
 
@@ -310,8 +319,8 @@ def judge(claim: Claim, recorded: Mapping[str, dict[str, Any]] | StoreError | No
         # Its runs may still be missing, and it has causes of its own.
         large = replace(claim, conditions=claim.at_1024, at_1024=(), causes=claim.causes_at_1024, scale="", later=True)
         here, there = judge(replace(claim, at_1024=()), recorded, profile), judge(large, recorded)
-        if here.why == UNEXPLAINED and there.verdict == REPRODUCED:
-            here = replace(here, why=HOLDS_AT_1024)
+        if here.why in (SMALLER, AGAINST, UNSURE, OUTSIDE, UNEXPLAINED) and there.verdict == REPRODUCED:
+            here = replace(here, why=f"{here.why}; {HOLDS_AT_1024}")
         return replace(here, claim=claim, at_1024=there)
     if claim.scale == "paper" and profile != "paper":
         return Verdict(claim, PAPER_ONLY, claim.note)
@@ -326,15 +335,25 @@ def judge(claim: Claim, recorded: Mapping[str, dict[str, Any]] | StoreError | No
     verdict = kinds.pop() if len(kinds) == 1 else PARTLY
     tried = [(cause, [_examine(c, recorded, claim) for c in cause.control]) for cause in claim.causes]
     faults = tuple(f"control {f.condition.key}: {f.why}" for _, found in tried for f in found if f.missing)
-    return Verdict(claim, verdict, "" if verdict == REPRODUCED else _why(tried), findings, faults=faults)
+    found = Verdict(claim, verdict, findings=findings, faults=faults)
+    return found if verdict == REPRODUCED else replace(found, why=_why(tried, found.weakest))
 
 
-def _why(tried: Sequence[tuple[Cause, Sequence[Finding]]]) -> str:
-    """The first cause whose control holds, in words; tried: the causes, and what their controls found."""
+def _why(tried: Sequence[tuple[Cause, Sequence[Finding]]], weakest: Finding) -> str:
+    """The first cause whose control holds, in words, or what the numbers say.
+
+    tried: the causes, and what their controls found. weakest: what limits the claim.
+    """
     for cause, found in tried:
         if all(f.verdict in (REPRODUCED, PARTLY) for f in found):
             return f"{CAUSES[cause.what]}: {cause.says}" + " (argued)" * (not found)
-    return UNEXPLAINED
+    if weakest.spread is None:
+        return UNEXPLAINED
+    if weakest.condition.margin:
+        return OUTSIDE
+    if not weakest.sure:
+        return UNSURE
+    return SMALLER if weakest.effect > 0 else AGAINST
 
 
 def half_width(spread: float, n: int) -> float:
@@ -366,9 +385,10 @@ def _examine(c: Condition, recorded: Mapping[str, dict[str, Any]], claim: Claim)
     if n < FEW:
         return lacking(f"a mean of {n} values, and means count from {FEW} on", missing=False)
     half = half_width(spread, n)
-    surely = min(c.effect(end) for end in (value - half, value + half, *(record["interval"] or ()))) > 0
+    ends = [c.effect(end) for end in (value - half, value + half, *(record["interval"] or ()))]
+    surely, sure = min(ends) > 0, min(ends) > 0 or max(ends) < 0
     whole, half_way = (surely, e > 0) if c.margin else (surely and e > spread, surely)
-    return Finding(c, REPRODUCED if whole else PARTLY if half_way else NOT_REPRODUCED, e, spread, n, unit)
+    return Finding(c, REPRODUCED if whole else PARTLY if half_way else NOT_REPRODUCED, e, spread, n, unit, sure)
 
 
 def ledger(profile: str = "laptop") -> list[Verdict]:
