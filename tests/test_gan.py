@@ -249,7 +249,7 @@ def test_the_shipped_family_is_consistent():
     for name, member in shipped_gans.GANS.items():
         r = member.recipe
         assert r.warm_images < r.total_images and member.count <= member.n, name
-        assert (r.resolution, r.z_dim) == (128, shipped_gans.Z_DIM)
+        assert (r.resolution, r.z_dim) == (256 if name == "portraits_inr256" else 128, shipped_gans.Z_DIM)
         assert GanRecipe.read(r.summary()) == r
         start = r.source or r.backbone_from
         assert (start is None) == (name == shipped_gans.SOURCE)

@@ -62,9 +62,13 @@ def test_a_bootstrap_of_several_statistics_at_once():
 def test_forest_marks_what_excludes_zero():
     ax = lab.subplots()[1]
     lab.forest(ax, {"sure": [1.0, 1.1, 0.9, 1.2], "not sure": [-1.0, 1.2, -0.8, 0.9]}, xlabel="dB", better="better")
-    bars = [line for line in ax.lines if line.get_linewidth() == 2]
+    bars = [line for line in ax.lines if line.get_linewidth() == 3]
     assert [bar.get_color() for bar in bars] == [lab.COLOURS[0], "0.45"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["sure", "not sure"] and ax.get_ylim()[0] > ax.get_ylim()[1]
+    assert ax.get_xlim()[0] < ax.get_xlim()[1], "more is right"
+    turned = lab.subplots()[1]
+    lab.forest(turned, {"a": [1.0, 1.1]}, xlabel="LPIPS", less_is_better=True)
+    assert turned.get_xlim()[0] > turned.get_xlim()[1], "less is right"
 
 
 def test_lists_of_pictures(repo):

@@ -132,6 +132,7 @@ def test_the_average_follows_the_network(sets):
 # --- DualStyleGAN -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(900)  # five minutes on a core without AVX-512
 def test_the_stages_of_a_dualstylegan(sets, tmp_path):
     second = dualstylegan.DualStyleGANRecipe(stage="structure", total_images=16)
     begin = dualstylegan.run(sets["photo"], tmp_path / "structure", second, every=8, tell=str)
