@@ -87,6 +87,5 @@ def reduce(source: Discriminator, D: Discriminator, name: str) -> None:
     block.conv1.weight.zero_()
     block.skip.weight.zero_()
     width = block.skip.weight.shape[0]
-    block.skip.weight[range(width), range(width), 0, 0] = (
-        2**0.5 / block.skip.weight_gain
-    )  # the block multiplies sqrt .5
+    # The block multiplies its branches by sqrt 0.5, and the layer its weight by a gain.
+    block.skip.weight[range(width), range(width), 0, 0] = 2**0.5 / block.skip.weight_gain
