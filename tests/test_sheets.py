@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from hrlib import image
 from hrlib.errors import InvalidValue, StoreError
@@ -17,15 +18,17 @@ def test_every_sheet_is_drawn_and_differs(tmp_path):
 
 def test_sheets_replace_nothing_unless_forced(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(sheets, "SHEETS", dict.fromkeys(("a", "b"), lambda size: drawn.append(size)))
-    (tmp_path / "b.jpg").write_text("precious")
-    with pytest.raises(StoreError, match=r"b\.jpg is there already"):
+    monkeypatch.setattr(
+        sheets, "SHEETS", dict.fromkeys(("a", "b"), lambda size: drawn.append(size) or torch.zeros(1, 3, 8, 8))
+    )
+    (tmp_path / "b.webp").write_text("precious")
+    with pytest.raises(StoreError, match=r"b\.webp is there already"):
         sheets.make(tmp_path)
-    with pytest.raises(SystemExit, match=r"StoreError: .*b\.jpg"):
+    with pytest.raises(SystemExit, match=r"StoreError: .*b\.webp"):
         sheets.main([str(tmp_path)])
     with pytest.raises(InvalidValue, match="size"):
         sheets.make(tmp_path, size=0)
-    assert not drawn and (tmp_path / "b.jpg").read_text() == "precious"
+    assert not drawn and (tmp_path / "b.webp").read_text() == "precious"
     monkeypatch.setattr(sheets, "SHEETS", {"b": sheets.SHEETS["a"]})
-    monkeypatch.setattr(image, "write", lambda x, path: path)
-    assert sheets.make(tmp_path, force=True) == [tmp_path / "b.jpg"] and drawn == [128]
+    assert sheets.make(tmp_path, force=True) == [tmp_path / "b.webp"] and drawn == [128]
+    assert image.read(tmp_path / "b.webp").shape == (1, 3, 8, 8)

@@ -20,7 +20,7 @@ from torchvision.utils import make_grid
 
 from .. import image
 from ..errors import HRLibError, number
-from ..store import new
+from ..store import atomic, new
 from . import portraits, scenes
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "sheets"
@@ -80,7 +80,7 @@ SHEETS: dict[str, Callable[[int], Tensor]] = {
 
 
 def make(folder: Path = FOLDER, *, size: int = 128, force: bool = False) -> list[Path]:
-    """Write every sheet to FOLDER/NAME.jpg; return the files.
+    """Write every sheet to FOLDER/NAME.webp; return the files.
 
     Args:
         folder: created if it is missing.
@@ -92,8 +92,11 @@ def make(folder: Path = FOLDER, *, size: int = 128, force: bool = False) -> list
         StoreError: a file exists or cannot be written; nothing is drawn then.
     """
     size = number("size", size, "whole [8, inf)")
-    files = {name: new(Path(folder) / f"{name}.jpg", force=force) for name in SHEETS}
-    return [image.write(draw(size), files[name]) for name, draw in SHEETS.items()]
+    files = {name: new(Path(folder) / f"{name}.webp", force=force) for name in SHEETS}
+    for name, draw in SHEETS.items():
+        with atomic(files[name]) as temp:
+            image.to_pil(draw(size)).save(temp, format="WebP", quality=85, method=6)  # lossy: they are many
+    return list(files.values())
 
 
 def main(argv: list[str] | None = None) -> None:
