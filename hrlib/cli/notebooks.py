@@ -167,8 +167,8 @@ def claims(
 ) -> None:
     """Print the ledger: each claim of the paper, and the verdict that the recorded numbers give."""
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Column, Table
+    from rich.padding import Padding
+    from rich.text import Text
 
     from .. import store
     from ..lab.place import root
@@ -183,15 +183,15 @@ def claims(
         known = list(dict.fromkeys(v.claim.section for v in verdicts))
         hint = nearest(section, known) or "leave out --section to see all claims"
         raise UnknownName(f"section {section!r}", expected=f"one of {known}", do=hint)
-    table = Table(Column("section", no_wrap=True), show_lines=True, expand=True)
-    widths = {"claim": 5, "verdict": 2, "effect ± spread": 3, "n": None, "at 1024 px": 3, "why": 4, "paper": 3}
-    for name, ratio in widths.items():
-        table.add_column(name, ratio=ratio, overflow="fold", min_width=10 if name == "verdict" else None)
-    for v in chosen:
-        named = f"[bold]{v.claim.id}[/bold]\n{escape(v.claim.statement)}"
-        texts = (*ledger.cells(v), ledger.at_1024(v), ledger.reason(v), v.claim.paper)
-        table.add_row(v.claim.section, named, *map(escape, texts))
-    Console().print(table)
+    console = Console(highlight=False)
+    for v in chosen:  # a list and not a table: it fits any width, and can be searched by line
+        verdict, shown, n = ledger.cells(v)
+        console.print(Text.assemble(f"{v.claim.section}  ", (v.claim.id, "bold"), ": ", (verdict, "bold")))
+        about = {"": v.claim.statement, "effect: ": f"{shown}, n = {n}" if n else shown}
+        about |= {"at 1024 px: ": ledger.at_1024(v), "why: ": ledger.reason(v), "paper: ": v.claim.paper}
+        for label, text in about.items():
+            if text:
+                console.print(Padding(Text(label + text), (0, 0, 0, 4)))
     print(ledger.summary(chosen))
     if problems := [p for v in chosen for p in v.problems]:
         print("\n".join(problems), file=sys.stderr)

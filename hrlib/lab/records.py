@@ -115,12 +115,24 @@ def read(folder: str | Path) -> dict[str, dict[str, Any]]:
     Raises:
         StoreError: the file is damaged, or not a list of records.
     """
-    path, records = Path(folder) / FILE, Records()
+    path = Path(folder) / FILE
+    return parse(store.read_json(path), path)
+
+
+def parse(rows: Any, where: str | Path) -> dict[str, dict[str, Any]]:
+    """What `run.finish()` wrote into a file of records, by key.
+
+    where: of the file, for the error.
+
+    Raises:
+        StoreError: as `read`.
+    """
+    records = Records()
     try:
-        for row in store.read_json(path):
+        for row in rows:
             records.add(**row)
     except (TypeError, InvalidValue) as e:
-        what = f"{path} is not a list of records ({e})"
+        what = f"{where} is not a list of records ({e})"
         raise StoreError(what, expected="the file that run.finish() wrote", do="run the notebook again") from e
     return {row["key"]: row for row in records.rows()}
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import BatchError, InvalidValue, StoreError
+from ..errors import BatchError, StoreError
 from ..lab import records
 from ..lab.notebook import catalogue
 from ..lab.place import figures_folder, git
@@ -135,14 +135,12 @@ def committed(notebook: str, revision: str = "HEAD") -> Recorded | None:
     place = f"{revision}:./figures/{notebook}/{records.FILE}"
     if (text := git("show", place)) is None:
         return None
-    kept = records.Records()
     try:
-        for row in json.loads(text):
-            kept.add(**row)
-    except (TypeError, ValueError, InvalidValue) as e:
-        what = f"{place} is not a list of records ({e})"
-        raise StoreError(what, expected="the file that run.finish() wrote", do="compare with another commit") from e
-    return {row["key"]: row for row in kept.rows()}
+        return records.parse(json.loads(text), place)
+    except ValueError as e:
+        raise StoreError(
+            f"{place} is not a list of records: {e}", expected="a list of records", do="compare with another commit"
+        ) from e
 
 
 def compare(notebooks: Iterable[str] = (), *, revision: str = "HEAD") -> list[Comparison]:
