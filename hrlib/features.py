@@ -446,7 +446,7 @@ def timm_network(network: str, weights: str = "imagenet", *, seed: int = 0) -> F
 
 
 def discriminator(D: nn.Module) -> Features:
-    """The blocks `b{R}` ... `b8` of a StyleGAN2 discriminator (outputs of each block, before the epilogue).
+    """What the blocks `b{R}` ... `b8` of a StyleGAN2 discriminator read: maps of R x R to 8 x 8, as in Sec. IV-G-a.
 
     Accepts only images of D.resolution. Works on a frozen copy, so that D itself can still be trained.
     """

@@ -114,6 +114,7 @@ def test_discriminator_features_leave_the_discriminator_alone():
     x = images(2, 32, 32).requires_grad_()
     maps = f(x, ["b32", "b8"])
     for tap, m in maps.items():
+        assert m.shape[-1] == int(tap[1:])  # named by its resolution
         torch.testing.assert_close(m, D.features(x)[tap])
     sum(m.square().sum() for m in maps.values()).backward()
     assert x.grad.abs().max() > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -105,6 +106,25 @@ def test_bad_pictures_cost_only_themselves(repo, folder, tiny):
     assert again.performed == 4 and torch.equal(again.gallery.ws, built.gallery.ws)  # the bad ones are tried again
     fitted = galleries.build(names[:4], **made, fit=True)
     assert len(fitted.gallery) == 3
+
+
+def test_recorded_codes_are_read_and_belong_to_one_generator(repo, tiny):
+    names, made = ["portrait:1", "portrait:2"], dict(generator=tiny(1), path=repo / "g", **FAST, force=True)
+    built = galleries.build(names, **made, record=True)
+    again = galleries.build([*names, "portrait:3"], **made)
+    assert (built.performed, again.performed) == (2, 1)
+    assert torch.equal(again.gallery.ws[:2], built.gallery.ws) and torch.equal(again.images[:2], built.images)
+    kept = next((repo / "data" / "recorded" / galleries.SHELF).rglob(galleries.CODES))
+    with pytest.raises(LayoutMismatch, match="of another generator"):
+        galleries._read(kept, "f" * 64)
+
+
+def test_codes_of_a_batch_are_those_of_single_pictures(tiny):
+    runs = galleries.grid(["portrait:1", "portrait:2"], generator=tiny(1), num_steps=4)
+    alone = [run for r in runs for run in galleries.together([r])]
+    for one, other in zip(alone, galleries.together(runs), strict=True):
+        ws = [safetensors.torch.load(found.files[galleries.CODES])["ws"] for found in (one, other)]
+        torch.testing.assert_close(*ws, rtol=1e-4, atol=1e-4)
 
 
 def test_files_are_named_from_any_directory(repo, folder, tiny, monkeypatch):

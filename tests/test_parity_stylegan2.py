@@ -54,9 +54,10 @@ def nvlabs(G, D, given):
     out |= {"grad_ws": ws.grad, **{f"grad_noise/{name}.noise_const": m.grad for name, m in noise.items()}}
 
     features = D.features(images)
-    mixed = D.b4.minibatch_std(features["b8"])
+    mixed = D.b4.minibatch_std(features["b4"])
     hidden = D.b4.conv(mixed)
-    out |= {f"d_{name}_x": x[:2] for name, x in features.items()}
+    # the reference calls what a block outputs by the block's name
+    out |= {f"d_{block}_x": x[:2] for block, x in zip(features, list(features.values())[1:], strict=False)}
     out |= {"d_b4_mbstd": mixed, "d_b4_conv": hidden, "d_b4_fc": D.b4.fc(hidden.flatten(1))}
     return out | {f"d_logits_n{n}": D(images[:n]) for n in (8, 3, 1)}
 
@@ -78,8 +79,8 @@ def rosinality(G, D, given):
     (G.synthesis(wplus, noise=noise) * given["probe"]).sum().backward()
     out |= {"grad_wplus": wplus.grad, **{f"grad_noise_{i}": m.grad[None, None] for i, m in enumerate(maps)}}
 
-    out["d_convs0"] = D.b64.fromrgb(images[:1])
-    out |= {f"d_convs{i}": x[:2] for i, x in enumerate(D.features(images).values(), start=1)}
+    counts = [1] + [2] * len(D.resolutions)  # pictures of which the reference kept the map
+    out |= {f"d_convs{i}": x[: counts[i]] for i, x in enumerate(D.features(images).values())}
     return out | {f"d_logits_n{n}": D(images[:n]) for n in (8, 3)}
 
 

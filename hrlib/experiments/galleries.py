@@ -1,4 +1,8 @@
-"""Galleries built by a sweep, a run a picture: no picture is inverted twice, and a bad one costs only itself."""
+"""Galleries built by a sweep, a run a picture: no picture is inverted twice, and a bad one costs only itself.
+
+The codes of the pictures that the notebooks use are recorded, in data/recorded/galleries. `prepare` of `syntheses`
+with record=True records those that are missing.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,22 @@ from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from .. import devices, image, inversion, metrics, optim, store
-from ..errors import BatchError, ImageError
+from ..errors import BatchError, ImageError, LayoutMismatch
 from ..gallery import Gallery, absolute, free
 from ..worlds.pictures import listed, picture
-from .inversions import generator_of, loss_of, png
+from .inversions import generator_of, loss_of, same_draws
 from .sweep import Measured, Results, check_numbers, sweep
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CODES = "codes.safetensors"
+SHELF = "galleries"  # below data/recorded
+AT_ONCE = 4  # pictures inverted or drawn in a batch
 RANGES = {name: inversion.RANGES[name] for name in ("num_steps", "lr", "lam_mse", "seed")}
 
 
@@ -57,7 +64,7 @@ class BuiltGallery:
 
     gallery: codes of the pictures that could be inverted. path: its file. table: a row a picture, with "psnr" (dB) of
     the inversion and "error" ("" when there is none). performed: how many pictures this build inverted itself.
-    images: the inversions, [N, 3, R, R] in [-1, 1] (8 bits), in the gallery's order. seconds: what each of these took.
+    images: the inversions, [N, 3, R, R] in [-1, 1], in the gallery's order. seconds: what each of these took.
     """
 
     gallery: Gallery
@@ -83,11 +90,12 @@ def build(
     workers: int = 0,
     label: str = "gallery",
     force: bool = False,
+    record: bool = False,
 ) -> BuiltGallery:
     """Invert pictures into w+ of a generator, Eq. (5), and write them to `path`[.safetensors].
 
     The noise maps stay fixed: they are less editable than the codes (Sec. III-C). Each inversion is kept as a run of a
-    sweep, so an interrupted build goes on where it stopped.
+    sweep, so an interrupted build goes on where it stopped. Recorded inversions are read.
 
     Args:
         images: names for `lab.listed`: pictures, ranges and folders.
@@ -100,10 +108,12 @@ def build(
         workers: as in `sweep`.
         label: for the progress line.
         force: replace a file at `path`; never one of the pictures.
+        record: keep what is inverted in data/recorded.
 
     Raises:
         StoreError, InvalidValue, UnknownName: before anything is inverted.
         BatchError: no picture could be inverted; the message has the first error. Other errors are in the table.
+        LayoutMismatch: a recorded code belongs to another generator of that name.
     """
     runs = grid(
         images,
@@ -117,7 +127,7 @@ def build(
         device=device,
     )
     path = free(path, (run.image for run in runs), force=force)
-    swept = invert_pictures(runs, workers=workers, label=label)
+    swept = invert_pictures(runs, workers=workers, label=label, record=record)
     good = swept.table.index[swept.table["error"] == ""]
     if not len(good):
         raise BatchError(
@@ -125,13 +135,15 @@ def build(
             expected="at least one picture that can be inverted",
             do="correct what the first error names, and build again",
         )
-    ws = torch.cat([safetensors.torch.load_file(swept.file(i, CODES))["ws"] for i in good])
     names = tuple(absolute(name) for name in swept.table["image"][good])
-    fingerprint = store.fingerprint(generator_of(str(generator), "cpu").state_dict())
+    G = generator_of(str(generator), "cpu")
+    fingerprint = store.fingerprint(G.state_dict())
+    ws = torch.cat([_read(swept.file(i, CODES), fingerprint) for i in good])
     made = {name: value for name, value in asdict(runs[0]).items() if name != "image"}
     found = Gallery(names, ws, fingerprint, json.dumps(made))
     table = swept.table[["image", "psnr", "error"]] if "psnr" in swept.table else swept.table[["image", "error"]]
-    pictures = torch.cat([swept.image(i) for i in good])
+    with torch.no_grad():
+        pictures = torch.cat([G.synthesis(part).clamp(-1, 1) for part in ws.split(AT_ONCE)])
     return BuiltGallery(found, found.save(path, force=force), table, swept.performed, pictures, swept.seconds[good])
 
 
@@ -169,23 +181,44 @@ def grid(
     ]
 
 
-def invert_pictures(runs: Sequence[Settings], *, workers: int = 0, label: str = "inversions") -> Results:
+def invert_pictures(
+    runs: Sequence[Settings], *, workers: int = 0, label: str = "inversions", record: bool = False
+) -> Results:
     """Perform runs of `grid`, of several galleries if need be: one sweep starts its workers only once."""
-    return sweep(perform, runs, name="galleries", workers=workers, label=label)
+    how = dict(name="galleries", keep=SHELF, record=record, together=together, batch=AT_ONCE)
+    return sweep(perform, runs, workers=workers, label=label, **how)
 
 
 def perform(s: Settings) -> Measured:
-    """Invert one picture: PSNR in dB, the code as codes.safetensors, the inversion as image.png."""
+    """Invert one picture: PSNR in dB, and the code as codes.safetensors, with the generator's fingerprint."""
+    return together([s])[0]
+
+
+def together(runs: Sequence[Settings]) -> list[Measured]:
+    """`perform` of several runs that differ in their picture alone, as one batch; see `inversions.together`."""
+    s = runs[0]
     where = str(devices.choose(s.device))
     G = generator_of(s.generator, where)
-    x = exact(s.image, G.resolution, fit=s.fit).to(where)
+    x = torch.cat([exact(run.image, G.resolution, fit=s.fit) for run in runs]).to(where)
     loss = loss_of("vgg_conv", s.perceptual, None, 0, where)
-    run = inversion.invert(
-        G, x, loss, num_steps=s.num_steps, lr=s.lr, lam_mse=s.lam_mse, seed=s.seed, optimise_noise=False
-    )
-    result = optim.solve(run)
-    codes = safetensors.torch.save({"ws": result.ws.cpu().contiguous()})
-    return Measured({"psnr": float(metrics.psnr(result.image, x)[0])}, {CODES: codes, "image.png": png(result.image)})
+    how = dict(num_steps=s.num_steps, lr=s.lr, lam_mse=s.lam_mse, seed=s.seed, optimise_noise=False)
+    result = optim.solve(inversion.invert(G, x, loss, draw=same_draws(G, s.seed, len(x)), **how))
+    made_by = {"generator": store.fingerprint(G.state_dict())}
+    codes = [safetensors.torch.save({"ws": ws.cpu().contiguous()}, made_by) for ws in result.ws.split(1)]
+    psnr = metrics.psnr(result.image, x)
+    return [Measured({"psnr": float(p)}, {CODES: code}) for p, code in zip(psnr, codes, strict=True)]
+
+
+def _read(path: Path, fingerprint: str) -> Tensor:
+    """The code [1, num_ws, w_dim] in a file of `perform`; `LayoutMismatch` if another generator than this has it."""
+    with safe_open(path, "pt") as f:
+        if f.metadata()["generator"] != fingerprint:
+            raise LayoutMismatch(
+                f"{path} holds a code of another generator than the one of that name",
+                expected="codes of this generator",
+                do=f"delete {path.parent} and {path.parent}.json, and run again",
+            )
+        return f.get_tensor("ws")
 
 
 def exact(name: str, resolution: int, *, fit: bool = False) -> Tensor:

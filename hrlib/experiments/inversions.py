@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CACHED = 16  # networks and losses that a worker keeps
 EDGE = "whole [1, inf)"  # of a picture or of the input of a loss, in pixels
+Look = Callable[["Settings", Tensor, Tensor], tuple[dict[str, float | None], dict[str, Any]]]
 RANGES = {name: inversion.RANGES[name] for name in ("num_steps", "lr", "lam_mse", "noise_regularisation", "seed")} | {
     "size": EDGE
 }
@@ -143,7 +145,7 @@ def grid(
         for loss, edge, n, image, seed in itertools.product(losses, inputs, noise, images, seeds)
     ]
     for name in images:
-        picture(name, size)
+        _check(name, size)
     generator_of(generator, "cpu")
     for loss, edge in itertools.product(losses, inputs):
         loss_of(loss, _source(loss, perceptual, discriminator), _resize(edge, size), seeds[0], "cpu")
@@ -161,11 +163,13 @@ def perform(s: Settings) -> Measured:
     return together([s])[0]
 
 
-def together(runs: Sequence[Settings]) -> list[Measured]:
+def together(runs: Sequence[Settings], look: Look | None = None) -> list[Measured]:
     """`perform` of several runs that differ in their picture alone, as one batch.
 
     Eq. (1) is a sum over pictures, and each has the noise maps and the eps that it has alone, so a run ends as it would
     alone, but for rounding and for the step that is kept: it is the best step of the batch.
+
+    look: what else to measure: (run, reconstruction [1, 3, H, W], target) -> further columns, and facts for run.json.
     """
     s = runs[0]
     x = torch.cat([picture(run.image, s.size) for run in runs]).to(devices.choose(s.device))
@@ -185,6 +189,8 @@ def together(runs: Sequence[Settings]) -> list[Measured]:
         before = curve.get(s.num_steps - 50)
         values["psnr_gain_of_last_50"] = None if before is None else curve[s.num_steps][i] - before[i]
         facts = shared | {"batch": len(runs), "psnr": {step: each[i] for step, each in curve.items()}}
+        more, also = look(runs[i], image, x[i : i + 1]) if look else ({}, {})
+        values, facts = values | more, facts | also
         name, data = ("image.webp", webp(image)) if s.lossy else ("image.png", png(image))
         found.append(Measured(values, {name: data, "run.json": json.dumps(facts, indent=1).encode()}))
     return found
@@ -226,6 +232,8 @@ class Inverted:
 def inverted(
     ways: Mapping[str, Sequence[Settings]],
     *,
+    task: Callable[[Settings], Measured] = perform,
+    together: Callable[[Sequence[Settings]], Sequence[Measured]] = together,
     name: str,
     keep: str = "",
     record: bool = False,
@@ -236,12 +244,13 @@ def inverted(
 
     Args:
         ways: what a group of runs is called -> the runs.
+        task, together: what performs a run, and several in a batch.
         name, keep, record, workers, batch: as in `sweep`.
     """
     runs = [run for group in ways.values() for run in group]
     keys = [(way, run.image, run.seed) for way, group in ways.items() for run in group]
     swept = sweep(
-        perform,
+        task,
         runs,
         name=name,
         keep=keep,
@@ -297,8 +306,7 @@ def _inversion(s: Settings, x: Tensor) -> optim.Run[inversion.Result]:
         size = None if s.size == G.resolution else (s.size, s.size)
         if s.noise:
             options["noise_init"] = {k: s.noise_start * m for k, m in G.noise_maps(size, seed=s.seed + 1).items()}
-        shape = (1, G.num_ws, G.w_dim)
-        options["draw"] = lambda step: optim.unit_draw(shape, seed=s.seed, step=step).expand(len(x), -1, -1)
+        options["draw"] = same_draws(G, s.seed, len(x))
     return inversion.invert(
         G,
         x,
@@ -315,6 +323,18 @@ def _inversion(s: Settings, x: Tensor) -> optim.Run[inversion.Result]:
         seed=s.seed,
         **options,
     )
+
+
+@functools.lru_cache(1024)
+def _check(name: str, size: int) -> None:
+    """Raise what `picture` raises, at the first call: a portrait takes a fifth of a second to draw."""
+    picture(name, size)
+
+
+def same_draws(G: torch.nn.Module, seed: int, n: int) -> Callable[[int], Tensor]:
+    """`draw` for `inversion.invert` of n pictures at once: each has the eps [n, num_ws, w_dim] that it has alone."""
+    shape = (1, G.num_ws, G.w_dim)
+    return lambda step: optim.unit_draw(shape, seed=seed, step=step).expand(n, -1, -1)
 
 
 def _source(loss: str, perceptual: str, discriminator: str) -> str:

@@ -169,6 +169,7 @@ def prepare(
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
+    record: bool = False,
 ) -> Stage:
     """Invert the contents and references that have not been inverted yet, Eq. (5), and print which pictures failed.
 
@@ -177,14 +178,14 @@ def prepare(
         targets: domain -> {"generator": name or file, "styles": names for `lab.listed`}.
         source: generator of the contents.
         limits: "contents" and "styles" -> how many to keep of each list, from its start; 0 keeps all.
-        perceptual, num_steps, lr, lam_mse, seed, device, workers: as in `galleries.build`.
+        perceptual, num_steps, lr, lam_mse, seed, device, workers, record: as in `galleries.build`.
     """
     wanted = {"contents": (contents, source)} | {d: (t["styles"], t["generator"]) for d, t in targets.items()}
     keep = lambda name: (limits or {}).get("contents" if name == "contents" else "styles", 0)
     wanted = {name: (listed(list(images), keep(name)), str(g)) for name, (images, g) in wanted.items()}
     how = dict(perceptual=perceptual, num_steps=num_steps, lr=lr, lam_mse=lam_mse, seed=seed, device=device)
     runs = [galleries.grid(images, generator=g, **how) for images, g in wanted.values()]
-    galleries.invert_pictures([run for some in runs for run in some], workers=workers)
+    galleries.invert_pictures([run for some in runs for run in some], workers=workers, record=record)
     built = {}
     for name, (images, generator) in wanted.items():
         what = store.digest([images, generator, how])

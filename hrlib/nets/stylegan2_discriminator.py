@@ -67,9 +67,7 @@ class DiscriminatorBlock(nn.Module):
         self.skip = Conv(n_in, n_out, 1, down=True, bias=False, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, I, H, W] (RGB in the first block) -> [N, O, H/2, W/2]."""
-        if hasattr(self, "fromrgb"):
-            x = self.fromrgb(x)
+        """[N, I, H, W] -> [N, O, H/2, W/2]."""
         return self.skip(x, gain=math.sqrt(0.5)) + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
 
 
@@ -125,10 +123,16 @@ class Discriminator(nn.Module):
         self.b4 = Epilogue(channels[4], group_size=mbstd_group_size, clamp=conv_clamp)
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        """{"b128": [N, C, 64, 64], ..., "b8": [N, C, 4, 4]}: the output of each block, for images of any size."""
-        feats = {}
-        for res in self.resolutions:
-            x = feats[f"b{res}"] = getattr(self, f"b{res}")(x)
+        """{"b128": [N, C, 128, 128], ..., "b4": [N, C, 4, 4]}: what each block reads, for images of any size.
+
+        A map is named by its resolution (with images of `resolution`), as in Sec. IV-G-a. b128 here is the colours in
+        C channels, after one nonlinearity; each block turns its map into the next one.
+        """
+        first, *others = self.resolutions
+        x = getattr(self, f"b{first}").fromrgb(x)
+        feats = {f"b{first}": x}
+        for res, below in zip(self.resolutions, [*others, 4], strict=True):
+            x = feats[f"b{below}"] = getattr(self, f"b{res}")(x)
         return feats
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,4 +143,4 @@ class Discriminator(nn.Module):
                 expected=f"[N, 3, {self.resolution}, {self.resolution}]",
                 do="resize them, or call features(), which takes any size",
             )
-        return self.b4(self.features(x)["b8"])
+        return self.b4(self.features(x)["b4"])

@@ -23,6 +23,7 @@ from ..lab.notebook import Notebook, catalogue, planned
 from ..lab.place import RECORDED, figures_folder, git, root
 from ..lab.provenance import LIBRARY, Hashes, closure, code, imported, read_object
 
+READERS = ("at_scale", "inversions", "syntheses")  # names in the code of a notebook that reads recorded runs
 STATUS = "status.json"  # {"profile", "notebooks": {name: status}}
 Status = dict[str, dict[str, str]]  # {"inputs": {what: sha256}, "files": {relative path: sha256}}
 
@@ -58,8 +59,8 @@ def _catalogue(notebook: Notebook) -> dict[str, str]:
 
 
 def _recorded(notebook: Notebook, hashes: Hashes) -> dict[str, str]:
-    """What a notebook that shows recorded runs depends on: all of them."""
-    if not any("at_scale" in cell for cell in notebook.code):
+    """What a notebook that reads recorded runs depends on: all of them."""
+    if not any(name in cell for cell in notebook.code for name in READERS):
         return {}
     files = sorted(path for path in (root() / RECORDED).rglob("*") if path.is_file())
     return {"recorded runs": store.digest([[path.name, hashes.of(path)] for path in files])}
