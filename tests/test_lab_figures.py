@@ -248,6 +248,15 @@ def test_grid_cells_are_equal_and_insets_show_the_pixels_of_their_box():
     assert all(b.x0 > -1e-6 and b.y0 > -1e-6 and b.x1 < 1 + 1e-6 and b.y1 < 1 + 1e-6 for b in boxes)
 
 
+def test_maps_have_a_colour_bar_with_their_range():
+    images = [lab.heat(noise(16, 16).abs(), vmax=2.0), noise(1, 3, 16, 16)]
+    plain = lab.image_grid(images, width=4)
+    fig = lab.image_grid(images, colour_bar=("error", 0.0, 2.0), width=4)
+    assert len(fig.axes) == len(plain.axes) + 1 and fig.axes[-1].get_ylabel() == "error"
+    assert tuple(fig.axes[-1].get_ylim()) == (0.0, 2.0)
+    assert fig.axes[-1].get_position().x1 < 0.95, "its numbers stay inside the figure"
+
+
 def test_grid_in_the_corner():
     fig = lab.image_grid([noise(1, 3, 16, 16), noise(16, 16)], insets=[(0, 0, 0.5, 0.5)], inset_place="corner", width=4)
     outer, inner = fig.axes[0].get_position(), fig.axes[1].get_position()

@@ -1,6 +1,6 @@
 """Galleries built by a sweep, a run a picture: no picture is inverted twice, and a bad one costs only itself.
 
-The codes of the pictures that the notebooks use are recorded, in data/recorded/galleries. `prepare` of `syntheses`
+Codes that never change can be recorded, in data/recorded/galleries, and are read from there: `prepare` of `syntheses`
 with record=True records those that are missing.
 """
 

@@ -151,6 +151,7 @@ def image_grid(
     row_labels: Sequence[str] | None = None,
     insets: Sequence[Box] | Mapping[int, Sequence[Box]] = (),
     inset_place: str = "below",
+    colour_bar: tuple[str, float, float] | None = None,
     width: float = 7.0,
 ) -> Figure:
     """Images in rows and columns of equal cells, with magnified insets.
@@ -162,6 +163,7 @@ def image_grid(
         row_labels: one per row, at the left.
         insets: boxes (x, y, w, h) as fractions of the image from its top left, for all rows; or {row: boxes}.
         inset_place: "below" puts the crops in a strip under the image, "corner" only the first, at its lower right.
+        colour_bar: (label with the unit, vmin, vmax) of maps among the images, which `heat` drew in magma.
         width: total width in inches; the height follows.
 
     Returns:
@@ -183,16 +185,17 @@ def image_grid(
     _same_length("titles", [len(titles)] if titles else [], columns)
     _same_length("row labels", [len(row_labels)] if row_labels else [], len(rows))
     boxes = [list(insets.get(i, ())) if isinstance(insets, Mapping) else list(insets) for i in range(len(rows))]
-    return _draw(rows, titles, texts, row_labels, boxes, inset_place, width)
+    return _draw(rows, titles, texts, row_labels, boxes, inset_place, colour_bar, width)
 
 
 _GAP, _STRIP_GAP, _LINE, _EDGE = 0.06, 0.035, 0.15, 0.01  # inches: between cells, around crops, a line of text, margin
+_BAR = 0.62  # inches at the right for a colour bar
 
 
-def _draw(rows, titles, texts, row_labels, boxes, place, width) -> Figure:
+def _draw(rows, titles, texts, row_labels, boxes, place, bar, width) -> Figure:
     columns = len(rows[0])
-    left = 0.2 if row_labels else _EDGE
-    cell = (width - left - _EDGE - _GAP * (columns - 1)) / columns
+    left, right = 0.2 if row_labels else _EDGE, _BAR if bar else _EDGE
+    cell = (width - left - right - _GAP * (columns - 1)) / columns
     head = _LINE * max(t.count("\n") + 1 for t in titles) + 0.04 if titles else 0.0
     # First the heights, because matplotlib counts from the bottom.
     pictures, strips, feet = [], [], []
@@ -243,6 +246,12 @@ def _draw(rows, titles, texts, row_labels, boxes, place, width) -> Figure:
                 y = 1 - (top + pictures[i] + strips[i] + 0.03) / height
                 fig.text((x + cell / 2) / width, y, texts[i][j], ha="center", va="top", fontsize=7)
         top += pictures[i] + strips[i] + feet[i] + _GAP
+    if bar:
+        label, vmin, vmax = bar
+        high = min(height - head - 2 * _EDGE, 1.8)
+        scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(vmin, vmax), "magma")
+        place_of_bar = axes(width - _BAR + 0.08, head + _EDGE, 0.1, high)
+        fig.colorbar(scale, cax=place_of_bar, label=label)
     return fig
 
 
